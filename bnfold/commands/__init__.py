@@ -1,0 +1,83 @@
+"""The command line. Each command is a module of this package, imported only when it runs, so that `--help` is quick."""
+
+import difflib
+import importlib
+import sys
+
+import click
+
+from bnfold import __version__
+from bnfold.errors import BnfoldError
+
+COMMANDS = {
+    "train": "Train a network with BatchNorm.",
+    "fold": "Fold every BatchNorm that can be folded; say why for the rest.",
+    "export": "Fold, export to ONNX and verify.",
+    "check": "Are two models the same function?",
+    "inspect": "Show what would be folded and what keeps the rest.",
+    "explain": "Explain a reason code.",
+    "diff": "Show what folding changed in an ONNX file.",
+    "doctor": "Diagnose the installed runtimes and providers.",
+    "lint": "Fail on models that still hold foldable BatchNorm.",
+}
+INTERRUPTED = 130
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command's module when the command runs, and suggests names for a misspelt one."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Give the names in the order of the table."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the module `bnfold.commands.NAME` and give its `command`."""
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"bnfold.commands.{cmd_name}")
+        command: click.Command = module.command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Add the nearest names to click's message for an unknown command."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            near = difflib.get_close_matches(args[0], COMMANDS)
+            if not near:
+                raise
+            advice = f"No such command {args[0]!r}. Did you mean {' or '.join(near)}?"
+            raise click.UsageError(advice, ctx) from error
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="bnfold")
+def group() -> None:
+    """Fold BatchNorm into the layers around it, export to ONNX, and prove that nothing changed.
+
+    Exit status: 0 done and verified, 1 a difference was found, 2 usage or internal error, 3 could not verify,
+    4 refused as unsafe, 130 interrupted.
+    """
+
+
+def main() -> None:
+    """Run the command line and end the process with its exit status."""
+    try:
+        status = group.main(prog_name="bnfold", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except BnfoldError as error:
+        click.echo(f"bnfold: {error}", err=True)
+        sys.exit(error.exit_status)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("bnfold: interrupted", err=True)
+        sys.exit(INTERRUPTED)
+    sys.exit(status if isinstance(status, int) else 0)

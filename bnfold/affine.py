@@ -1,0 +1,65 @@
+"""Affine maps along one axis of a tensor, and their algebra, in float64."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats: TypeAlias = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Affine:
+    """y = scale * x + shift, channel by channel along `axis`.
+
+    scale, shift: (C,) float64. An affine serves two ends: as an operator (an eval-mode BatchNorm is one) and as the
+    *frame* of a tensor T: it gives T back from the T' which the folded graph computes, T = scale * T' + shift.
+    """
+
+    axis: int
+    scale: Floats
+    shift: Floats
+
+    @property
+    def channels(self) -> int:
+        """The length of the axis."""
+        return len(self.scale)
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether the map changes nothing, exactly."""
+        return bool(np.all(self.scale == 1) and np.all(self.shift == 0))
+
+    def __call__(self, x: Floats) -> Floats:
+        """Apply to a tensor whose `axis` has C channels."""
+        shape = [1] * x.ndim
+        shape[self.axis] = self.channels
+        result: Floats = x * self.scale.reshape(shape) + self.shift.reshape(shape)
+        return result
+
+    def after(self, first: "Affine") -> "Affine":
+        """Compose: self(first(x))."""
+        return Affine(self.axis, self.scale * first.scale, self.scale * first.shift + self.shift)
+
+    def inverse(self) -> "Affine":
+        """Give x back from y; every scale must be other than 0."""
+        return Affine(self.axis, 1 / self.scale, -self.shift / self.scale)
+
+    @staticmethod
+    def identity(axis: int, channels: int) -> "Affine":
+        """y = x."""
+        return Affine(axis, np.ones(channels), np.zeros(channels))
+
+
+Frames: TypeAlias = Mapping[str, Affine]  # by value name; a value that is not named has the identity
+
+
+def of_batch_norm(axis: int, gamma: Floats, beta: Floats, mean: Floats, variance: Floats, eps: float) -> Affine:
+    """Eval-mode BatchNorm as an affine (Ioffe and Szegedy 2015, algorithm 2, step 11).
+
+    s = gamma / sqrt(running_var + eps),  t = beta - running_mean * s; all arguments (C,) float64.
+    """
+    scale = gamma / np.sqrt(variance + eps)
+    return Affine(axis, scale, beta - mean * scale)

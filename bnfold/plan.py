@@ -1,0 +1,120 @@
+"""What a fold does, as plain data: an outcome for every affine, the frames, and the edits that carry them out."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from bnfold.affine import Affine, Floats
+from bnfold.why import Why
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """One row of a contradiction: the node (or value) that holds a frame, and why."""
+
+    node: str
+    why: Why
+
+    def __str__(self) -> str:
+        """`relu10 bends at zero, so a shift can't pass`."""
+        return f"{self.node} {self.why.sentence}"
+
+
+@dataclass(frozen=True, slots=True)
+class Folded:
+    """The affine is gone. into: the nodes whose constants took it up."""
+
+    affine: str
+    into: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """The affine stays. why: the contradiction, the row nearest to the affine first; never empty."""
+
+    affine: str
+    why: tuple[Reason, ...]
+
+
+Outcome: TypeAlias = Folded | Kept
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ScaleWeight:
+    """Multiply the weight of a linear node by out_factor (out_channels,) and in_factor (in_channels,), both float64.
+
+    W'[o, i, ...] = W[o, i, ...] * out_factor[o] * in_factor[i], wherever the operator keeps o and i
+    (`bnfold.rules.linear.scale_weight` does it). A factor of exactly 0 stands for a dead channel (gamma == 0).
+    """
+
+    node: str
+    out_factor: Floats
+    in_factor: Floats
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SetBias:
+    """Give a linear node this bias (float64), in place of what it had or of none.
+
+    It is what is added to W x, so a Gemm stores it divided by its beta. Its shape is (out_channels,), or the old
+    bias's broadcast with that along the channels' axis.
+    """
+
+    node: str
+    bias: Floats
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SetConstants:
+    """Give operands of a node new numbers, by operand index: the constants of a kept affine, slopes, clip bounds."""
+
+    node: str
+    constants: Mapping[int, Floats]
+
+
+@dataclass(frozen=True, slots=True)
+class SetBounds:
+    """Give a Clip, or a Pad's value (lo), other numbers."""
+
+    node: str
+    lo: float | None
+    hi: float | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ReplaceByClip:
+    """Put min(max(x, lo), hi) along `axis` in an activation's place; lo, hi (C,) float64, infinite: no bound."""
+
+    node: str
+    axis: int
+    lo: Floats
+    hi: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Remove:
+    """Take the node out: whoever read its output reads its first input."""
+
+    node: str
+
+
+Edit: TypeAlias = ScaleWeight | SetBias | SetConstants | SetBounds | ReplaceByClip | Remove
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """A fold. Outcomes stand in the graph's order; frames say T = scale * T' + shift for every value that changed."""
+
+    outcomes: tuple[Outcome, ...]
+    edits: tuple[Edit, ...]
+    frames: Mapping[str, Affine] = field(default_factory=dict)
+
+    @property
+    def folded(self) -> tuple[Folded, ...]:
+        """The affines that are gone."""
+        return tuple(outcome for outcome in self.outcomes if isinstance(outcome, Folded))
+
+    @property
+    def kept(self) -> tuple[Kept, ...]:
+        """The affines that stay."""
+        return tuple(outcome for outcome in self.outcomes if isinstance(outcome, Kept))

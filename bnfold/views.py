@@ -1,0 +1,171 @@
+"""How the channels of one tensor appear in another: which axis becomes which, and which channel is which."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bnfold.graph import Dim
+
+Indices: TypeAlias = NDArray[np.intp]
+Shape: TypeAlias = tuple[Dim, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Image:
+    """Channel source[k] of x, along the axis that was asked about, is channel target[k] of y along `axis`."""
+
+    axis: int
+    source: Indices
+    target: Indices
+
+
+class View(ABC):
+    """How y shows the elements of x."""
+
+    @abstractmethod
+    def image(self, axis: int, channels: int) -> Image | None:
+        """Where the `channels` channels of x along `axis` are in y; None where they aren't channels of one axis."""
+
+
+def whole(axis: int, channels: int) -> Image:
+    """Channel c is channel c."""
+    every = np.arange(channels)
+    return Image(axis, every, every)
+
+
+@dataclass(frozen=True, slots=True)
+class Aligned(View):
+    """Elementwise, shapes aligned from the right as NumPy broadcasts them."""
+
+    source: Shape
+    target: Shape
+
+    def image(self, axis: int, channels: int) -> Image | None:
+        """Give the same axis counted from the right, unless x is broadcast along it."""
+        moved = axis + len(self.target) - len(self.source)
+        wanted = self.target[moved]
+        if channels == 1 and wanted != 1:
+            return None
+        return whole(moved, channels)
+
+
+@dataclass(frozen=True, slots=True)
+class Kept(View):
+    """The same axes, whatever becomes of the others (pooling); `lost` axes aren't channels any more."""
+
+    lost: frozenset[int]
+    dropped: bool = False  # whether the lost axes are gone from y's shape
+
+    def image(self, axis: int, channels: int) -> Image | None:
+        """Give the same axis, less the dropped ones before it."""
+        if axis in self.lost:
+            return None
+        before = sum(other < axis for other in self.lost) if self.dropped else 0
+        return whole(axis - before, channels)
+
+
+@dataclass(frozen=True, slots=True)
+class Permuted(View):
+    """numpy.transpose(x, permutation)."""
+
+    permutation: tuple[int, ...]
+
+    def image(self, axis: int, channels: int) -> Image | None:
+        """Give the place of the axis in the permutation."""
+        return whole(self.permutation.index(axis), channels)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Picked(View):
+    """y holds x's `indices` along an axis at `offset` (a slice, a concat's operand, a gather); `drop`: the axis is gone."""
+
+    axis: int
+    source: Indices | None  # None: every channel of x
+    offset: int = 0
+    drop: bool = False
+
+    def image(self, axis: int, channels: int) -> Image | None:
+        """Give the picked channels on the picked axis, all of them on the others."""
+        if axis != self.axis:
+            return whole(axis - (self.drop and axis > self.axis), channels)
+        if self.drop:
+            return None
+        source = np.arange(channels) if self.source is None else self.source
+        return Image(axis, source, self.offset + np.arange(len(source)))
+
+
+@dataclass(frozen=True, slots=True)
+class Reshaped(View):
+    """The same elements in row-major order."""
+
+    source: Shape
+    target: Shape
+
+    def image(self, axis: int, channels: int) -> Image | None:
+        """Number the elements of the run of axes that holds `axis`, and see along which axis of y the numbers go."""
+        run = _run_with(axis, self.source, self.target)
+        if run is None:
+            return None
+        before = [dim for dim in self.source[run.source] if isinstance(dim, int)]
+        after = [dim for dim in self.target[run.target] if isinstance(dim, int)]
+        if len(before) < run.source.stop - run.source.start:  # one symbol on each side: the axis is the axis
+            return whole(run.target.start, channels)
+        place = [channels if run.source.start + k == axis else 1 for k in range(len(before))]
+        labels = np.broadcast_to(np.arange(channels).reshape(place), before).reshape(after)
+        return _varying(labels, run.target.start)
+
+
+def _varying(labels: Indices, start: int) -> Image | None:
+    """Give the image along the one axis on which the labels vary; along the longest where none varies."""
+    for axis in sorted(range(labels.ndim), key=lambda k: -labels.shape[k]):
+        lines = np.moveaxis(labels, axis, 0).reshape(labels.shape[axis], -1)
+        if np.all(lines == lines[:, :1]):
+            return Image(start + axis, lines[:, 0], np.arange(len(lines)))
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """A run of x's axes that becomes a run of y's."""
+
+    source: slice
+    target: slice
+
+
+def _run_with(axis: int, source: Shape, target: Shape) -> _Run | None:
+    """Find the least such run that holds `axis`, from the left, else from the right (an unknown batch in between)."""
+    for run in _runs(source, target):
+        if run.source.start <= axis < run.source.stop:
+            return run
+    n, m = len(source), len(target)
+    for run in _runs(source[::-1], target[::-1]):
+        if run.source.start <= n - 1 - axis < run.source.stop:
+            mirrored = slice(n - run.source.stop, n - run.source.start)
+            return _Run(mirrored, slice(m - run.target.stop, m - run.target.start))
+    return None
+
+
+def _runs(source: Shape, target: Shape) -> list[_Run]:
+    """Match the axes from the left as far as it goes: equal symbols, or runs of numbers with equal products."""
+    found: list[_Run] = []
+    i = j = 0
+    while i < len(source) and j < len(target):
+        start, begin = i, j
+        first, second = source[i], target[j]
+        i, j = i + 1, j + 1
+        if isinstance(first, str) and first == second:
+            found.append(_Run(slice(start, i), slice(begin, j)))
+            continue
+        while isinstance(first, int) and isinstance(second, int) and first != second:
+            more, j_grows = (target[j : j + 1], True) if first > second else (source[i : i + 1], False)
+            if not more or not isinstance(more[0], int):
+                return found
+            first, second = (first, second * more[0]) if j_grows else (first * more[0], second)
+            i, j = (i, j + 1) if j_grows else (i + 1, j)
+        if not (isinstance(first, int) and isinstance(second, int)):
+            return found
+        found.append(_Run(slice(start, i), slice(begin, j)))
+    return found

@@ -1,0 +1,1 @@
+"""Training: data, loop, checkpoints. Importing this package imports no torch; its modules do."""

@@ -1,0 +1,62 @@
+"""Files that appear whole or not at all."""
+
+import contextlib
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from bnfold.errors import BnfoldError
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Give a temporary path in the folder of `path`, which takes the name `path` when the block ends well.
+
+    When the block raises, the temporary file is removed and `path` stays as it was. The new file keeps the
+    permissions of the one that it replaces, and a link is followed, not replaced.
+    Raises BnfoldError where the folder isn't there or can't be written to, or `path` is a folder.
+    """
+    target = Path(path)
+    if target.is_dir():
+        raise BnfoldError(f"{path}: is a folder; give the name of a file in it")
+    final = target.resolve()
+    temporary = _create_beside(final, path)
+    try:
+        yield temporary
+        _flush(temporary)
+        temporary.replace(final)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _flush_folder(final.parent)
+
+
+def _create_beside(final: Path, path: str | os.PathLike[str]) -> Path:
+    """Make an empty file with the permissions of `final`, or of any new file; the suffix stays, some writers add it."""
+    temporary = final.with_name(f".{final.stem[:100]}.{secrets.token_hex(6)}{final.suffix}")
+    try:
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        if final.exists():
+            temporary.chmod(stat.S_IMODE(final.stat().st_mode))
+    except OSError as error:
+        raise BnfoldError(f"{path}: can't be written ({error.strerror}); choose or make another folder") from error
+    return temporary
+
+
+def _flush(file: Path) -> None:
+    """Put the content on the disk before the name: after a power cut a renamed file can be empty otherwise."""
+    with file.open("rb") as handle:
+        os.fsync(handle.fileno())
+
+
+def _flush_folder(folder: Path) -> None:
+    """Put the new name on the disk. Windows can't open folders, and needs it not."""
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,59 @@
+"""Files appear whole or not at all."""
+
+import pytest
+
+from bnfold.atomic import replacing
+from bnfold.errors import BnfoldError
+
+
+def test_a_new_file_takes_its_name_at_the_end(tmp_path):
+    target = tmp_path / "model.onnx"
+    with replacing(target) as temporary:
+        temporary.write_bytes(b"new")
+        assert not target.exists()
+        assert temporary.parent == tmp_path
+        assert temporary.suffix == ".onnx"
+    assert target.read_bytes() == b"new"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+@pytest.mark.parametrize("fault", [ValueError, KeyboardInterrupt, SystemExit])
+def test_a_failure_leaves_the_old_file_alone(tmp_path, fault):
+    target = tmp_path / "model.pt"
+    target.write_bytes(b"old")
+    with pytest.raises(fault), replacing(target) as temporary:
+        temporary.write_bytes(b"half")
+        raise fault
+    assert target.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_permissions_are_those_of_the_old_file_or_of_any_new_one(tmp_path):
+    plain, old, new = tmp_path / "plain", tmp_path / "old", tmp_path / "new"
+    plain.touch()
+    old.touch()
+    old.chmod(0o604)
+    for target in (old, new):
+        with replacing(target) as temporary:
+            temporary.write_bytes(b"x")
+    assert old.stat().st_mode & 0o777 == 0o604
+    assert new.stat().st_mode == plain.stat().st_mode
+
+
+def test_a_link_stays_a_link(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    target = tmp_path / "elsewhere" / "model.pt"
+    target.write_bytes(b"old")
+    link = tmp_path / "link.pt"
+    link.symlink_to(target)
+    with replacing(link) as temporary:
+        temporary.write_bytes(b"new")
+    assert link.is_symlink()
+    assert target.read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("path", ["missing/model.pt", "."])
+def test_a_place_that_can_not_be_written(tmp_path, path):
+    with pytest.raises(BnfoldError, match=r"can't be written|is a folder"), replacing(tmp_path / path):
+        pytest.fail("the block ran")
+    assert list(tmp_path.iterdir()) == []

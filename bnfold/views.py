@@ -80,7 +80,7 @@ class Permuted(View):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Picked(View):
-    """y holds x's `indices` along an axis at `offset` (a slice, a concat's operand, a gather); `drop`: the axis is gone."""
+    """y holds channels `source` of x along an axis, at `offset` (slice, gather, concat); `drop`: the axis is gone."""
 
     axis: int
     source: Indices | None  # None: every channel of x

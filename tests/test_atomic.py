@@ -17,13 +17,18 @@ def test_a_new_file_takes_its_name_at_the_end(tmp_path):
     assert list(tmp_path.iterdir()) == [target]
 
 
+def fail_halfway(target, fault):
+    with replacing(target) as temporary:
+        temporary.write_bytes(b"half")
+        raise fault
+
+
 @pytest.mark.parametrize("fault", [ValueError, KeyboardInterrupt, SystemExit])
 def test_a_failure_leaves_the_old_file_alone(tmp_path, fault):
     target = tmp_path / "model.pt"
     target.write_bytes(b"old")
-    with pytest.raises(fault), replacing(target) as temporary:
-        temporary.write_bytes(b"half")
-        raise fault
+    with pytest.raises(fault):
+        fail_halfway(target, fault)
     assert target.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [target]
 

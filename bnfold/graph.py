@@ -41,6 +41,8 @@ class Node:
     output channel only), "bias", "constants" (of an affine, a PReLU or a clip), "remove" (an affine that can't go).
     unit: nodes of one unit are one thing in the model (a module that is called twice): their constants stay the same
     and they go together. Empty: the node stands for itself.
+    sources: the nodes of the model that this one stands for, in the order of the data, where it stands for several (an
+    affine made of arithmetic, a MatMul with the Add of its bias; `bnfold.raising`). Empty: the node of its own name.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Node:
     outputs: tuple[str, ...]
     limits: Mapping[str, Why] = field(default_factory=dict)
     unit: str = ""
+    sources: tuple[str, ...] = ()
 
     @property
     def output(self) -> str:

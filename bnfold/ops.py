@@ -69,7 +69,10 @@ class Gemm(Op):
 
 @dataclass(frozen=True, slots=True)
 class MatMul(Op):
-    """numpy.matmul of the two inputs; linear where one of them is a constant."""
+    """numpy.matmul of the first two inputs, plus bias?; linear where one of the two is a constant.
+
+    bias: (out,) where the right side is the constant, (out, 1) where the left one is; `raising` makes it of an Add.
+    """
 
 
 @dataclass(frozen=True, slots=True)

@@ -93,7 +93,7 @@ class Picked(View):
             return whole(axis - (self.drop and axis > self.axis), channels)
         if self.drop:
             return None
-        source = np.arange(channels) if self.source is None else self.source
+        source = np.arange(channels) if self.source is None else self.source % channels
         return Image(axis, source, self.offset + np.arange(len(source)))
 
 
@@ -116,6 +116,28 @@ class Reshaped(View):
         place = [channels if run.source.start + k == axis else 1 for k in range(len(before))]
         labels = np.broadcast_to(np.arange(channels).reshape(place), before).reshape(after)
         return _varying(labels, run.target.start)
+
+
+@dataclass(frozen=True, slots=True)
+class Blocked(View):
+    """DepthToSpace, or SpaceToDepth (`to_depth`), on (N, C, H, W): one channel there is block * block channels here.
+
+    mode CRD: channel c is channels c * block^2 + k; DCR: channels k * C + c, for every place k in the block.
+    """
+
+    block: int
+    mode: str
+    to_depth: bool = False
+
+    def image(self, axis: int, channels: int) -> Image | None:
+        """Give the groups of channels that are one; the batch as it is, and no image for rows and columns."""
+        if axis == 0:
+            return whole(axis, channels)
+        if axis != 1:
+            return None
+        many = np.arange(channels * self.block**2 if self.to_depth else channels)
+        few = many // self.block**2 if self.mode == "CRD" else many % (len(many) // self.block**2)
+        return Image(axis, few, many) if self.to_depth else Image(axis, many, few)
 
 
 def _varying(labels: Indices, start: int) -> Image | None:

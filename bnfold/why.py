@@ -31,6 +31,7 @@ class Why(Enum):
     )
     FILL = ("pads with one number for every channel", "Pad by reflection or replication.")
     SPREAD = ("averages zeros from the padding, which a shift would change", "Use count_include_pad=False.")
+    LENGTH = ("sums over a length that is known only when it runs", "Export with a fixed length, or take the mean.")
     NARROWS = ("casts to a narrower type", "Cast after the BatchNorm.")
     # What can't be rewritten.
     COMPUTED = ("has a weight or bias that is computed when the model runs", "Bake the weight first (--bake).")

@@ -2,11 +2,13 @@
 
 from functools import singledispatch
 
-from bnfold.affine import Frames
+from bnfold.affine import Affine, Frames
 from bnfold.ops import Op, ShapeOf
 from bnfold.plan import Edit
-from bnfold.relation import Pinned, Site, Tie
+from bnfold.relation import Carried, Contracted, Mapped, Multiplied, Pinned, Site, Summed, Tie
 from bnfold.why import Why
+
+FLOATS = ("float16", "bfloat16", "float32", "float64")
 
 
 @singledispatch
@@ -27,7 +29,38 @@ def _shape_of(op: ShapeOf, site: Site) -> tuple[Tie, ...]:
 
 
 def relation(site: Site) -> tuple[Tie, ...]:
-    """Ask the node's operator for its ties; a tensor of unknown rank is left as it is."""
+    """Ask the node's operator for its ties; tensors of unknown rank, and all but floats, are left as they are."""
     if any(site.graph.shape(name) is None for name in site.tensors_of):
         return (Pinned(site.tensors_of, Why.NO_RULE),)
-    return ties(site.node.op, site)
+    found = ties(site.node.op, site)
+    touched = {name for tie in found for name in tied(tie)}
+    if any(site.graph.values[name].dtype not in FLOATS for name in touched if name in site.graph.values):
+        return (Pinned(site.tensors_of, Why.NO_RULE),)
+    return found
+
+
+def tied(tie: Tie) -> tuple[str, ...]:
+    """Give the names of the tensors whose frames the tie is about."""
+    match tie:
+        case Pinned(values):
+            return values
+        case Carried(source, target) | Contracted(source, target) | Mapped(source, target):
+            return (source, target)
+        case Summed(terms, target):
+            return (*(name for name, _ in terms), target)
+        case Multiplied(factors, target):
+            return (*factors, target)
+
+
+def pinned(site: Site, why: Why) -> tuple[Tie, ...]:
+    """Leave every tensor of the node as it is."""
+    return (Pinned(site.tensors_of, why),)
+
+
+def frame_of(frames: Frames, name: str, axis: int, channels: int) -> Affine:
+    """Give the frame of a value along `axis`; one that is not named, or is the identity, has no axis of its own."""
+    frame = frames.get(name)
+    if frame is None or frame.is_identity:
+        return Affine.identity(axis, channels)
+    assert (frame.axis, frame.channels) == (axis, channels), f"{name}: the frame contradicts its ties"
+    return frame

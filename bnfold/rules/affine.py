@@ -1,0 +1,90 @@
+"""Per-channel affines with constants. A folded one vanishes into the frames; a kept one absorbs them like a conv.
+
+Put x = a_x x' + d_x and y = a_y y' + d_y into y = s x + t:
+
+    s' = s a_x / a_y        t' = (s d_x + t - d_y) / a_y
+"""
+
+import numpy as np
+
+from bnfold import ops
+from bnfold.affine import Affine, Floats, Frames, of_batch_norm
+from bnfold.ops import BatchNorm
+from bnfold.plan import Edit, SetConstants
+from bnfold.relation import Mapped, Site, Tie
+from bnfold.rules.base import frame_of, pinned, rewritten, ties
+from bnfold.why import Why
+
+GAMMA, BETA, MEAN, VARIANCE = 1, 2, 3, 4  # operands of a BatchNorm
+SCALE, SHIFT = 1, 2  # operands of an Affine
+
+
+def affine_of(site: Site) -> Affine:
+    """Compute the map of a BatchNorm or an Affine whose operands are constants, in float64.
+
+    It may hold infinities and NaN, where the statistics do: it is for the caller to refuse them.
+    """
+    if isinstance(site.node.op, BatchNorm):
+        mean, variance = _load(site, MEAN), _load(site, VARIANCE)
+        gamma, beta = _load(site, GAMMA, np.ones_like(mean)), _load(site, BETA, np.zeros_like(mean))
+        with np.errstate(all="ignore"):
+            return of_batch_norm(1, gamma, beta, mean, variance, site.node.op.eps)
+    assert isinstance(site.node.op, ops.Affine), f"{site.node.name} is no affine"
+    return Affine(site.node.op.axis, _load(site, SCALE), _load(site, SHIFT))
+
+
+def _load(site: Site, index: int, absent: Floats | None = None) -> Floats:
+    constant = site.constant(index)
+    if constant is not None:
+        return constant.load()
+    assert absent is not None, f"{site.node.name}: operand {index} is no constant"
+    return absent
+
+
+@ties.register
+def _batch_norm(op: BatchNorm, site: Site) -> tuple[Tie, ...]:
+    computed = any(site.input(index) in site.graph.values for index in (GAMMA, BETA, MEAN, VARIANCE))
+    if computed or site.constant(MEAN) is None or site.constant(VARIANCE) is None:
+        return pinned(site, Why.COMPUTED)
+    return (Mapped(site.x, site.y, 1),)
+
+
+@ties.register
+def _affine(op: ops.Affine, site: Site) -> tuple[Tie, ...]:
+    if site.constant(SCALE) is None or site.constant(SHIFT) is None:
+        return pinned(site, Why.COMPUTED)
+    return (Mapped(site.x, site.y, op.axis),)
+
+
+@rewritten.register
+def _rewrite_batch_norm(op: BatchNorm, site: Site, frames: Frames) -> tuple[Edit, ...]:
+    """The variance stays, so that eps keeps its meaning: the scales go into gamma, the input's frame into the mean."""
+    mean = _load(site, MEAN)
+    before, after = _around(site, 1, len(mean), frames)
+    new: dict[int, Floats] = {}
+    if np.any(before.scale != after.scale):
+        new[GAMMA] = _load(site, GAMMA, np.ones_like(mean)) * before.scale / after.scale
+    if not after.is_identity:
+        beta = (_load(site, BETA, np.zeros_like(mean)) - after.shift) / after.scale
+        if site.constant(BETA) is not None or np.any(beta != 0):
+            new[BETA] = beta
+    if not before.is_identity:
+        new[MEAN] = (mean - before.shift) / before.scale
+    return (SetConstants(site.node.name, new),) if new else ()
+
+
+@rewritten.register
+def _rewrite_affine(op: ops.Affine, site: Site, frames: Frames) -> tuple[Edit, ...]:
+    scale, shift = _load(site, SCALE), _load(site, SHIFT)
+    before, after = _around(site, op.axis, len(scale), frames)
+    if before.is_identity and after.is_identity:
+        return ()
+    new = {
+        SCALE: scale * before.scale / after.scale,
+        SHIFT: (scale * before.shift + shift - after.shift) / after.scale,
+    }
+    return (SetConstants(site.node.name, new),)
+
+
+def _around(site: Site, axis: int, channels: int, frames: Frames) -> tuple[Affine, Affine]:
+    return frame_of(frames, site.x, axis, channels), frame_of(frames, site.y, axis, channels)

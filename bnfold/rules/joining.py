@@ -1,0 +1,41 @@
+"""Operators of several tensors: concatenation keeps every channel, a sum wants one scale, a product adds them up."""
+
+from bnfold.ops import Concat, Product, Sum
+from bnfold.relation import Carried, Multiplied, Site, Summed, Tie
+from bnfold.rules.base import pinned, ties
+from bnfold.views import Kept, Picked, View
+from bnfold.why import Why
+
+
+@ties.register
+def _concat(op: Concat, site: Site) -> tuple[Tie, ...]:
+    """By channel along the axis, equal along any other; after an operand of unknown length no channel has a place."""
+    if any(name not in site.graph.values for name in site.node.inputs):
+        return pinned(site, Why.NO_RULE)
+    found: list[Tie] = []
+    offset: int | None = 0
+    for name in site.node.inputs:
+        size = site.shape(name)[op.axis]
+        view: View = Kept(frozenset({op.axis})) if offset is None else Picked(op.axis, None, offset)
+        found.append(Carried(name, site.y, view, lost=Why.AXIS))
+        offset = offset + size if offset is not None and isinstance(size, int) else None
+    return tuple(found)
+
+
+@ties.register
+def _sum(op: Sum, site: Site) -> tuple[Tie, ...]:
+    """sum c (a x' + d) == a sum c x' + sum c d; a tensor that is added twice counts twice."""
+    if any(name not in site.graph.values for name in site.node.inputs):
+        return pinned(site, Why.NO_RULE)
+    total: dict[str, float] = {}
+    for name, coefficient in zip(site.node.inputs, op.coefficients, strict=True):
+        total[name] = total.get(name, 0.0) + coefficient
+    return (Summed(tuple(total.items()), site.y),)
+
+
+@ties.register
+def _product(op: Product, site: Site) -> tuple[Tie, ...]:
+    """(a u') (b v') == a b (u' v'); a shift of one would multiply the other."""
+    if any(name not in site.graph.values for name in site.node.inputs):
+        return pinned(site, Why.NO_RULE)
+    return (Multiplied(site.node.inputs, site.y),)

@@ -1,0 +1,57 @@
+"""Layout: the numbers stay the same and move, so every frame moves with its channels."""
+
+from itertools import pairwise
+
+import numpy as np
+
+from bnfold.ops import DepthToSpace, Expand, Reshape, Select, SpaceToDepth, Split, Take, Transpose
+from bnfold.relation import Carried, Site, Tie
+from bnfold.rules.base import ties
+from bnfold.views import Aligned, Blocked, Permuted, Picked, Reshaped
+from bnfold.why import Why
+
+
+@ties.register
+def _transpose(op: Transpose, site: Site) -> tuple[Tie, ...]:
+    return (Carried(site.x, site.y, Permuted(op.permutation)),)
+
+
+@ties.register
+def _reshape(op: Reshape, site: Site) -> tuple[Tie, ...]:
+    return (Carried(site.x, site.y, Reshaped(site.shape(site.x), site.shape(site.y))),)
+
+
+@ties.register
+def _expand(op: Expand, site: Site) -> tuple[Tie, ...]:
+    return (Carried(site.x, site.y, Aligned(site.shape(site.x), site.shape(site.y)), lost=Why.BROADCAST),)
+
+
+@ties.register
+def _take(op: Take, site: Site) -> tuple[Tie, ...]:
+    return (Carried(site.x, site.y, Picked(op.axis, np.asarray(op.indices, np.intp))),)
+
+
+@ties.register
+def _select(op: Select, site: Site) -> tuple[Tie, ...]:
+    return (Carried(site.x, site.y, Picked(op.axis, np.asarray([op.index], np.intp), drop=True)),)
+
+
+@ties.register
+def _split(op: Split, site: Site) -> tuple[Tie, ...]:
+    """Each output has its own stretch of the channels."""
+    cuts = pairwise(np.cumsum((0, *op.sizes)))
+    return tuple(
+        Carried(site.x, output, Picked(op.axis, np.arange(start, stop)))
+        for output, (start, stop) in zip(site.node.outputs, cuts, strict=True)
+        if output
+    )
+
+
+@ties.register
+def _depth_to_space(op: DepthToSpace, site: Site) -> tuple[Tie, ...]:
+    return (Carried(site.x, site.y, Blocked(op.block, op.mode)),)
+
+
+@ties.register
+def _space_to_depth(op: SpaceToDepth, site: Site) -> tuple[Tie, ...]:
+    return (Carried(site.x, site.y, Blocked(op.block, op.mode, to_depth=True)),)

@@ -1,0 +1,1 @@
+"""Adapters: each reads one kind of model into a Graph, and applies a Plan to it."""

@@ -1,0 +1,114 @@
+"""An ONNX model without its big tensors: a small ModelProto, and where everything stands in the file."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import onnx
+from google.protobuf.message import DecodeError
+
+from bnfold.adapters.onnx_wire import BYTES, Field, Source, fields, header
+from bnfold.errors import BnfoldError
+
+Layout: TypeAlias = Mapping[int, list[Field]]  # the fields of one message, by number
+
+GRAPH, FUNCTION = 7, 25  # of a ModelProto
+NODE, INITIALIZER, INPUT, OUTPUT, VALUE_INFO = 1, 5, 11, 12, 13  # of a GraphProto
+ATTRIBUTE = 5  # of a NodeProto
+NODE_INPUT = 1
+ATTRIBUTE_TENSOR, ATTRIBUTE_GRAPH, ATTRIBUTE_GRAPHS = 5, 6, 11  # of an AttributeProto
+
+# Which messages can hold a tensor, and in which fields (onnx.proto).
+_SCHEMA: Mapping[str, Mapping[int, str]] = {
+    "model": {GRAPH: "graph", 20: "training", FUNCTION: "function"},
+    "training": {1: "graph", 2: "graph"},
+    "function": {7: "node", 11: "attribute"},
+    "graph": {NODE: "node", INITIALIZER: "tensor", 15: "sparse"},
+    "node": {ATTRIBUTE: "attribute"},
+    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
+    "sparse": {1: "tensor", 2: "tensor"},
+    "tensor": {},
+}
+_PAYLOADS = {4, 5, 7, 9, 10, 11}  # float_data, int32_data, int64_data, raw_data, double_data, uint64_data
+_SMALL = 256  # bytes of a payload that stays in the skeleton: shapes, axes, scalars
+_TEXT = 1 << 20  # bytes of a model's documentation or metadata that stay in the skeleton
+_DEEPEST = 64  # messages inside one another; a subgraph adds three
+
+
+@dataclass(frozen=True)
+class Skeleton:
+    """proto: the model with payloads over 256 bytes left out. payloads: those, by where their tensor's body begins."""
+
+    source: Source
+    proto: onnx.ModelProto
+    payloads: Mapping[int, Field]
+    layouts: dict[int, Layout] = field(default_factory=dict)
+
+    def layout(self, start: int, end: int) -> Layout:
+        """Give the fields of the message at [start, end)."""
+        if start not in self.layouts:
+            self.layouts[start] = _by_number(self.source, start, end)
+        return self.layouts[start]
+
+
+def skeleton(source: Source) -> Skeleton:
+    """Read a model's structure. Raises BnfoldError where the bytes are no ONNX model."""
+    scan = _Scan(source)
+    data = scan.message("model", 0, source.size, 0)
+    try:
+        proto = onnx.ModelProto.FromString(data)
+    except DecodeError as error:
+        raise BnfoldError(f"{source.name}: not an ONNX model, or a damaged one ({error})") from None
+    if GRAPH not in scan.layouts[0] or not proto.ir_version:
+        raise BnfoldError(f"{source.name}: not an ONNX model: it has no graph or no ir_version")
+    if len(scan.layouts[0][GRAPH]) > 1:
+        raise BnfoldError(f"{source.name}: has {len(scan.layouts[0][GRAPH])} graphs; wanted one")
+    return Skeleton(source, proto, scan.payloads, scan.layouts)
+
+
+def _by_number(source: Source, start: int, end: int) -> dict[int, list[Field]]:
+    found: dict[int, list[Field]] = {}
+    for item in fields(source, start, end):
+        found.setdefault(item.number, []).append(item)
+    return found
+
+
+class _Scan:
+    """One pass over the file that copies all but the payloads."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.payloads: dict[int, Field] = {}
+        self.layouts: dict[int, Layout] = {}
+
+    def message(self, kind: str, start: int, end: int, depth: int) -> bytes:
+        """Copy a message without its payloads."""
+        if depth > _DEEPEST:
+            raise BnfoldError(f"{self.source.name}: nested deeper than {_DEEPEST} messages; refused")
+        parts: list[bytes] = []
+        known: dict[int, list[Field]] = {}
+        for item in fields(self.source, start, end):
+            known.setdefault(item.number, []).append(item)
+            parts.append(self._field(kind, item, start, depth))
+        if kind in ("model", "graph"):
+            self.layouts[start] = known
+        return b"".join(parts)
+
+    def _field(self, kind: str, item: Field, start: int, depth: int) -> bytes:
+        size = item.end - item.body
+        if item.wire == BYTES and size > _SMALL:
+            inner = _SCHEMA[kind].get(item.number)
+            if inner:
+                body = self.message(inner, item.body, item.end, depth + 1)
+                return header(item.number, len(body)) + body
+            if kind == "tensor" and item.number in _PAYLOADS:
+                self._leave_out(item, start)
+                return b""
+            if kind in ("model", "graph") and size > _TEXT:
+                return b""
+        return self.source.exactly(item.start, item.end - item.start)
+
+    def _leave_out(self, item: Field, start: int) -> None:
+        if start in self.payloads:
+            raise BnfoldError(f"{self.source.name}: a tensor holds its numbers twice (at byte {item.start})")
+        self.payloads[start] = item

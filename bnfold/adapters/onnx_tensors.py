@@ -1,0 +1,195 @@
+"""Tensors of an ONNX file: their names and shapes at hand, their numbers where they are until asked for."""
+
+import itertools
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+from bnfold.adapters.onnx_external import Folder, Place
+from bnfold.adapters.onnx_skeleton import Skeleton
+from bnfold.adapters.onnx_wire import Memory, Source
+from bnfold.affine import Floats
+from bnfold.errors import BnfoldError, UnsafeError
+
+_T = onnx.TensorProto
+# TensorProto.DataType to (NumPy's or ml_dtypes' name, bits of an element).
+DTYPES: Mapping[int, tuple[str, int]] = {
+    _T.FLOAT: ("float32", 32),
+    _T.UINT8: ("uint8", 8),
+    _T.INT8: ("int8", 8),
+    _T.UINT16: ("uint16", 16),
+    _T.INT16: ("int16", 16),
+    _T.INT32: ("int32", 32),
+    _T.INT64: ("int64", 64),
+    _T.BOOL: ("bool", 8),
+    _T.FLOAT16: ("float16", 16),
+    _T.DOUBLE: ("float64", 64),
+    _T.UINT32: ("uint32", 32),
+    _T.UINT64: ("uint64", 64),
+    _T.COMPLEX64: ("complex64", 64),
+    _T.COMPLEX128: ("complex128", 128),
+    _T.BFLOAT16: ("bfloat16", 16),
+    _T.FLOAT8E4M3FN: ("float8_e4m3fn", 8),
+    _T.FLOAT8E4M3FNUZ: ("float8_e4m3fnuz", 8),
+    _T.FLOAT8E5M2: ("float8_e5m2", 8),
+    _T.FLOAT8E5M2FNUZ: ("float8_e5m2fnuz", 8),
+    _T.UINT4: ("uint4", 4),
+    _T.INT4: ("int4", 4),
+    _T.FLOAT4E2M1: ("float4_e2m1fn", 4),
+}
+FLOATS = ("float16", "bfloat16", "float32", "float64")  # what a fold can write
+CODES = {name: code for code, (name, _) in DTYPES.items()}
+# The typed fields whose packed form is the little-endian array itself: (field number, type).
+_PLAIN = {(9, None), (4, _T.FLOAT), (10, _T.DOUBLE)}
+
+
+def numpy_dtype(name: str) -> np.dtype[np.generic]:
+    """Give NumPy's dtype of a name, little-endian; ml_dtypes registers bfloat16 and the like."""
+    try:
+        return np.dtype(name).newbyteorder("<")
+    except TypeError:
+        import ml_dtypes
+
+        found: np.dtype[np.generic] = np.dtype(getattr(ml_dtypes, name))
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """A tensor of the file.
+
+    source: where its little-endian bytes are, from `start` on; None where they are in another form (`proto`).
+    proto: the TensorProto of the skeleton. external: where its bytes are beside the model.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    proto: onnx.TensorProto
+    source: Source | None
+    start: int = 0
+    external: Place | None = None
+
+    @property
+    def size(self) -> int:
+        """The number of elements."""
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """The number of bytes of the data."""
+        return -(-self.size * DTYPES[self.proto.data_type][1] // 8)
+
+    def stored(self, first: int = 0, count: int | None = None) -> NDArray[np.generic]:
+        """Give `count` elements from the first-th on, flat, as they are stored."""
+        count = self.size - first if count is None else count
+        if self.source is None:
+            flat: NDArray[np.generic] = numpy_helper.to_array(self.proto).reshape(-1)
+            return flat[first : first + count]
+        dtype = numpy_dtype(self.dtype)
+        data = self.source.exactly(self.start + first * dtype.itemsize, count * dtype.itemsize)
+        return np.frombuffer(data, dtype)
+
+    def load(self) -> Floats:
+        """Give the tensor in float64, in its shape."""
+        return self.stored().astype(np.float64).reshape(self.shape)
+
+
+def tensor(proto: onnx.TensorProto, start: int, file: Skeleton, folder: Folder | None) -> Tensor:
+    """Locate the numbers of a tensor whose message begins at `start`.
+
+    Raises BnfoldError where dtype, shape and bytes disagree; UnsafeError where its data file is out of bounds.
+    """
+    name = f"{file.source.name}: tensor {proto.name!r}"
+    if proto.data_type == _T.STRING:
+        return Tensor(proto.name, tuple(proto.dims), "str", proto, None)
+    if proto.data_type not in DTYPES:
+        raise BnfoldError(f"{name} has the unknown type {proto.data_type}")
+    if any(dim < 0 for dim in proto.dims):
+        raise BnfoldError(f"{name} has a negative dimension: {tuple(proto.dims)}")
+    dtype, bits = DTYPES[proto.data_type]
+    shape = tuple(proto.dims)
+    wanted = -(-math.prod(shape) * bits // 8)
+    if proto.data_location == _T.EXTERNAL:
+        return _external(proto, shape, dtype, wanted, folder, name)
+    payload = file.payloads.get(start)
+    if payload is None:
+        return _inline(proto, shape, dtype, wanted, name)
+    if (payload.number, None) in _PLAIN or (payload.number, proto.data_type) in _PLAIN:
+        _demand(payload.end - payload.body == wanted, name, payload.end - payload.body, shape, dtype, wanted)
+        return Tensor(proto.name, shape, dtype, proto, file.source, payload.body)
+    return _typed(proto, payload.start, payload.end, file, name)
+
+
+def _demand(fits: bool, name: str, got: int, shape: tuple[int, ...], dtype: str, wanted: int) -> None:
+    if not fits:
+        raise BnfoldError(f"{name} holds {got} bytes; its shape {shape} of {dtype} wants {wanted}")
+
+
+def _inline(proto: onnx.TensorProto, shape: tuple[int, ...], dtype: str, wanted: int, name: str) -> Tensor:
+    """A tensor whose numbers are all in the skeleton."""
+    if proto.HasField("raw_data"):
+        _demand(len(proto.raw_data) == wanted, name, len(proto.raw_data), shape, dtype, wanted)
+        return Tensor(proto.name, shape, dtype, proto, Memory(proto.raw_data, name))
+    typed = (proto.float_data, proto.int32_data, proto.int64_data, proto.double_data, proto.uint64_data)
+    elements = sum(len(items) for items in typed)
+    _demand_elements(elements, math.prod(shape), dtype, name)
+    return Tensor(proto.name, shape, dtype, proto, None)
+
+
+def _demand_elements(elements: int, wanted: int, dtype: str, name: str) -> None:
+    """Check the length of a typed field; complex numbers take two entries, and two 4-bit numbers take one."""
+    packed = dtype in ("int4", "uint4", "float4_e2m1fn")
+    entries = 2 * wanted if dtype.startswith("complex") else -(-wanted // 2) if packed else wanted
+    if elements not in (entries, wanted):
+        raise BnfoldError(f"{name} holds {elements} numbers; its shape wants {wanted}")
+
+
+def _typed(proto: onnx.TensorProto, start: int, end: int, file: Skeleton, name: str) -> Tensor:
+    """A tensor in a typed field that is no plain array (half floats as varints): decode it."""
+    full = onnx.TensorProto()
+    full.CopyFrom(proto)
+    full.MergeFromString(file.source.exactly(start, end - start))
+    return _inline(full, tuple(proto.dims), DTYPES[proto.data_type][0], 0, name)
+
+
+def _external(
+    proto: onnx.TensorProto, shape: tuple[int, ...], dtype: str, wanted: int, folder: Folder | None, name: str
+) -> Tensor:
+    if folder is None:
+        raise BnfoldError(f"{name} has external data; give the path of the model file instead")
+    place = _place(proto, name)
+    data = folder.file(place.location)
+    length = wanted if place.length is None else place.length
+    _demand(length == wanted, name, length, shape, dtype, wanted)
+    if place.offset + wanted > data.size:
+        raise UnsafeError(
+            f"{name} wants bytes {place.offset} to {place.offset + wanted} of {place.location!r}, which has {data.size}"
+        )
+    return Tensor(proto.name, shape, dtype, proto, data, place.offset, place)
+
+
+def _place(proto: onnx.TensorProto, name: str) -> Place:
+    entries = {entry.key: entry.value for entry in proto.external_data}
+    try:
+        offset, length = int(entries.get("offset", "0")), int(entries["length"]) if "length" in entries else None
+    except ValueError:
+        raise BnfoldError(f"{name} has an offset or length that is no number") from None
+    if offset < 0 or (length is not None and length < 0):
+        raise UnsafeError(f"{name} has a negative offset or length")
+    return Place(entries.get("location", ""), offset, length)
+
+
+def refuse_overlaps(tensors: Iterable[Tensor], name: str) -> None:
+    """Refuse external tensors that share a part of their bytes: one of the two is not what its writer wrote."""
+    spans = sorted(
+        {(t.external.location, t.start, t.start + t.nbytes) for t in tensors if t.external is not None and t.nbytes}
+    )
+    for (file, _, end), (other, start, _) in itertools.pairwise(spans):
+        if file == other and start < end:
+            raise UnsafeError(f"{name}: two tensors overlap in {file!r} at byte {start}")

@@ -1,0 +1,146 @@
+"""The protobuf wire format, read without loading the payloads: where each field of a message stands.
+
+https://protobuf.dev/programming-guides/encoding/ has the format. Every length is checked against the message that
+holds it, so that whatever is read lies inside the file.
+"""
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from bnfold.errors import BnfoldError
+
+VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
+_MAX_VARINT = 10
+_HEAD = 2 * _MAX_VARINT  # a tag and a length
+_WINDOW = 1 << 16
+
+
+class Source(ABC):
+    """Bytes at offsets: a file, or memory."""
+
+    name: str
+    size: int
+
+    @abstractmethod
+    def read(self, start: int, count: int) -> bytes:
+        """Give `count` bytes from `start`, fewer at the end."""
+
+    def exactly(self, start: int, count: int) -> bytes:
+        """Give `count` bytes from `start`; raises BnfoldError where there are fewer."""
+        data = self.read(start, count)
+        if len(data) != count:
+            raise BnfoldError(f"{self.name}: ends at byte {self.size}, but {start + count} bytes are wanted of it")
+        return data
+
+
+class Memory(Source):
+    """Bytes that are at hand."""
+
+    def __init__(self, data: bytes, name: str) -> None:
+        self.name, self.size, self._data = name, len(data), data
+
+    def read(self, start: int, count: int) -> bytes:
+        """Give a part of the bytes."""
+        return self._data[start : start + count]
+
+
+class File(Source):
+    """An open file, read by position; what is near the last read is kept."""
+
+    def __init__(self, descriptor: int, name: str) -> None:
+        self.name, self.descriptor, self.size = name, descriptor, os.fstat(descriptor).st_size
+        self._start, self._window = 0, b""
+
+    def read(self, start: int, count: int) -> bytes:
+        """Read from the window, or from the file where that doesn't reach."""
+        if count > _WINDOW:
+            return _read_all(self.descriptor, start, count)
+        if not self._start <= start <= start + count <= self._start + len(self._window):
+            self._start, self._window = start, _read_all(self.descriptor, start, _WINDOW)
+        begin = start - self._start
+        return self._window[begin : begin + count]
+
+
+def _read_all(descriptor: int, start: int, count: int) -> bytes:
+    """Read until `count` bytes or the end: one pread gives 2 GiB at most."""
+    parts = []
+    while count > 0:
+        part = os.pread(descriptor, min(count, 1 << 30), start)
+        if not part:
+            break
+        parts.append(part)
+        start, count = start + len(part), count - len(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """A field of a message: its tag at `start`, its value at `body` up to `end`; `value` of a varint."""
+
+    number: int
+    wire: int
+    start: int
+    body: int
+    end: int
+    value: int = 0
+
+
+def fields(source: Source, start: int, end: int) -> Iterator[Field]:
+    """Give the fields of the message at [start, end), in order. Raises BnfoldError where it isn't one."""
+    while start < end:
+        field = _field(source, start, end)
+        yield field
+        start = field.end
+
+
+def _field(source: Source, start: int, end: int) -> Field:
+    head = source.read(start, min(_HEAD, end - start))
+    tag, used = _varint(source, head, 0, start)
+    number, wire = tag >> 3, tag & 7
+    value, body = 0, start + used
+    if wire == VARINT:
+        value, used = _varint(source, head, used, start)
+        stop = start + used
+    elif wire == BYTES:
+        length, used = _varint(source, head, used, start)
+        body = start + used
+        stop = body + length
+    elif wire in (FIXED64, FIXED32):
+        stop = body + (8 if wire == FIXED64 else 4)
+    else:
+        raise _malformed(source, start, f"wire type {wire}")
+    if number == 0 or stop > end:
+        raise _malformed(source, start, f"field {number} goes on to byte {stop} of a message that ends at {end}")
+    return Field(number, wire, start, body, stop, value)
+
+
+def _varint(source: Source, head: bytes, at: int, start: int) -> tuple[int, int]:
+    """Decode the varint at `head[at:]`: its value, and where it ends."""
+    value = 0
+    for index in range(at, min(at + _MAX_VARINT, len(head))):
+        byte = head[index]
+        value |= (byte & 0x7F) << (7 * (index - at))
+        if byte < 0x80:
+            return value, index + 1
+    raise _malformed(source, start, "a number that doesn't end")
+
+
+def _malformed(source: Source, start: int, what: str) -> BnfoldError:
+    return BnfoldError(f"{source.name}: not an ONNX model, or a damaged one: {what} (at byte {start})")
+
+
+def varint(value: int) -> bytes:
+    """Encode a number of 0 and more."""
+    out = bytearray()
+    while value >= 0x80:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def header(number: int, length: int) -> bytes:
+    """Encode the tag and the length of a field that holds `length` bytes."""
+    return varint(number << 3 | BYTES) + varint(length)

@@ -1,0 +1,101 @@
+"""How the structure of a folded module differs from the original's: what `bnfold.load` needs besides the weights."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from bnfold.errors import BnfoldError
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class ModuleEdits:
+    """Submodules that became nn.Identity, submodules of which only children stay, and parameters that are new.
+
+    identity: module paths. kept_children: module path -> names of its children that run, in order (the activation of
+    a BatchNorm that carries one). biases: parameter path -> shape.
+    """
+
+    identity: tuple[str, ...] = ()
+    kept_children: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    biases: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+    def apply(self, module: nn.Module) -> None:
+        """Change the structure of `module` in place; new parameters are zeros beside the layer's weight.
+
+        Raises BnfoldError where a path isn't there.
+        """
+        for path in self.identity:
+            _replace(module, path, nn.Identity())
+        for path, children in self.kept_children.items():
+            parent = _submodule(module, path)
+            kept = [_submodule(parent, child) for child in children]
+            _replace(module, path, kept[0] if len(kept) == 1 else nn.Sequential(*kept))
+        for path, shape in self.biases.items():
+            owner, _, name = path.rpartition(".")
+            _add_parameter(_submodule(module, owner), name, shape)
+        module.eval()
+
+    def to_json(self) -> str:
+        """Give the text that a file stores."""
+        content = {
+            "version": VERSION,
+            "identity": list(self.identity),
+            "kept_children": {path: list(names) for path, names in self.kept_children.items()},
+            "biases": {path: list(shape) for path, shape in self.biases.items()},
+        }
+        return json.dumps(content, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str, source: str) -> "ModuleEdits":
+        """Read what `to_json` gave; `source` is what the message calls it. Raises BnfoldError for anything else."""
+        try:
+            content = json.loads(text)
+            if content["version"] != VERSION:
+                raise BnfoldError(f"{source}: edits of version {content['version']!r}; this bnfold reads {VERSION}")
+            return cls(
+                tuple(map(_text, content["identity"])),
+                {_text(path): tuple(map(_text, names)) for path, names in content["kept_children"].items()},
+                {_text(path): tuple(map(_size, shape)) for path, shape in content["biases"].items()},
+            )
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise BnfoldError(f"{source}: its edits are malformed ({type(error).__name__}: {error})") from error
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"wanted a text, got {value!r}")
+    return value
+
+
+def _size(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise ValueError(f"wanted a size, got {value!r}")
+    return value
+
+
+def _submodule(module: nn.Module, path: str) -> nn.Module:
+    try:
+        return module.get_submodule(path)
+    except AttributeError as error:
+        raise BnfoldError(f"{type(module).__name__} has no submodule {path!r}, which the file's edits name") from error
+
+
+def _replace(module: nn.Module, path: str, new: nn.Module) -> None:
+    owner, _, name = path.rpartition(".")
+    parent = _submodule(module, owner)
+    _submodule(parent, name)
+    setattr(parent, name, new)
+
+
+def _add_parameter(owner: nn.Module, name: str, shape: tuple[int, ...]) -> None:
+    """Register zeros like the layer's own weight in dtype, device and requires_grad."""
+    like = getattr(owner, "weight", None)
+    if not isinstance(like, torch.Tensor) or max(shape, default=0) > max(like.shape, default=0) * 1024:
+        raise BnfoldError(f"{type(owner).__name__} can't take the parameter {name!r} of shape {shape}")
+    value = torch.zeros(shape, dtype=like.dtype, device=like.device)
+    owner.register_parameter(name, nn.Parameter(value, requires_grad=like.requires_grad))

@@ -54,7 +54,9 @@ class Why(Enum):
     VARIANCE = ("has running_var + eps <= 0", "Recompute the running statistics.")
     OVERFLOW = ("would get weights that overflow their dtype", "Fold in float32, then convert.")
     PRECISION = ("would lose precision: a scale is too small", "Prune channels with tiny gamma, or keep the layer.")
+    UNDERFLOW = ("would get weights too small for their dtype", "Fold in float32, then convert.")
     # Decisions.
+    RIVAL = ("is folded, and that fixes the numbers here", "Only one of the two can be folded.")
     SKIPPED = ("was left out by --only or --skip", "Change the pattern.")
     SLOWER = ("would save no operator", "It would leave as much work as it removes.")
 

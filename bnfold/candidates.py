@@ -1,0 +1,133 @@
+"""The affines of a graph: what each computes, and what speaks against folding it before anything else is known."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+
+import numpy as np
+
+from bnfold.affine import Affine
+from bnfold.graph import Graph, Node
+from bnfold.ops import Abs, AvgPool, BatchNorm, Identity, LeakyRelu, MaxPool, PRelu, Relu
+from bnfold.ops import Affine as AffineOp
+from bnfold.plan import Reason
+from bnfold.relation import Mapped, Site
+from bnfold.rules.affine import affine_of
+from bnfold.rules.linear import contraction
+from bnfold.why import Why
+
+UNSOUND = frozenset({Why.TRAINING, Why.NO_STATISTICS, Why.COMPUTED, Why.AXIS, Why.NOT_FINITE, Why.VARIANCE})
+KEEPS_ZERO = (Identity, Relu, LeakyRelu, PRelu, Abs, MaxPool, AvgPool)
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One affine node.
+
+    function: what it computes; channels with scale 0 ("dead") have scale 1 there, once `zeroed` nodes give 0 in them.
+    refusal: why it can't be folded, whatever the rest of the graph says. held: its tensors must stay as they are.
+    """
+
+    node: Node
+    tie: Mapped
+    function: Affine | None
+    refusal: Reason | None = None
+    held: bool = False
+    zeroed: Mapping[str, np.ndarray] = field(default_factory=dict)  # by linear node: a mask of its out channels
+
+
+def candidates(graph: Graph, only: Sequence[str] = (), skip: Sequence[str] = ()) -> list[Candidate]:
+    """Find every affine, in the graph's order. only, skip: shell patterns of names."""
+    found = [_candidate(graph, node, only, skip) for node in graph.nodes if isinstance(node.op, (BatchNorm, AffineOp))]
+    return [_with_whole_units(graph, candidate, found) for candidate in found]
+
+
+def _candidate(graph: Graph, node: Node, only: Sequence[str], skip: Sequence[str]) -> Candidate:
+    axis = node.op.axis if isinstance(node.op, AffineOp) else 1
+    tie = Mapped(node.inputs[0], node.output, axis)
+    why = node.limits.get("remove")
+    if why is None or why not in UNSOUND:
+        why = _unsound(graph, node) or why
+    if why in UNSOUND:
+        return Candidate(node, tie, None, Reason(node.name, why), held=True)
+    function = affine_of(Site(node, graph))
+    held = "constants" in node.limits
+    if why is None and not _selected(node.name, only, skip):
+        why = Why.SKIPPED
+    if why is not None:
+        return Candidate(node, tie, function, Reason(node.name, why), held)
+    dead = function.scale == 0
+    if not dead.any():
+        return Candidate(node, tie, function, None, held)
+    producer = _producer_of_dead(graph, node)
+    if producer is None:
+        return Candidate(node, tie, function, Reason(node.name, Why.GAMMA_ZERO), held)
+    alive = Affine(axis, np.where(dead, 1.0, function.scale), function.shift)
+    return Candidate(node, tie, alive, None, held, {producer.name: dead})
+
+
+def _selected(name: str, only: Sequence[str], skip: Sequence[str]) -> bool:
+    wanted = not only or any(fnmatchcase(name, pattern) for pattern in only)
+    return wanted and not any(fnmatchcase(name, pattern) for pattern in skip)
+
+
+def _unsound(graph: Graph, node: Node) -> Why | None:
+    """Look for statistics that no fold can use."""
+    names = node.inputs[1:]
+    if isinstance(node.op, BatchNorm) and not (len(names) >= 4 and names[2] and names[3]):
+        return Why.NO_STATISTICS
+    if any(name and name not in graph.constants for name in names):
+        return Why.COMPUTED
+    arrays = [graph.constants[name].load() for name in names if name]
+    if not _fits(graph, node, len(arrays[-1])):
+        return Why.AXIS
+    if not all(np.isfinite(array).all() for array in arrays):
+        return Why.NOT_FINITE
+    if isinstance(node.op, BatchNorm) and np.any(arrays[-1] + node.op.eps <= 0):
+        return Why.VARIANCE
+    return None if np.isfinite(affine_of(Site(node, graph)).scale).all() else Why.NOT_FINITE
+
+
+def _fits(graph: Graph, node: Node, channels: int) -> bool:
+    """Whether the tensor has as many channels as the constants (an unknown rank or number is for others to judge)."""
+    axis = node.op.axis if isinstance(node.op, AffineOp) else 1
+    shape = graph.shape(node.inputs[0])
+    return shape is None or (axis < len(shape) and (not isinstance(shape[axis], int) or shape[axis] == channels))
+
+
+def _producer_of_dead(graph: Graph, node: Node) -> Node | None:
+    """Find the linear node whose rows can become zero: nobody else reads what lies between, and zero stays zero there.
+
+    gamma == 0 has no inverse; but with the rows of such a channel zero, its affine is y = x + beta.
+    """
+    reader, name = node, node.inputs[0]
+    while name in graph.producer and graph.readers[name] == (reader,) and name not in graph.outputs:
+        reader = graph.producer[name]
+        if isinstance(reader.op, KEEPS_ZERO):
+            name = reader.inputs[0]
+            continue
+        linear = contraction(Site(reader, graph))
+        axis = node.op.axis if isinstance(node.op, AffineOp) else 1
+        writable = not {"weight", "bias"} & set(reader.limits)
+        return reader if linear and linear.target_axis == axis and writable else None
+    return None
+
+
+def _with_whole_units(graph: Graph, candidate: Candidate, found: Sequence[Candidate]) -> Candidate:
+    """Refuse to zero rows of a module that is called elsewhere too, unless those calls are dead in the same way."""
+    for name, mask in candidate.zeroed.items():
+        unit = graph.by_name[name].unit
+        calls = [node.name for node in graph.nodes if unit and node.unit == unit and node.name != name]
+        agreeing = set(_zeroed_alike(candidate, found, mask))
+        if any(call not in agreeing for call in calls):
+            reason = Reason(candidate.node.name, Why.GAMMA_ZERO)
+            return Candidate(candidate.node, candidate.tie, candidate.function, reason, candidate.held)
+    return candidate
+
+
+def _zeroed_alike(candidate: Candidate, found: Sequence[Candidate], mask: np.ndarray) -> Iterator[str]:
+    for other in found:
+        if other.node.unit == candidate.node.unit:
+            for name, dead in other.zeroed.items():
+                if np.array_equal(dead, mask):
+                    yield name

@@ -1,0 +1,133 @@
+"""Graph -> Plan: which affines go, why the others stay, and how every constant changes. Pure, framework-free."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from bnfold.affine import Affine, Frames
+from bnfold.candidates import Candidate, candidates
+from bnfold.errors import BnfoldError
+from bnfold.graph import Graph
+from bnfold.numerics import unbearable
+from bnfold.ops import Clip, Pad
+from bnfold.plan import Edit, Folded, Kept, Outcome, Plan, Reason, Remove, ScaleWeight, SetBias
+from bnfold.relation import Site
+from bnfold.rules import rewritten
+from bnfold.rules.linear import channels_of, contraction
+from bnfold.solving.problem import Solution, solve
+from bnfold.why import Why
+
+LEVELS = ("default", "max")
+BENDS = frozenset({Why.KINK, Why.ORDER, Why.BOUNDS, Why.FILL})
+
+
+def fold(graph: Graph, *, level: str = "default", only: Sequence[str] = (), skip: Sequence[str] = ()) -> Plan:
+    """Plan the fold of every affine that the relations allow.
+
+    graph: as `bnfold.raising.raised` gives it. level: "default" never makes the model slower; "max" removes all that
+    can be removed exactly, with clips by channel in the place of ReLUs. only, skip: shell patterns of affines' names.
+    Raises BnfoldError for an unknown level.
+    """
+    if level not in LEVELS:
+        raise BnfoldError(f"level {level!r} is unknown; it is one of {', '.join(LEVELS)}")
+    found = candidates(graph, only, skip)
+    while True:
+        solution, relaxed = _solve(graph, found, level)
+        sites = {node.name: Site(node, graph, node.name in relaxed, level == "max") for node in graph.nodes}
+        edits = _edits(found, solution, sites)
+        trouble = next(unbearable(graph, _taken(found, solution), solution.frames, edits), None)
+        if trouble is None:
+            return Plan(_outcomes(graph, found, solution, edits), edits, solution.frames)
+        found = _without(graph, found, solution, trouble)
+
+
+def _solve(graph: Graph, found: Sequence[Candidate], level: str) -> tuple[Solution, frozenset[str]]:
+    """Solve with plain activations; then relax those that stand in a contradiction, as long as that folds more."""
+    relaxed = frozenset[str]()
+    solution = solve(graph, found, relaxed, tensors=level == "max")
+    while True:
+        wider = relaxed | _in_the_way(graph, solution, level)
+        if wider == relaxed:
+            return solution, relaxed
+        other = solve(graph, found, wider, tensors=level == "max")
+        if len(other.taken) <= len(solution.taken):
+            return solution, relaxed
+        solution, relaxed = other, wider
+
+
+def _in_the_way(graph: Graph, solution: Solution, level: str) -> frozenset[str]:
+    named = {reason.node for reasons in solution.reasons.values() for reason in reasons if reason.why in BENDS}
+    return frozenset(name for name in named if level == "max" or isinstance(graph.by_name[name].op, (Clip, Pad)))
+
+
+def _taken(found: Sequence[Candidate], solution: Solution) -> list[Candidate]:
+    return [candidate for candidate in found if candidate.node.name in solution.taken]
+
+
+def _edits(found: Sequence[Candidate], solution: Solution, sites: Mapping[str, Site]) -> tuple[Edit, ...]:
+    """Ask every operator how its constants follow from the frames, and take the folded affines out."""
+    zeroed = {name: mask for candidate in _taken(found, solution) for name, mask in candidate.zeroed.items()}
+    edits: list[Edit] = []
+    for name, site in sites.items():
+        if name in solution.taken:
+            edits.append(Remove(name))
+            continue
+        own = rewritten(site.node.op, site, solution.frames)
+        edits += _with_dead_rows(site, own, zeroed[name], solution.frames) if name in zeroed else own
+    return tuple(edits)
+
+
+def _with_dead_rows(site: Site, own: Sequence[Edit], dead: np.ndarray, frames: Frames) -> list[Edit]:
+    """Let a linear node give exactly 0 in the dead channels, before its frame: W' = 0, b' = (0 - shift) / scale."""
+    linear = contraction(site)
+    assert linear is not None
+    outputs, inputs = channels_of(linear, site.graph.constants[linear.weight].shape)[::-1]
+    frame = frames.get(linear.target, Affine(linear.target_axis, np.ones(outputs), np.zeros(outputs)))
+    scaled = next((e for e in own if isinstance(e, ScaleWeight)), None)
+    scaled = scaled or ScaleWeight(site.node.name, np.ones(outputs), np.ones(inputs))
+    biased = next((e for e in own if isinstance(e, SetBias)), None)
+    bias = biased.bias if biased else _bias(site, linear.bias, linear.beta, outputs)
+    flat = np.where(dead, -frame.shift / frame.scale, bias.reshape(-1) if bias.size == outputs else bias)
+    return [replace(scaled, out_factor=np.where(dead, 0.0, scaled.out_factor)), SetBias(site.node.name, flat)]
+
+
+def _bias(site: Site, name: str, beta: float, outputs: int) -> np.ndarray:
+    return beta * site.graph.constants[name].load() if name else np.zeros(outputs)
+
+
+def _outcomes(
+    graph: Graph, found: Sequence[Candidate], solution: Solution, edits: Sequence[Edit]
+) -> tuple[Outcome, ...]:
+    edited = {edit.node for edit in edits if not isinstance(edit, Remove)}
+    framed = {
+        node.name: {name for name in (*node.inputs, *node.outputs) if name in solution.frames}
+        for node in graph.nodes
+        if node.name in edited
+    }
+    return tuple(_outcome(candidate, solution, framed) for candidate in found)
+
+
+def _outcome(candidate: Candidate, solution: Solution, framed: Mapping[str, set[str]]) -> Outcome:
+    name = candidate.node.name
+    if name in solution.taken:
+        related = solution.related[name]
+        into = [node for node, values in framed.items() if values & related or node in candidate.zeroed]
+        return Folded(name, tuple(into))
+    if candidate.refusal:
+        return Kept(name, (candidate.refusal,))
+    return Kept(name, solution.reasons.get(name) or (Reason(name, Why.AXIS),))
+
+
+def _without(graph: Graph, found: Sequence[Candidate], solution: Solution, trouble: Reason) -> list[Candidate]:
+    """Refuse the affine that brought the trouble: itself, or the one nearest to the node whose numbers break."""
+    taken = {candidate.node.name for candidate in _taken(found, solution)}
+    culprit = trouble.node if trouble.node in taken else _nearest(graph, solution, taken, trouble.node)
+    return [replace(c, refusal=trouble) if c.node.name == culprit else c for c in found]
+
+
+def _nearest(graph: Graph, solution: Solution, taken: set[str], node: str) -> str:
+    place = {other.name: index for index, other in enumerate(graph.nodes)}
+    values = set(graph.by_name[node].inputs) | set(graph.by_name[node].outputs)
+    related = [name for name in taken if solution.related[name] & values] or list(taken)
+    return min(related, key=lambda name: (abs(place[name] - place[node]), name))

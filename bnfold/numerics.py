@@ -1,0 +1,88 @@
+"""Which folds the stored numbers can't bear: overflow, underflow, and shifts that drown the tensor they move."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bnfold.affine import Affine, Floats, Frames
+from bnfold.candidates import Candidate
+from bnfold.graph import Graph, Node
+from bnfold.ops import BatchNorm
+from bnfold.plan import Edit, Reason, ScaleWeight, SetBias
+from bnfold.relation import Site
+from bnfold.rules.linear import contraction, scale_weight
+from bnfold.why import Why
+
+# Largest and smallest normal number by stored dtype (IEEE 754; bfloat16 is a truncated float32). Below twice the
+# smallest, the spacing of subnormal numbers costs more than the rounding of normal ones.
+LIMITS = {
+    "float16": (65504.0, 2.0**-14),
+    "bfloat16": (3.3895313892515355e38, 2.0**-126),
+    "float32": (3.4028234663852886e38, 2.0**-126),
+    "float64": (1.7976931348623157e308, 2.0**-1022),
+}
+HARMLESS = 2.0**24  # factors within this and its inverse can't move a sane float32 weight out of range
+DROWNED = 16.0  # a shift this many times the tensor's size costs 4 bits of every later sum
+DEVIATIONS = 8.0  # how far from its mean an activation is expected to stray
+
+
+def unbearable(graph: Graph, found: Sequence[Candidate], frames: Frames, edits: Sequence[Edit]) -> Iterator[Reason]:
+    """Give the nodes whose new weights, or the affines whose frames, would lose the numbers; the worst first."""
+    for edit in edits:
+        if isinstance(edit, (ScaleWeight, SetBias)):
+            why = _range_of(graph, graph.by_name[edit.node], edit)
+            if why is not None:
+                yield Reason(edit.node, why)
+    for candidate in found:
+        why = _size_of(graph, candidate, frames)
+        if why is not None:
+            yield Reason(candidate.node.name, why)
+
+
+def _range_of(graph: Graph, node: Node, edit: ScaleWeight | SetBias) -> Why | None:
+    linear = contraction(Site(node, graph))
+    assert linear is not None
+    weight = graph.constants[linear.weight]
+    largest, smallest = LIMITS.get(weight.dtype, LIMITS["float32"])
+    if isinstance(edit, SetBias):
+        return Why.OVERFLOW if not _below(edit.bias, largest) else None
+    if weight.dtype != "float16" and _harmless(edit.out_factor) and _harmless(edit.in_factor):
+        return None
+    before = weight.load()
+    after = scale_weight(linear, before, edit.out_factor, edit.in_factor)
+    if not _below(after, largest):
+        return Why.OVERFLOW
+    rows = tuple(axis for axis in range(after.ndim) if axis != linear.out_axis)
+    peak, old_peak = np.abs(after).max(axis=rows), np.abs(before).max(axis=rows)
+    faded = (peak > 0) & (peak < 2 * smallest) & (old_peak >= 2 * smallest)
+    return Why.UNDERFLOW if faded.any() else None
+
+
+def _below(array: Floats, largest: float) -> bool:
+    return bool(np.all(np.abs(array) <= largest))  # false for NaN
+
+
+def _harmless(factor: Floats) -> bool:
+    size = np.abs(factor[factor != 0])
+    return bool(np.all((size < HARMLESS) & (size > 1 / HARMLESS)))
+
+
+def _size_of(graph: Graph, candidate: Candidate, frames: Frames) -> Why | None:
+    """Judge the frame of a BatchNorm's input by the statistics, which tell how large that tensor is."""
+    name = candidate.tie.source
+    frame = frames.get(name)
+    if frame is None or not isinstance(candidate.node.op, BatchNorm):
+        return None
+    mean, variance = (graph.constants[constant].load() for constant in candidate.node.inputs[3:5])
+    if graph.values[name].dtype == "float16" and not _fits_half(frame, mean, variance):
+        return Why.OVERFLOW
+    others = [node for node in graph.readers[name] if node is not candidate.node]
+    drowned = np.abs(frame.shift) > DROWNED * np.sqrt(mean**2 + variance)
+    return Why.PRECISION if others and drowned.any() else None
+
+
+def _fits_half(frame: Affine, mean: NDArray[np.float64], variance: NDArray[np.float64]) -> bool:
+    """Whether T' = (T - shift) / scale stays a float16 for a T within some deviations of its mean."""
+    reach = np.abs(mean - frame.shift) + DEVIATIONS * np.sqrt(variance)
+    return _below(reach / np.abs(frame.scale), LIMITS["float16"][0])

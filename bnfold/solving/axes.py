@@ -1,0 +1,115 @@
+"""Along which axis each tensor's frame varies: the affines' own axes, followed through the relations."""
+
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+
+from bnfold.graph import Graph, Node
+from bnfold.relation import Carried, Contracted, Mapped, Multiplied, Summed, Tie
+from bnfold.views import Aligned, Image, View
+
+Ties = Mapping[str, Sequence[Tie]]  # by node name
+FLOATS = frozenset({"float16", "bfloat16", "float32", "float64"})
+
+
+def frame_axes(graph: Graph, ties: Ties) -> dict[str, int]:
+    """Give the axis of every value that an affine's frame reaches; the first to reach a value claims it."""
+    by_value: dict[str, list[Tie]] = {}
+    claims: deque[tuple[str, int]] = deque()
+    for node in graph.nodes:
+        for tie in ties[node.name]:
+            for name in dict.fromkeys(touched(tie)):
+                by_value.setdefault(name, []).append(tie)
+            if isinstance(tie, Mapped):
+                claims += [(tie.source, tie.axis), (tie.target, tie.axis)]
+    axes: dict[str, int] = {}
+    while claims:
+        name, axis = claims.popleft()
+        if name in axes or not may_have_frame(graph, name, axis):
+            continue
+        axes[name] = axis
+        for tie in by_value.get(name, ()):
+            claims.extend(_neighbours(graph, tie, name, axis))
+    return axes
+
+
+def may_have_frame(graph: Graph, name: str, axis: int) -> bool:
+    """Whether the value is a float tensor of known rank with a known number of channels on the axis."""
+    value = graph.values.get(name)
+    if value is None or value.shape is None or value.dtype not in FLOATS:
+        return False
+    return axis < len(value.shape) and isinstance(value.shape[axis], int)
+
+
+def channels(graph: Graph, name: str, axis: int) -> int:
+    """Give the number of channels; `may_have_frame` has been asked before."""
+    shape = graph.values[name].shape
+    assert shape is not None
+    size = shape[axis]
+    assert isinstance(size, int)
+    return size
+
+
+def touched(tie: Tie) -> tuple[str, ...]:
+    """Give the values whose frames the tie speaks of."""
+    match tie:
+        case Summed(terms, target):
+            return (*(name for name, _ in terms), target)
+        case Multiplied(factors, target):
+            return (*factors, target)
+        case Carried() | Contracted() | Mapped():
+            return (tie.source, tie.target)
+        case _:
+            return tie.values
+
+
+def image_of(graph: Graph, view: View, name: str, axis: int) -> Image | None:
+    """Give where the channels of a value are in another; None where there aren't any."""
+    return view.image(axis, channels(graph, name, axis)) if may_have_frame(graph, name, axis) else None
+
+
+def aligned(graph: Graph, name: str, target: str) -> Aligned:
+    """View an operand of an elementwise operator in its result."""
+    source_shape, target_shape = graph.values[name].shape, graph.values[target].shape
+    assert source_shape is not None
+    assert target_shape is not None
+    return Aligned(source_shape, target_shape)
+
+
+def _neighbours(graph: Graph, tie: Tie, name: str, axis: int) -> Iterator[tuple[str, int]]:
+    match tie:
+        case Carried(source, target, view):
+            yield from _follow(graph, view, source, target, name, axis)
+        case Summed(terms, target):
+            for term, _ in terms:
+                yield from _follow(graph, aligned(graph, term, target), term, target, name, axis)
+        case Multiplied(factors, target):
+            for factor in factors:
+                yield from _follow(graph, aligned(graph, factor, target), factor, target, name, axis)
+        case Contracted():
+            for before, after in tie.passes:
+                if name == tie.source and axis == before:
+                    yield tie.target, after
+                if name == tie.target and axis == after:
+                    yield tie.source, before
+        case Mapped():
+            yield tie.source, axis
+            yield tie.target, axis
+
+
+def _follow(graph: Graph, view: View, source: str, target: str, name: str, axis: int) -> Iterator[tuple[str, int]]:
+    if name == source:
+        image = image_of(graph, view, source, axis)
+        if image:
+            yield target, image.axis
+    if name == target:
+        shape = graph.values[source].shape or ()
+        for candidate in sorted(range(len(shape)), key=lambda k: (k != axis, k != 1, -k)):
+            image = image_of(graph, view, source, candidate)
+            if image and image.axis == axis:
+                yield source, candidate
+                return
+
+
+def is_last_reader(graph: Graph, name: str, node: Node) -> bool:
+    """Whether nobody but the node sees the value."""
+    return graph.readers.get(name, ()) == (node,) and name not in graph.outputs

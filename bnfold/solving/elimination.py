@@ -1,0 +1,164 @@
+"""Incremental elimination over lanes: a row comes at a time, can be taken back, and a contradiction names its rows."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from bnfold.affine import Floats
+from bnfold.solving.rows import Coefficient
+
+TIGHT = 1e-9  # equal right-hand sides, relative to their terms: far below float32's 6e-8, far above float64's rounding
+NOTHING = 1e-12  # what is left of coefficients that cancel, relative to them
+ROUNDING = 1e-13  # a solution this small beside the terms that made it is 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Expression:
+    """right + sum of coefficient * unknown. size: the sum of the magnitudes that made `right`. rows: a set of bits."""
+
+    terms: dict[int, Coefficient]
+    right: Floats
+    size: Floats
+    rows: int
+
+
+class Contradiction(Exception):  # noqa: N818 - an outcome, told apart by type
+    """The row can't hold together with the rows (a set of bits) that are there."""
+
+    def __init__(self, rows: int) -> None:
+        super().__init__(rows)
+        self.rows = rows
+
+
+class Divided(Exception):  # noqa: N818
+    """The lanes of the group have come to differ in structure: `mask` (lanes,) tells them apart."""
+
+    def __init__(self, mask: object) -> None:
+        super().__init__()
+        self.mask = mask
+
+
+class Elimination:
+    """A consistent linear system in solved form: pivot unknowns as expressions of the others.
+
+    preference: the unknowns in the order in which they are wanted as pivots, least first.
+    modulus: 2 for arithmetic over GF(2), 0 for the reals. floor: right-hand sides below it count as that large when
+    they are compared (logarithms near 0 belong to scales near 1).
+    """
+
+    def __init__(self, lanes: int, preference: Sequence[float], modulus: int = 0, floor: float = 1e-300) -> None:
+        self.lanes = lanes
+        self.preference = preference
+        self.modulus = modulus
+        self.floor = floor
+        self.pivots: dict[int, Expression] = {}
+        self._trail: list[tuple[int, Expression | None]] = []
+
+    def mark(self) -> int:
+        """Give a point to which `undo` can return."""
+        return len(self._trail)
+
+    def undo(self, mark: int) -> None:
+        """Take back every row since the mark."""
+        while len(self._trail) > mark:
+            pivot, before = self._trail.pop()
+            if before is None:
+                del self.pivots[pivot]
+            else:
+                self.pivots[pivot] = before
+
+    def insert(self, terms: Sequence[tuple[int, Coefficient]], right: Floats, row: int) -> None:
+        """Add sum of coefficient * unknown == right. Raises Contradiction or Divided, and then changes nothing."""
+        left: dict[int, Coefficient] = {}
+        for unknown, coefficient in terms:
+            _add(left, unknown, coefficient, self.modulus)
+        rest = self._reduced(Expression(left, -right, np.abs(right), 1 << row))
+        if not rest.terms:
+            if np.any(np.abs(rest.right) > TIGHT * np.maximum(rest.size, self.floor)):
+                raise Contradiction(rest.rows)
+            return
+        pivot = self._pivot(rest.terms)
+        divisor = rest.terms[pivot]
+        others = {
+            unknown: _tidy(-value / divisor, self.modulus) for unknown, value in rest.terms.items() if unknown != pivot
+        }
+        size = rest.size / np.abs(divisor)
+        self._set(pivot, Expression(others, self._wrap(-rest.right / divisor), size, rest.rows))
+
+    def solution(self, unknowns: int) -> Floats:
+        """Give (unknowns, lanes): every unknown that isn't a pivot is 0."""
+        values = np.zeros((unknowns, self.lanes))
+        for pivot in list(self.pivots):
+            solved = self._solved(pivot)
+            values[pivot] = np.where(np.abs(solved.right) <= ROUNDING * solved.size, 0.0, solved.right)
+        return values
+
+    def _pivot(self, terms: dict[int, Coefficient]) -> int:
+        sound = [unknown for unknown, value in terms.items() if np.all(value != 0)]
+        if not sound:
+            raise Divided(np.asarray(next(iter(terms.values()))) != 0)
+        return min(sound, key=lambda unknown: self.preference[unknown])
+
+    def _set(self, pivot: int, expression: Expression) -> None:
+        self._trail.append((pivot, self.pivots.get(pivot)))
+        self.pivots[pivot] = expression
+
+    def _wrap(self, right: Floats) -> Floats:
+        return right % self.modulus if self.modulus else right
+
+    def _reduced(self, expression: Expression) -> Expression:
+        """Replace the pivots in the terms by what they stand for."""
+        for unknown in expression.terms:
+            if unknown in self.pivots:
+                self._solved(unknown)
+        return self._flat(expression)
+
+    def _solved(self, pivot: int) -> Expression:
+        """Give a pivot's expression with no pivot in it, and keep that (chains are walked once)."""
+        stack = [pivot]
+        while stack:
+            unknown = stack[-1]
+            inner = [other for other in self.pivots[unknown].terms if other in self.pivots]
+            deeper = [other for other in inner if any(name in self.pivots for name in self.pivots[other].terms)]
+            if deeper:
+                stack.extend(deeper)
+                continue
+            stack.pop()
+            if inner:
+                self._set(unknown, self._flat(self.pivots[unknown]))
+        return self.pivots[pivot]
+
+    def _flat(self, expression: Expression) -> Expression:
+        """Replace pivots whose own terms hold no pivot."""
+        terms: dict[int, Coefficient] = {}
+        right, size, rows = expression.right, expression.size, expression.rows
+        for unknown, coefficient in expression.terms.items():
+            meaning = self.pivots.get(unknown)
+            if meaning is None:
+                _add(terms, unknown, coefficient, self.modulus)
+                continue
+            right = self._wrap(right + coefficient * meaning.right)
+            size = size + np.abs(coefficient) * meaning.size
+            rows |= meaning.rows
+            for other, value in meaning.terms.items():
+                _add(terms, other, coefficient * value, self.modulus)
+        return Expression(terms, right, size, rows)
+
+
+def _tidy(value: Coefficient, modulus: int) -> Coefficient:
+    return value % modulus if modulus else value
+
+
+def _add(terms: dict[int, Coefficient], unknown: int, value: Coefficient, modulus: int) -> None:
+    """terms[unknown] += value; what cancels in every lane goes, what cancels in some becomes exactly 0 there."""
+    before = terms.get(unknown)
+    if before is None:
+        terms[unknown] = _tidy(value, modulus)
+        return
+    total = _tidy(before + value, modulus)
+    gone = np.abs(total) <= NOTHING * (np.abs(before) + np.abs(value))
+    if np.all(gone):
+        del terms[unknown]
+    else:
+        terms[unknown] = np.where(gone, 0.0, total) if np.any(gone) else total

@@ -1,0 +1,153 @@
+"""Splits the unknowns into independent systems, and solves those of one structure at once, a lane each.
+
+Two unknowns belong together when a row names both. Most such components look alike (one for each channel of a conv,
+say) and differ in their right-hand sides only, so that one elimination over vectors serves them all.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bnfold.affine import Floats
+from bnfold.solving.rows import Coefficient, Kind, Row
+from bnfold.views import Indices
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LaneRow:
+    """One row of a group: its unknowns are numbered within the group; coefficients and right side have a lane each."""
+
+    source: int  # which of the rows it comes from
+    kind: Kind
+    terms: tuple[tuple[int, Coefficient], ...]
+    right: Floats
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Group:
+    """Components of one structure. unknowns: (unknowns of a component, lanes), by their global number."""
+
+    unknowns: Indices
+    rows: tuple[LaneRow, ...]
+
+
+def groups(rows: Sequence[Row], count: int) -> list[Group]:
+    """Partition `count` unknowns, as the rows tie them together, in the order of their first unknowns."""
+    if not rows:
+        return []
+    table = _Table(rows, count)
+    return [table.group(components) for components in table.alike()]
+
+
+class _Table:
+    """Every (row, channel) is an instance, every unknown in it a slot; all sorted by component."""
+
+    def __init__(self, rows: Sequence[Row], count: int) -> None:
+        self.rows = rows
+        lengths = [len(row.terms[0][0]) for row in rows]
+        self.first = np.concatenate([[0], np.cumsum(lengths)])
+        row_of = np.repeat(np.arange(len(rows)), lengths)
+        self.component = _components(rows, count)
+        head = np.concatenate([row.terms[0][0] for row in rows])
+        self.instance_component = self.component[head]
+        self.rank = _rank(self.component)
+        self.row_of = row_of
+        # Sorted by component, then row, then channel: the instances of a component stand together; so do its members.
+        self.order = np.lexsort((np.arange(len(row_of)), row_of, self.instance_component))
+        self.ordered = self.instance_component[self.order]
+        self.members = np.argsort(self.component, kind="stable")
+        self.member_of = self.component[self.members]
+
+    def alike(self) -> Iterator[Indices]:
+        """Give the components that have rows, grouped by structure."""
+        names, starts = np.unique(self.ordered, return_index=True)
+        signature = self._signatures(names, starts)
+        _, first, member = np.unique(signature, return_index=True, return_inverse=True)
+        by_member = np.argsort(member, kind="stable")
+        bounds = np.searchsorted(member[by_member], np.arange(len(first) + 1))
+        for group in np.argsort(names[first], kind="stable"):
+            yield np.sort(names[by_member[bounds[group] : bounds[group + 1]]])
+
+    def _signatures(self, names: Indices, starts: Indices) -> NDArray[np.uint64]:
+        """Hash (row, slot, the unknown's rank in its component) in sorted order: equal for equal structures."""
+        sizes = np.diff(np.append(starts, len(self.order)))
+        place = np.arange(len(self.order)) - np.repeat(starts, sizes)
+        token = _mix(
+            place.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + self.row_of[self.order].astype(np.uint64)
+        )
+        for slot in range(max(len(row.terms) for row in self.rows)):
+            ranks = np.concatenate(
+                [
+                    self.rank[row.terms[slot][0]] + 1
+                    if slot < len(row.terms)
+                    else np.zeros(len(row.terms[0][0]), np.intp)
+                    for row in self.rows
+                ]
+            )
+            token = _mix(token + ranks[self.order].astype(np.uint64))
+        result: NDArray[np.uint64] = np.add.reduceat(token, starts)
+        return result
+
+    def group(self, components: Indices) -> Group:
+        """Collect the lanes of components of one structure."""
+        instances = self.order[_runs(self.ordered, components)]
+        unknowns = self.members[_runs(self.member_of, components)]
+        return Group(unknowns, tuple(self._lane_row(line) for line in instances))
+
+    def _lane_row(self, instances: Indices) -> LaneRow:
+        source = int(self.row_of[instances[0]])
+        row = self.rows[source]
+        channel = instances - self.first[source]
+        terms = tuple(
+            (int(self.rank[unknowns[channel[0]]]), value if isinstance(value, float) else value[channel])
+            for unknowns, value in row.terms
+        )
+        return LaneRow(source, row.kind, terms, row.right[channel])
+
+
+def _runs(ordered: Indices, names: Indices) -> Indices:
+    """Give (length of a run, names): where the equally long runs of each name stand in a sorted array."""
+    start = np.searchsorted(ordered, names)
+    length = int(np.searchsorted(ordered, names[0], side="right") - start[0])
+    result: Indices = start[None, :] + np.arange(length)[:, None]
+    return result
+
+
+def _components(rows: Sequence[Row], count: int) -> Indices:
+    """Label every unknown with the least unknown that it is connected to."""
+    pairs = [(row.terms[0][0], other) for row in rows for other, _ in row.terms[1:]]
+    label = np.arange(count)
+    if not pairs:
+        return label
+    left, right = (np.concatenate(side) for side in zip(*pairs, strict=True))
+    while True:
+        one, two = label[left], label[right]
+        apart = one != two
+        if not apart.any():
+            return label
+        left, right, one, two = left[apart], right[apart], one[apart], two[apart]
+        np.minimum.at(label, np.maximum(one, two), np.minimum(one, two))
+        while True:
+            jumped = label[label]
+            if np.array_equal(jumped, label):
+                break
+            label = jumped
+
+
+def _rank(component: Indices) -> Indices:
+    """Number the unknowns of each component from 0, in their order."""
+    order = np.argsort(component, kind="stable")
+    ordered = component[order]
+    start = np.searchsorted(ordered, ordered)
+    rank = np.empty_like(order)
+    rank[order] = np.arange(len(order)) - start
+    return rank
+
+
+def _mix(token: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Scramble the bits (Steele, Lea and Flood 2014, the finaliser of SplitMix64)."""
+    token = (token ^ (token >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    token = (token ^ (token >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return token ^ (token >> np.uint64(31))

@@ -1,0 +1,220 @@
+"""A graph's frames as one problem: which affines can be folded together, and the frames that this gives."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from bnfold.affine import Affine
+from bnfold.candidates import Candidate
+from bnfold.graph import Graph, Node
+from bnfold.plan import Reason
+from bnfold.relation import Contracted, Site, Tie
+from bnfold.rules import relation
+from bnfold.solving.axes import frame_axes
+from bnfold.solving.choice import choose
+from bnfold.solving.lanes import Group, groups
+from bnfold.solving.rows import Kind, Lowering, Row
+from bnfold.solving.system import Refused, System, Uneven, divide, row_owners
+from bnfold.views import Indices
+from bnfold.why import Why
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Solution:
+    """taken: the affines (by name) that are folded. frames: those that aren't the identity.
+
+    reasons: the contradiction of every affine that could have been folded and isn't. related: for each affine, the
+    values whose frames depend on the same rows.
+    """
+
+    taken: frozenset[str]
+    frames: Mapping[str, Affine]
+    reasons: Mapping[str, tuple[Reason, ...]]
+    related: Mapping[str, frozenset[str]]
+
+
+def solve(
+    graph: Graph, found: Sequence[Candidate], relaxed: frozenset[str] = frozenset(), *, tensors: bool
+) -> Solution:
+    """Fold as many affines as the relations allow.
+
+    relaxed: nodes that may take their wider relation (`bnfold.relation.Site`). tensors: with bounds by channel.
+    """
+    held = [candidate for candidate in found if candidate.refusal and candidate.held]
+    while True:
+        problem = _Problem(graph, found, held, relaxed, tensors)
+        taken = problem.take()
+        stuck = [c for c in found if c.held and c not in held and c.node.name not in taken]
+        if not stuck:
+            return problem.solution(taken)
+        held += stuck
+
+
+class _Problem:
+    def __init__(
+        self,
+        graph: Graph,
+        found: Sequence[Candidate],
+        held: Sequence[Candidate],
+        relaxed: frozenset[str],
+        tensors: bool,
+    ) -> None:
+        self.graph = graph
+        ties: dict[str, tuple[Tie, ...]] = {
+            node.name: relation(Site(node, graph, node.name in relaxed, tensors)) for node in graph.nodes
+        }
+        self.lowering = Lowering(graph, frame_axes(graph, ties))
+        self._hard_rows(ties, found, held)
+        self.folds = _folds(self.lowering, found, held)
+        fold_rows = [
+            [row for c in fold if c.function for row in self.lowering.folded(c.tie, c.function)] for fold in self.folds
+        ]
+        self.rows, self.owner = row_owners(self.lowering.rows, fold_rows)
+        self.absorbs = _absorbers(self.lowering, ties)
+        self.groups = groups(self.rows, self.lowering.unknowns.count)
+        self.system: System
+
+    def take(self) -> frozenset[str]:
+        """Choose the folds; lanes that come to differ are parted, and all starts again."""
+        weights = [len(fold) for fold in self.folds]
+        while True:
+            try:
+                self.system = System(self.groups, self.owner, self.absorbs)
+                chosen = choose(self.system, range(len(self.folds)), weights)
+                self.reasons = self._reasons(chosen)
+            except Uneven as uneven:
+                self.groups = divide(self.groups, uneven.group, uneven.mask)
+                continue
+            return frozenset(c.node.name for number in chosen for c in self.folds[number])
+
+    def solution(self, taken: frozenset[str]) -> Solution:
+        """Read the frames off the eliminations."""
+        unknowns, axes = self.lowering.unknowns, self.lowering.axes
+        solved = self.system.solution(unknowns.count)
+        scale = np.where(solved[Kind.SIGN] == 1, -1.0, 1.0) * np.exp(solved[Kind.SCALE])
+        frames = {}
+        for name in unknowns.offset:
+            places = unknowns.of(name)
+            frame = Affine(axes[name], scale[places], solved[Kind.SHIFT][places])
+            if not frame.is_identity:
+                frames[name] = frame
+        return Solution(taken, frames, self.reasons, self._related(frozenset(frames)))
+
+    def _hard_rows(
+        self, ties: Mapping[str, tuple[Tie, ...]], found: Sequence[Candidate], held: Sequence[Candidate]
+    ) -> None:
+        lowering = self.lowering
+        for name in self.graph.inputs:
+            lowering.pin([name], Reason(name, Why.INPUT))
+        for node in self.graph.nodes:
+            for tie in ties[node.name]:
+                lowering.add(node, tie)
+        for name in self.graph.outputs:
+            lowering.pin([name], Reason(name, Why.OUTPUT))
+        for candidate in found:
+            if candidate in held:
+                why = candidate.refusal.why if candidate.refusal else candidate.node.limits["constants"]
+                lowering.pin([candidate.tie.source, candidate.tie.target], Reason(candidate.node.name, why))
+            elif not _on_axis(lowering, candidate):
+                lowering.pin([candidate.tie.source, candidate.tie.target], Reason(candidate.node.name, Why.AXIS))
+        for calls in _units(self.graph).values():
+            self._equate_calls(calls)
+
+    def _equate_calls(self, calls: Sequence[Node]) -> None:
+        """Give the calls of one module the same frames, so that its constants follow in one way."""
+        first, *others = calls
+        axes, unknowns = self.lowering.axes, self.lowering.unknowns
+        for other in others:
+            cause = Reason(other.name, Why.REPEATED)
+            for left, right in zip(_variables(self.graph, first), _variables(self.graph, other), strict=False):
+                if left == right:
+                    continue
+                if axes.get(left) == axes.get(right) is not None:
+                    self.lowering.equate(unknowns.of(left), unknowns.of(right), cause)
+                else:
+                    self.lowering.pin([left, right], cause)
+
+    def _reasons(self, chosen: set[int]) -> dict[str, tuple[Reason, ...]]:
+        """Ask the finished system again for each fold that was left, to hear what contradicts it."""
+        reasons = {}
+        for number, fold in enumerate(self.folds):
+            if number in chosen:
+                continue
+            try:
+                self.system.give_back(self.system.take(number))
+            except Refused as refused:
+                for candidate in fold:
+                    reasons[candidate.node.name] = self._explained(candidate.node, refused.rows, fold)
+        return reasons
+
+    def _explained(self, node: Node, rows: Sequence[int], fold: Sequence[Candidate]) -> tuple[Reason, ...]:
+        """Turn rows into reasons, those nearest to the affine first."""
+        own = {candidate.node.name for candidate in fold}
+        causes: dict[Reason, None] = {}
+        for row in rows:
+            cause = self.rows[row].cause
+            if cause is not None:
+                causes[cause] = None
+            elif self.owner[row] >= 0:
+                rivals = (Reason(c.node.name, Why.RIVAL) for c in self.folds[self.owner[row]] if c.node.name not in own)
+                causes.update(dict.fromkeys(rivals))
+        place = {other.name: index for index, other in enumerate(self.graph.nodes)}
+        here = place[node.name]
+        return tuple(sorted(causes, key=lambda reason: abs(place.get(reason.node, -1) - here)))
+
+    def _related(self, framed: frozenset[str]) -> dict[str, frozenset[str]]:
+        group_of = np.full(self.lowering.unknowns.count, -1)
+        for number, group in enumerate(self.groups):
+            group_of[group.unknowns] = number
+        members: dict[int, set[str]] = {}
+        for name in framed:
+            for number in np.unique(group_of[self.lowering.unknowns.of(name)]):
+                members.setdefault(int(number), set()).add(name)
+        return {
+            c.node.name: frozenset().union(*(members.get(g, set()) for g in self.system.groups_of(number)))
+            for number, fold in enumerate(self.folds)
+            for c in fold
+        }
+
+
+def _folds(lowering: Lowering, found: Sequence[Candidate], held: Sequence[Candidate]) -> list[list[Candidate]]:
+    """Group the candidates that go together: the calls of one module."""
+    folds: dict[str, list[Candidate]] = {}
+    broken = set()
+    for candidate in found:
+        unit = candidate.node.unit or candidate.node.name
+        if candidate.refusal or candidate in held or not _on_axis(lowering, candidate):
+            broken.add(unit)
+        folds.setdefault(unit, []).append(candidate)
+    return [fold for unit, fold in folds.items() if unit not in broken]
+
+
+def _on_axis(lowering: Lowering, candidate: Candidate) -> bool:
+    axis = candidate.tie.axis
+    return lowering.axes.get(candidate.tie.source) == axis == lowering.axes.get(candidate.tie.target)
+
+
+def _units(graph: Graph) -> dict[str, list[Node]]:
+    units: dict[str, list[Node]] = {}
+    for node in graph.nodes:
+        if node.unit:
+            units.setdefault(node.unit, []).append(node)
+    return {unit: calls for unit, calls in units.items() if len(calls) > 1}
+
+
+def _variables(graph: Graph, node: Node) -> list[str]:
+    return [name for name in (*node.inputs, *node.outputs) if name in graph.values]
+
+
+def _absorbers(lowering: Lowering, ties: Mapping[str, tuple[Tie, ...]]) -> Indices:
+    """Mark the unknowns whose shift a bias takes up."""
+    mask = np.zeros(lowering.unknowns.count, dtype=np.intp)
+    for node_ties in ties.values():
+        for tie in node_ties:
+            if isinstance(tie, Contracted) and lowering.axes.get(tie.target) == tie.target_axis:
+                mask[lowering.unknowns.of(tie.target)] = 1
+    return mask
+
+
+__all__ = ["Group", "Row", "Solution", "solve"]

@@ -1,0 +1,220 @@
+"""From ties to the rows of three linear systems: log |scale|, the scale's sign over GF(2), and the shift.
+
+Every channel of every framed tensor is an unknown of its own; a row says the same of n channels at once.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import TypeAlias
+
+import numpy as np
+
+from bnfold import affine
+from bnfold.affine import Floats
+from bnfold.graph import Graph, Node
+from bnfold.plan import Reason
+from bnfold.relation import Carried, Contracted, Mapped, Multiplied, Pinned, Summed, Tie
+from bnfold.solving.axes import aligned, channels, image_of
+from bnfold.views import Indices
+from bnfold.why import Why
+
+
+class Kind(IntEnum):
+    """The three systems."""
+
+    SCALE = 0  # log |scale|
+    SIGN = 1  # 1 where the scale is negative, modulo 2
+    SHIFT = 2
+
+
+Coefficient: TypeAlias = float | Floats
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Row:
+    """sum over terms of coefficient * unknown == right, for n channels at once.
+
+    Each term has n unknowns; coefficients are one number or n. cause: what demands it; None for plain equality.
+    """
+
+    kind: Kind
+    terms: tuple[tuple[Indices, Coefficient], ...]
+    right: Floats
+    cause: Reason | None = None
+
+
+@dataclass
+class Unknowns:
+    """The numbering: channel c of value v is unknown offset[v] + c, in the graph's order."""
+
+    graph: Graph
+    axes: Mapping[str, int]
+    offset: dict[str, int] = field(default_factory=dict)
+    count: int = 0
+
+    def __post_init__(self) -> None:
+        order = [*self.graph.inputs, *(name for node in self.graph.nodes for name in node.outputs)]
+        for name in order:
+            if name in self.axes and name not in self.offset:
+                self.offset[name] = self.count
+                self.count += channels(self.graph, name, self.axes[name])
+
+    def of(self, name: str) -> Indices:
+        """Give the unknowns of a framed value."""
+        return np.arange(channels(self.graph, name, self.axes[name])) + self.offset[name]
+
+
+class Lowering:
+    """Turns ties into rows. Rows of what always holds come first; those of a fold are asked for by affine."""
+
+    def __init__(self, graph: Graph, axes: Mapping[str, int]) -> None:
+        self.graph = graph
+        self.axes = axes
+        self.unknowns = Unknowns(graph, axes)
+        self.rows: list[Row] = []
+
+    def add(self, node: Node, tie: Tie) -> None:
+        """Append the rows of a tie, as its node's limits allow."""
+        match tie:
+            case Pinned(values, why):
+                self.pin(values, Reason(node.name, why))
+            case Carried():
+                self._carry(node, tie)
+            case Summed():
+                self._sum(node, tie)
+            case Multiplied():
+                self._multiply(node, tie)
+            case Contracted():
+                self._contract(node, tie)
+            case Mapped():
+                pass
+
+    def pin(self, names: Sequence[str], cause: Reason) -> None:
+        """Hold the frames of these values at the identity."""
+        for name in names:
+            self.hold_scale(name, cause)
+            self.hold_shift(name, cause)
+
+    def hold_scale(self, name: str, cause: Reason) -> None:
+        """scale == 1."""
+        if name in self.axes:
+            unknowns = self.unknowns.of(name)
+            for kind in (Kind.SCALE, Kind.SIGN):
+                self._row(kind, [(unknowns, 1.0)], cause)
+
+    def hold_shift(self, name: str, cause: Reason) -> None:
+        """shift == 0."""
+        if name in self.axes:
+            self._row(Kind.SHIFT, [(self.unknowns.of(name), 1.0)], cause)
+
+    def equate(self, left: Indices, right: Indices, cause: Reason | None = None) -> None:
+        """Give two runs of unknowns equal frames."""
+        self.equate_scales(left, right, cause)
+        self._row(Kind.SHIFT, [(left, 1.0), (right, -1.0)], cause)
+
+    def equate_scales(self, left: Indices, right: Indices, cause: Reason | None = None) -> None:
+        """Give two runs of unknowns equal scales."""
+        for kind in (Kind.SCALE, Kind.SIGN):
+            self._row(kind, [(left, 1.0), (right, -1.0)], cause)
+
+    def folded(self, tie: Mapped, function: affine.Affine) -> list[Row]:
+        """Give the rows of an affine that is folded: frame_y == affine after frame_x."""
+        x, y = self.unknowns.of(tie.source), self.unknowns.of(tie.target)
+        ratio = ((y, 1.0), (x, -1.0))
+        return [
+            Row(Kind.SCALE, ratio, np.log(np.abs(function.scale))),
+            Row(Kind.SIGN, ratio, (function.scale < 0).astype(np.float64)),
+            Row(Kind.SHIFT, ((y, 1.0), (x, -function.scale)), function.shift),
+        ]
+
+    def _row(self, kind: Kind, terms: Sequence[tuple[Indices, Coefficient]], cause: Reason | None) -> None:
+        self.rows.append(Row(kind, tuple(terms), np.zeros(len(terms[0][0])), cause))
+
+    def _carry(self, node: Node, tie: Carried) -> None:
+        source, target = tie.source, tie.target
+        if source not in self.axes and target not in self.axes:
+            return
+        image = image_of(self.graph, tie.view, source, self.axes[source]) if source in self.axes else None
+        if image is None or self.axes.get(target) != image.axis:
+            self.pin([source, target], Reason(node.name, tie.lost))
+            return
+        x, y = self.unknowns.of(source)[image.source], self.unknowns.of(target)[image.target]
+        self.equate_scales(y, x)
+        self._row(Kind.SHIFT, [(y, 1.0), (x, -tie.times)], None)
+        if tie.positive:
+            self._row(Kind.SIGN, [(x, 1.0)], Reason(node.name, tie.positive))
+        if tie.still:
+            self._row(Kind.SHIFT, [(x, 1.0)], Reason(node.name, tie.still))
+        if tie.uniform and len(x) > 1:
+            self.equate(x[1:], np.repeat(x[:1], len(x) - 1), Reason(node.name, tie.uniform))
+
+    def _operands(self, node: Node, names: Sequence[str], target: str) -> dict[str, tuple[Indices, Indices]] | None:
+        """Pair the unknowns of each operand with the result's; an operand without channels is pinned and left out."""
+        if target not in self.axes:
+            self.pin(names, Reason(node.name, Why.BROADCAST))
+            return None
+        pairs = {}
+        for name in names:
+            image = self._aligned_image(name, target)
+            if image is None:
+                self.pin([name], Reason(node.name, Why.BROADCAST))
+            else:
+                pairs[name] = (self.unknowns.of(name), self.unknowns.of(target))
+        return pairs
+
+    def _aligned_image(self, name: str, target: str) -> object | None:
+        if name not in self.axes:
+            return None
+        image = image_of(self.graph, aligned(self.graph, name, target), name, self.axes[name])
+        return image if image and image.axis == self.axes[target] else None
+
+    def _sum(self, node: Node, tie: Summed) -> None:
+        pairs = self._operands(node, [name for name, _ in tie.terms], tie.target)
+        if pairs is None:
+            return
+        if len(pairs) < len(tie.terms):
+            self.hold_scale(tie.target, Reason(node.name, Why.BROADCAST))
+        for x, y in pairs.values():
+            self.equate_scales(y, x, Reason(node.name, Why.SUM))
+        shifts = [(pairs[name][0], -coefficient) for name, coefficient in tie.terms if name in pairs]
+        self._row(Kind.SHIFT, [(self.unknowns.of(tie.target), 1.0), *shifts], None)
+
+    def _multiply(self, node: Node, tie: Multiplied) -> None:
+        pairs = self._operands(node, tie.factors, tie.target)
+        if pairs is None:
+            return
+        count = {name: float(tie.factors.count(name)) for name in pairs}
+        ratio = [(self.unknowns.of(tie.target), 1.0), *((pairs[name][0], -count[name]) for name in pairs)]
+        self._row(Kind.SCALE, ratio, None)
+        self._row(Kind.SIGN, ratio, None)
+        for name in (*pairs, tie.target):
+            self.hold_shift(name, Reason(node.name, Why.GATE))
+
+    def _contract(self, node: Node, tie: Contracted) -> None:
+        x_axis, y_axis = self.axes.get(tie.source), self.axes.get(tie.target)
+        passed = (x_axis, y_axis) in tie.passes
+        if passed and not tie.bias:
+            self.equate_scales(self.unknowns.of(tie.target), self.unknowns.of(tie.source))
+        if x_axis is not None:
+            self._contract_end(node, tie.source, x_axis == tie.source_axis, passed and not tie.bias)
+            if tie.still and x_axis == tie.source_axis:
+                self.hold_shift(tie.source, Reason(node.name, tie.still))
+            if "weight_in" in node.limits:
+                self.hold_scale(tie.source, Reason(node.name, node.limits["weight_in"]))
+        if y_axis is not None:
+            self._contract_end(node, tie.target, y_axis == tie.target_axis, passed and not tie.bias)
+            if "bias" in node.limits and tie.bias:
+                self.hold_scale(tie.target, Reason(node.name, node.limits["bias"]))
+
+    def _contract_end(self, node: Node, name: str, free: bool, passed: bool) -> None:
+        """Hold what the weight and the bias of a linear node can't take up."""
+        if passed:
+            self.hold_shift(name, Reason(node.name, Why.AXIS))
+        elif not free:
+            self.pin([name], Reason(node.name, Why.AXIS))
+        else:
+            if "weight" in node.limits:
+                self.hold_scale(name, Reason(node.name, node.limits["weight"]))
+            if "bias" in node.limits:
+                self.hold_shift(name, Reason(node.name, node.limits["bias"]))

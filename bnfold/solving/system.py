@@ -1,0 +1,141 @@
+"""The rows of a graph as eliminations by group, into which folds are taken one at a time."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from bnfold.affine import Floats
+from bnfold.solving.elimination import Contradiction, Divided, Elimination
+from bnfold.solving.lanes import Group, LaneRow
+from bnfold.solving.rows import Kind, Row
+from bnfold.views import Indices
+
+
+class Refused(Exception):  # noqa: N818 - an outcome, told apart by type
+    """A fold contradicts these rows (their indices)."""
+
+    def __init__(self, rows: tuple[int, ...]) -> None:
+        super().__init__(rows)
+        self.rows = rows
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A state to return to."""
+
+    trail: tuple[tuple[int, int, int], ...]  # (group, kind, mark)
+
+
+class Uneven(Exception):  # noqa: N818
+    """The lanes of a group turned out to differ; split it by the mask and start again."""
+
+    def __init__(self, group: int, mask: Indices) -> None:
+        super().__init__(group)
+        self.group = group
+        self.mask = mask
+
+
+class System:
+    """All groups with the rows that always hold; `take` adds a fold's rows, or refuses and changes nothing.
+
+    owner: (rows,) which fold a row belongs to, or -1 for a row that always holds.
+    absorbs: (unknowns,) whether a shift there is free for the taking, since a bias can hold it.
+    """
+
+    def __init__(self, lane_groups: Sequence[Group], owner: Indices, absorbs: Indices) -> None:
+        self.groups = lane_groups
+        self.rows_of: dict[int, list[tuple[int, int, LaneRow]]] = {}
+        self.eliminations = [_eliminations(group, absorbs) for group in lane_groups]
+        for number, group in enumerate(lane_groups):
+            for place, row in enumerate(group.rows):
+                fold = int(owner[row.source])
+                if fold < 0:
+                    self._insert(number, place, row)
+                else:
+                    self.rows_of.setdefault(fold, []).append((number, place, row))
+
+    def groups_of(self, fold: int) -> set[int]:
+        """Give the groups in which the fold has rows."""
+        return {number for number, _, _ in self.rows_of.get(fold, ())}
+
+    def take(self, fold: int) -> Mark:
+        """Add the rows of a fold. Raises Refused."""
+        rows = self.rows_of.get(fold, ())
+        mark = self._mark({number for number, _, _ in rows})
+        for number, place, row in rows:
+            try:
+                self._insert(number, place, row)
+            except Contradiction as contradiction:
+                self.give_back(mark)
+                raise Refused(self._sources(number, contradiction.rows)) from None
+        return mark
+
+    def give_back(self, mark: Mark) -> None:
+        """Return to a state from before."""
+        for number, kind, position in mark.trail:
+            self.eliminations[number][kind].undo(position)
+
+    def solution(self, count: int) -> dict[Kind, Floats]:
+        """Give log |scale|, sign and shift of all `count` unknowns; 0 where nothing asks for anything else."""
+        found = {kind: np.zeros(count) for kind in Kind}
+        for group, kinds in zip(self.groups, self.eliminations, strict=True):
+            for kind in Kind:
+                found[kind][group.unknowns] = kinds[kind].solution(len(group.unknowns))
+        return found
+
+    def _mark(self, numbers: Iterable[int]) -> Mark:
+        return Mark(tuple((n, kind, self.eliminations[n][kind].mark()) for n in numbers for kind in Kind))
+
+    def _insert(self, number: int, place: int, row: LaneRow) -> None:
+        try:
+            self.eliminations[number][row.kind].insert(row.terms, row.right, place)
+        except Divided as divided:
+            raise Uneven(number, np.asarray(divided.mask)) from None
+
+    def _sources(self, number: int, bits: int) -> tuple[int, ...]:
+        rows = self.groups[number].rows
+        return tuple(dict.fromkeys(row.source for place, row in enumerate(rows) if bits >> place & 1))
+
+
+def _eliminations(group: Group, absorbs: Indices) -> tuple[Elimination, Elimination, Elimination]:
+    """The earliest tensors are the pivots, so that late ones keep scale 1; for shifts, those that a bias holds."""
+    size, lanes = group.unknowns.shape
+    early = list(range(size))
+    biased = [place if absorbs[group.unknowns[place, 0]] else size + place for place in early]
+    return (
+        Elimination(lanes, early, floor=1e-3),
+        Elimination(lanes, early, modulus=2),
+        Elimination(lanes, biased),
+    )
+
+
+def divide(lane_groups: Sequence[Group], number: int, mask: Indices) -> list[Group]:
+    """Split the lanes of one group in two."""
+    return [*lane_groups[:number], *_halves(lane_groups[number], mask), *lane_groups[number + 1 :]]
+
+
+def _halves(group: Group, mask: Indices) -> list[Group]:
+    halves = []
+    for lanes in (np.flatnonzero(mask), np.flatnonzero(~mask)):
+        rows = tuple(
+            LaneRow(
+                row.source,
+                row.kind,
+                tuple((name, value if isinstance(value, float) else value[lanes]) for name, value in row.terms),
+                row.right[lanes],
+            )
+            for row in group.rows
+        )
+        halves.append(Group(group.unknowns[:, lanes], rows))
+    return halves
+
+
+def row_owners(rows: Sequence[Row], folds: Sequence[Sequence[Row]]) -> tuple[list[Row], Indices]:
+    """Put the rows of the folds behind those that always hold, and say whose each is."""
+    every = list(rows)
+    owner = [-1] * len(rows)
+    for number, fold in enumerate(folds):
+        every += fold
+        owner += [number] * len(fold)
+    return every, np.array(owner, dtype=np.intp)

@@ -107,7 +107,7 @@ def _mat_mul(op: MatMul, site: Site) -> Contracted | None:
         if axis != source_axis and site.shape(source)[axis] == site.shape(site.y)[axis + target_rank - rank]
     )
     return Contracted(
-        source, site.y, weight, "", source_axis, target_axis, out_axis, in_axis, still=still, passes=passes
+        source, site.y, weight, site.input(2), source_axis, target_axis, out_axis, in_axis, still=still, passes=passes
     )
 
 

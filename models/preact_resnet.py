@@ -1,6 +1,6 @@
 """A pre-activation ResNet for small images: BatchNorm and relu come before every convolution."""
 
-import torch.nn.functional as F  # noqa: N812 (the field's own name)
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 

@@ -1,6 +1,6 @@
 """What a check found, as plain frozen data. Reports are made from this alone; it needs neither torch nor a runtime.
 
-`CheckResult` holds one `Run` for each (candidate, provider, options) triple, a `Run` one `OutputRecord` for each output.
+`CheckResult` holds one `Run` for each (candidate, provider, options) triple, a `Run` one `OutputRecord` an output.
 The JSON form (`to_json`, `from_json`) is versioned by `SCHEMA` and described in docs/checking.md.
 """
 

@@ -1,0 +1,165 @@
+"""An ONNX file evaluated in float64 (or another dtype) by torch operators: the truth of an ONNX reference.
+
+Every floating-point value is computed in the working dtype, whatever the file declares, and weights are upcast as they
+are stored, so a Cast to float16 rounds nothing. It is differentiable, which the search for a telling input needs.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from onnx import inliner, numpy_helper
+from torch import Tensor
+
+from bnfold.checking.torch_ops import MissingOperatorError, Node, implementation, spell, to_tensor
+from bnfold.errors import UnverifiedError
+
+Watch = Callable[[Node, tuple[Tensor | None, ...], tuple[Tensor, ...]], None]
+
+
+@dataclass(frozen=True)
+class _Body:
+    """A graph or subgraph, ready to run. `captured`: names that inner graphs read, which must outlive their readers."""
+
+    nodes: tuple[Node, ...]
+    constants: Mapping[str, Tensor]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    captured: frozenset[str]
+
+
+@dataclass(frozen=True)
+class _Scope:
+    values: dict[str, Tensor]
+    outer: "_Scope | None" = None
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name in self.values:
+            return self.values[name]
+        if self.outer is None:
+            raise UnverifiedError(f"no float64 truth: value {name!r} is read before it is computed")
+        return self.outer[name]
+
+
+class Executor:
+    """A loaded ONNX model that runs in `dtype`.
+
+    Raises `MissingOperatorError` at once where an operator is not known, so that no half-evaluated truth exists.
+    """
+
+    def __init__(self, model: onnx.ModelProto, dtype: torch.dtype = torch.float64) -> None:
+        self.dtype = dtype
+        model = inliner.inline_local_functions(model) if model.functions else model
+        self._opsets = {_domain(entry.domain): entry.version for entry in model.opset_import}
+        self._body = self._prepare(model.graph)
+        missing = sorted({spell(node) for node in _every_node(self._body) if implementation(node) is None})
+        if missing:
+            raise MissingOperatorError(tuple(missing))
+        self.inputs = tuple(name for name in self._body.inputs if name not in self._body.constants)
+        self.outputs = self._body.outputs
+        self.nodes = self._body.nodes
+
+    def run(self, inputs: Mapping[str, Tensor], *, keep: bool = False, watch: Watch | None = None) -> dict[str, Tensor]:
+        """Evaluate. `inputs`: by name, floats in any float dtype. Gives the outputs, or every value where `keep`.
+
+        `watch(node, inputs, outputs)` is called after each node. Overridable initializers may be given too.
+        """
+        given = {name: self._cast(value) for name, value in inputs.items()}
+        scope = _Scope({**self._body.constants, **given})
+        self._evaluate(self._body, scope, keep, watch)
+        return scope.values if keep else {name: scope[name] for name in self.outputs}
+
+    def _evaluate(self, body: _Body, scope: _Scope, keep: bool, watch: Watch | None) -> None:
+        readers = Counter(name for node in body.nodes for name in node.inputs)
+        pinned = body.captured.union(body.outputs)
+        for node in body.nodes:
+            arguments = tuple(scope[name] if name else None for name in node.inputs)
+            results = self._apply(node, arguments, scope, watch)
+            scope.values.update((name, value) for name, value in zip(node.outputs, results, strict=False) if name)
+            if watch is not None:
+                watch(node, arguments, results)
+            for name in node.inputs:
+                readers[name] -= 1
+                if not keep and readers[name] == 0 and name not in pinned:
+                    scope.values.pop(name, None)
+
+    def _apply(
+        self, node: Node, arguments: tuple[Tensor | None, ...], scope: _Scope, watch: Watch | None
+    ) -> tuple[Tensor, ...]:
+        if node.operator == "If":
+            body = node.attributes["then_branch" if bool(arguments[0]) else "else_branch"]
+            inner = _Scope(dict(body.constants), scope)
+            self._evaluate(body, inner, False, watch)
+            return tuple(inner[name] for name in body.outputs)
+        function = implementation(node)
+        assert function is not None, node
+        results = function(node, *arguments)
+        return results if isinstance(results, tuple) else (results,)
+
+    def _prepare(self, graph: onnx.GraphProto) -> _Body:
+        nodes = tuple(self._node(node) for node in graph.node)
+        inner = [body for node in nodes for body in _bodies(node)]
+        read = {name for body in inner for node in _every_node(body) for name in node.inputs}
+        dense = {x.name: self._cast(to_tensor(numpy_helper.to_array(x))) for x in graph.initializer}
+        sparse = {x.values.name: self._cast(to_tensor(_densify(x))) for x in graph.sparse_initializer}
+        return _Body(
+            nodes=nodes,
+            constants=dense | sparse,
+            inputs=tuple(value.name for value in graph.input),
+            outputs=tuple(value.name for value in graph.output),
+            captured=frozenset(read.union(*(body.outputs for body in inner), *(body.captured for body in inner))),
+        )
+
+    def _node(self, node: onnx.NodeProto) -> Node:
+        return Node(
+            operator=node.op_type,
+            domain=_domain(node.domain),
+            name=node.name or next(iter(node.output), ""),
+            inputs=tuple(node.input),
+            outputs=tuple(node.output),
+            attributes={x.name: self._attribute(x) for x in node.attribute},
+            opset=self._opsets.get(_domain(node.domain), 1),
+            dtype=self.dtype,
+        )
+
+    def _attribute(self, attribute: onnx.AttributeProto) -> Any:
+        value = onnx.helper.get_attribute_value(attribute)
+        if isinstance(value, onnx.GraphProto):
+            return self._prepare(value)
+        if isinstance(value, onnx.SparseTensorProto):
+            return _densify(value)
+        if isinstance(value, onnx.TensorProto):
+            return numpy_helper.to_array(value)
+        return value.decode() if isinstance(value, bytes) else value
+
+    def _cast(self, value: Tensor) -> Tensor:
+        return value.to(self.dtype) if value.is_floating_point() else value
+
+
+def _densify(sparse: onnx.SparseTensorProto) -> np.ndarray[Any, Any]:
+    values, indices = numpy_helper.to_array(sparse.values), numpy_helper.to_array(sparse.indices)
+    dense = np.zeros(tuple(sparse.dims), values.dtype)
+    if indices.ndim == 1:
+        dense.reshape(-1)[indices] = values
+    else:
+        dense[tuple(indices.T)] = values
+    return dense
+
+
+def _domain(domain: str) -> str:
+    return "" if domain == "ai.onnx" else domain
+
+
+def _bodies(node: Node) -> Iterator[_Body]:
+    yield from (value for value in node.attributes.values() if isinstance(value, _Body))
+
+
+def _every_node(body: _Body) -> Iterator[Node]:
+    for node in body.nodes:
+        yield node
+        for inner in _bodies(node):
+            yield from _every_node(inner)

@@ -1,0 +1,144 @@
+"""Carries out a plan on the Graph itself: the simplest adapter, and what the others can be compared with."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+import ml_dtypes
+import numpy as np
+
+from bnfold.affine import Floats
+from bnfold.graph import Constant, Graph, Node
+from bnfold.ops import BatchNorm, ChannelClip, Clip, Conv, ConvTranspose, Gemm, Identity, Linear, MatMul, Pad
+from bnfold.plan import Edit, Plan, Remove, ReplaceByClip, ScaleWeight, SetBias, SetBounds, SetConstants
+from bnfold.relation import Site
+from bnfold.rules.linear import contraction, scale_weight
+
+BIAS = 2  # the operand of every linear operator that takes one
+
+
+def written(graph: Graph, plan: Plan) -> Graph:
+    """Give the folded graph, with the same inputs and outputs.
+
+    What changes gets a constant of its own, rounded once into the dtype of the old one (of the node's first tensor
+    where there was none). Raises ValueError for an edit that the node can't take, as a bias of an Einsum.
+    """
+    draft = _Draft(graph, {node.name: node for node in graph.nodes}, dict(graph.constants))
+    for edit in plan.edits:
+        draft.apply(edit)
+    return _closed(draft)
+
+
+@dataclass
+class _Draft:
+    """The graph while it changes."""
+
+    graph: Graph
+    nodes: dict[str, Node]
+    constants: dict[str, Constant]
+    removed: set[str] = field(default_factory=set)
+
+    def apply(self, edit: Edit) -> None:
+        """Carry out one edit."""
+        node = self.nodes[edit.node]
+        match edit:
+            case ScaleWeight(_, out_factor, in_factor):
+                self._scale_weight(node, out_factor, in_factor)
+            case SetBias(_, bias):
+                self._set_bias(node, bias)
+            case SetConstants(_, constants):
+                for index, numbers in constants.items():
+                    self._set_operand(node.name, index, numbers)
+            case SetBounds(_, lo, hi):
+                self._set_bounds(node, lo, hi)
+            case ReplaceByClip(_, axis, lo, hi):
+                self.nodes[node.name] = replace(node, op=ChannelClip(axis), inputs=node.inputs[:1], limits={})
+                self._set_operand(node.name, 1, lo)
+                self._set_operand(node.name, 2, hi)
+            case Remove():
+                self.removed.add(node.name)
+
+    def _scale_weight(self, node: Node, out_factor: Floats, in_factor: Floats) -> None:
+        found = contraction(Site(node, replace(self.graph, constants=self.constants)))
+        if found is None:
+            raise ValueError(f"{node.name}: no linear operator with a constant weight, so there is none to scale")
+        weight = scale_weight(found, self.constants[found.weight].load(), out_factor, in_factor)
+        self._set_operand(node.name, node.inputs.index(found.weight), weight)
+
+    def _set_bias(self, node: Node, bias: Floats) -> None:
+        if isinstance(node.op, Gemm) and node.op.beta != 1:
+            node = replace(node, op=replace(node.op, beta=1.0))
+            self.nodes[node.name] = node
+        elif not isinstance(node.op, (Conv, ConvTranspose, Linear, Gemm, MatMul)):
+            raise ValueError(f"{node.name}: {type(node.op).__name__} takes no bias")
+        self._set_operand(node.name, BIAS, bias)
+
+    def _set_bounds(self, node: Node, lo: float | None, hi: float | None) -> None:
+        match node.op:
+            case Clip():
+                self.nodes[node.name] = replace(node, op=Clip(lo, hi))
+            case Pad():
+                self.nodes[node.name] = replace(node, op=replace(node.op, value=0.0 if lo is None else lo))
+            case _:
+                raise ValueError(f"{node.name}: {type(node.op).__name__} has no bounds")
+
+    def _set_operand(self, name: str, index: int, numbers: Floats) -> None:
+        node = self.nodes[name]
+        inputs = [*node.inputs, *[""] * (index + 1 - len(node.inputs))]
+        old = inputs[index]
+        dtype = self.constants[old].dtype if old else self.graph.values[node.output].dtype
+        inputs[index] = _fresh(f"{name}.{index}", {*self.constants, *self.graph.values})
+        self.constants[inputs[index]] = Constant(inputs[index], numbers.shape, dtype, _stored(numbers, dtype))
+        self.nodes[name] = replace(node, inputs=tuple(inputs))
+
+
+def _stored(numbers: Floats, dtype: str) -> Callable[[], Floats]:
+    kind = ml_dtypes.bfloat16 if dtype == "bfloat16" else np.dtype(dtype)
+    rounded = np.asarray(numbers, np.float64).astype(kind).astype(np.float64)
+    return lambda: rounded
+
+
+def _closed(draft: _Draft) -> Graph:
+    """Join what stood around the removed nodes; an output of the graph keeps its name."""
+    graph = draft.graph
+    source = {}
+    for node in graph.nodes:
+        if node.name in draft.removed:
+            source[node.output] = source.get(node.inputs[0], node.inputs[0])
+    renamed = dict(source)
+    nodes = [node for node in draft.nodes.values() if node.name not in draft.removed]
+    for name in graph.outputs:
+        if name not in source:
+            continue
+        origin = renamed.get(source[name], source[name])
+        if origin in graph.inputs or origin in graph.outputs:
+            nodes.append(Node(name, Identity(), (origin,), (name,)))
+            renamed.pop(name)
+        else:
+            renamed = {key: name if value == origin else value for key, value in renamed.items()} | {origin: name}
+            renamed.pop(name)
+    return _renamed(graph, nodes, renamed, draft.constants)
+
+
+def _renamed(graph: Graph, nodes: Iterable[Node], names: Mapping[str, str], constants: Mapping[str, Constant]) -> Graph:
+    kept = tuple(
+        replace(
+            node,
+            inputs=tuple(names.get(name, name) for name in node.inputs),
+            outputs=tuple(names.get(name, name) for name in node.outputs),
+        )
+        for node in nodes
+    )
+    used = {name for node in kept for name in node.inputs + node.outputs} | {*graph.inputs, *graph.outputs}
+    return Graph(
+        graph.inputs,
+        graph.outputs,
+        kept,
+        {name: value for name, value in graph.values.items() if name in used},
+        {name: constant for name, constant in constants.items() if name in used},
+    )
+
+
+def _fresh(name: str, taken: set[str]) -> str:
+    while name in taken:
+        name += "'"
+    return name

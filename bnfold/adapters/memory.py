@@ -1,6 +1,6 @@
 """Carries out a plan on the Graph itself: the simplest adapter, and what the others can be compared with."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 import ml_dtypes
@@ -8,7 +8,7 @@ import numpy as np
 
 from bnfold.affine import Floats
 from bnfold.graph import Constant, Graph, Node
-from bnfold.ops import BatchNorm, ChannelClip, Clip, Conv, ConvTranspose, Gemm, Identity, Linear, MatMul, Pad
+from bnfold.ops import ChannelClip, Clip, Conv, ConvTranspose, Gemm, Identity, Linear, MatMul, Pad
 from bnfold.plan import Edit, Plan, Remove, ReplaceByClip, ScaleWeight, SetBias, SetBounds, SetConstants
 from bnfold.relation import Site
 from bnfold.rules.linear import contraction, scale_weight
@@ -100,41 +100,35 @@ def _stored(numbers: Floats, dtype: str) -> Callable[[], Floats]:
 def _closed(draft: _Draft) -> Graph:
     """Join what stood around the removed nodes; an output of the graph keeps its name."""
     graph = draft.graph
-    source = {}
+    names: dict[str, str] = {}
     for node in graph.nodes:
         if node.name in draft.removed:
-            source[node.output] = source.get(node.inputs[0], node.inputs[0])
-    renamed = dict(source)
-    nodes = [node for node in draft.nodes.values() if node.name not in draft.removed]
+            names[node.output] = names.get(node.inputs[0], node.inputs[0])
+    copies = []
     for name in graph.outputs:
-        if name not in source:
+        origin = names.get(name, name)
+        if origin == name:
             continue
-        origin = renamed.get(source[name], source[name])
         if origin in graph.inputs or origin in graph.outputs:
-            nodes.append(Node(name, Identity(), (origin,), (name,)))
-            renamed.pop(name)
+            copies.append(Node(name, Identity(), (origin,), (name,)))
         else:
-            renamed = {key: name if value == origin else value for key, value in renamed.items()} | {origin: name}
-            renamed.pop(name)
-    return _renamed(graph, nodes, renamed, draft.constants)
+            names = {key: name if value == origin else value for key, value in names.items() if key != name}
+            names[origin] = name
+    kept = [_renamed(node, names) for node in draft.nodes.values() if node.name not in draft.removed]
+    return _pruned(graph, (*kept, *copies), draft.constants)
 
 
-def _renamed(graph: Graph, nodes: Iterable[Node], names: Mapping[str, str], constants: Mapping[str, Constant]) -> Graph:
-    kept = tuple(
-        replace(
-            node,
-            inputs=tuple(names.get(name, name) for name in node.inputs),
-            outputs=tuple(names.get(name, name) for name in node.outputs),
-        )
-        for node in nodes
-    )
-    used = {name for node in kept for name in node.inputs + node.outputs} | {*graph.inputs, *graph.outputs}
+def _renamed(node: Node, names: Mapping[str, str]) -> Node:
+    inputs = tuple(names.get(name, name) for name in node.inputs)
+    return replace(node, inputs=inputs, outputs=tuple(names.get(name, name) for name in node.outputs))
+
+
+def _pruned(graph: Graph, nodes: tuple[Node, ...], constants: Mapping[str, Constant]) -> Graph:
+    """Leave out the values and constants that no node names any more."""
+    used = {name for node in nodes for name in node.inputs + node.outputs} | {*graph.inputs, *graph.outputs}
+    values = {name: value for name, value in graph.values.items() if name in used}
     return Graph(
-        graph.inputs,
-        graph.outputs,
-        kept,
-        {name: value for name, value in graph.values.items() if name in used},
-        {name: constant for name, constant in constants.items() if name in used},
+        graph.inputs, graph.outputs, nodes, values, {name: constants[name] for name in constants if name in used}
     )
 
 

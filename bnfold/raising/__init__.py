@@ -1,0 +1,30 @@
+"""Arithmetic as an adapter reads it becomes affines, biases, sums, products and constants."""
+
+from bnfold.graph import Graph
+from bnfold.raising.arithmetic import links, with_sums
+from bnfold.raising.biases import with_biases
+from bnfold.raising.chains import chained
+from bnfold.raising.constants import with_constants
+from bnfold.raising.emission import with_affines
+
+__all__ = ["raised"]
+
+
+def raised(graph: Graph) -> Graph:
+    """Give the same function without Binary and Unary nodes. Pure; weights are loaded only where their values decide.
+
+    - What depends on constants alone becomes a Constant that is evaluated, in float64, when it is loaded. Its name is
+      that of the value that it was, and no such constant is in the model's file: a writer that must change it stores
+      `load()`, changed, as a new one, and drops the nodes that nobody reads any more.
+    - A constant added to the output of a linear node without a bias becomes that node's bias operand. The node's
+      `sources` are (the linear node, the Add). A writer may store the bias in the linear node itself, where its
+      operator has one, and drop the Add; or change the Add's constant, in the shape that it had (a MatMul).
+    - Arithmetic with constants that is a scale and a shift along one axis becomes an Affine; neighbours that are read
+      by nobody else become one. Its constants are synthetic (NAME#scale and NAME#shift, (C,), float64); `sources` are
+      the nodes on the way from its input to its output. A writer that removes the affine removes all of them; one
+      that changes its constants puts one affine operator (axis 1: BatchNormalization, else Mul and Add) in their
+      place. "remove" and "constants" among the limits of any source are limits of the whole.
+    - Sums and products of tensors become Sum and Product; all other arithmetic becomes Unknown.
+    """
+    graph = with_biases(with_constants(graph))
+    return with_sums(with_affines(graph, chained(links(graph), graph)))

@@ -18,14 +18,12 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     permissions of the one that it replaces, and a link is followed, not replaced.
     Raises BnfoldError where the folder isn't there or can't be written to, or `path` is a folder.
     """
-    target = Path(path)
-    if target.is_dir():
-        raise BnfoldError(f"{path}: is a folder; give the name of a file in it")
-    final = target.resolve()
-    temporary = _create_beside(final, path)
+    final, temporary = _begin(path)
     try:
         yield temporary
         _flush(temporary)
+        if final.exists():
+            temporary.chmod(stat.S_IMODE(final.stat().st_mode))
         temporary.replace(final)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -33,16 +31,25 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     _flush_folder(final.parent)
 
 
-def _create_beside(final: Path, path: str | os.PathLike[str]) -> Path:
-    """Make an empty file with the permissions of `final`, or of any new file; the suffix stays, some writers add it."""
+def check_writable(path: str | os.PathLike[str]) -> None:
+    """Raise BnfoldError where `replacing(path)` would: before long work rather than after it."""
+    _begin(path)[1].unlink()
+
+
+def _begin(path: str | os.PathLike[str]) -> tuple[Path, Path]:
+    """Give the file behind `path`, and beside it an empty one."""
+    if Path(path).is_dir():
+        raise BnfoldError(f"{path}: is a folder; give the name of a file in it")
+    final = Path(path).resolve()
+    if final.exists() and not os.access(final, os.W_OK):
+        raise BnfoldError(f"{path}: can't be written (it is write-protected); choose another name")
+    # The suffix stays: some writers add it where it is missing.
     temporary = final.with_name(f".{final.stem[:100]}.{secrets.token_hex(6)}{final.suffix}")
     try:
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-        if final.exists():
-            temporary.chmod(stat.S_IMODE(final.stat().st_mode))
     except OSError as error:
         raise BnfoldError(f"{path}: can't be written ({error.strerror}); choose or make another folder") from error
-    return temporary
+    return final, temporary
 
 
 def _flush(file: Path) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from bnfold.atomic import replacing
+from bnfold.atomic import check_writable, replacing
 from bnfold.errors import BnfoldError
 
 
@@ -59,6 +59,12 @@ def test_a_link_stays_a_link(tmp_path):
 
 @pytest.mark.parametrize("path", ["missing/model.pt", "."])
 def test_a_place_that_can_not_be_written(tmp_path, path):
-    with pytest.raises(BnfoldError, match=r"can't be written|is a folder"), replacing(tmp_path / path):
-        pytest.fail("the block ran")
+    for attempt in (check_writable, lambda target: replacing(target).__enter__()):
+        with pytest.raises(BnfoldError, match=r"can't be written|is a folder"):
+            attempt(tmp_path / path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_check_leaves_nothing_behind(tmp_path):
+    check_writable(tmp_path / "model.pt")
     assert list(tmp_path.iterdir()) == []

@@ -13,10 +13,16 @@ from bnfold.errors import BnfoldError, UnsafeError
 
 
 def save(content: Mapping[str, object], path: str | os.PathLike[str]) -> None:
-    """Write `content` (containers of numbers, texts and tensors) to `path`; the same content gives the same bytes."""
-    # An open file and not its name: torch.save writes the name into the archive, and here it is a random one.
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        torch.save(dict(content), file)
+    """Write `content` (containers of numbers, texts and tensors) to `path`; the same content gives the same bytes.
+
+    Raises BnfoldError where it can't be written.
+    """
+    try:
+        # An open file and not its name: torch.save writes the name into the archive, and here it is a random one.
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            torch.save(dict(content), file)
+    except (OSError, RuntimeError) as error:
+        raise BnfoldError(f"{path}: can't be written ({_first_line(error)}); make room or choose another") from error
 
 
 def read(path: str | os.PathLike[str], kind: str) -> Mapping[str, object]:

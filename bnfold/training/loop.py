@@ -3,9 +3,9 @@
 import itertools
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,15 +18,8 @@ from bnfold.training.tasks import Objective
 
 _EVALUATION_BATCH = 500
 
-
-class Watcher(Protocol):
-    """Is told of every batch."""
-
-    def batch_done(self, epoch: int, batch: int, batches: int, totals: Totals) -> None:
-        """Take note of batch number `batch` of 1 to `batches`."""
-
-    def stop_asked(self) -> bool:
-        """Should the run stop before the next batch?"""
+# Is told of every batch: the epoch (from 1), the batch (from 1), the number of batches, and the epoch's sums so far.
+BatchDone = Callable[[int, int, int, Totals], None]
 
 
 @dataclass(frozen=True)
@@ -80,11 +73,11 @@ class Loop:
         self.batch = 0
         self.totals = Totals()
 
-    def epochs(self, watcher: Watcher) -> Iterator[Epoch]:
-        """Train what is left, and give each epoch's figures; end early, after a whole batch, where the watcher asks."""
+    def epochs(self, batch_done: BatchDone, stop: Callable[[], bool]) -> Iterator[Epoch]:
+        """Train what is left, and give each epoch's figures; end early, after a whole batch, once `stop()` is true."""
         while self.epoch < self.settings.epochs:
             start = time.perf_counter()
-            if not self._train_epoch(watcher):
+            if not self._train_epoch(batch_done, stop):
                 return
             test = self._evaluate()
             figures = Epoch(
@@ -99,17 +92,17 @@ class Loop:
             self.epoch, self.batch, self.totals = self.epoch + 1, 0, Totals()
             yield figures
 
-    def _train_epoch(self, watcher: Watcher) -> bool:
+    def _train_epoch(self, batch_done: BatchDone, stop: Callable[[], bool]) -> bool:
         """Train the batches that are left of the epoch; was it finished?"""
         self.model.train()
         order = data_order(len(self.train.x), self.settings.seed, self.epoch + 1).to(self.train.x.device)
         while self.batch < len(self.bounds):
-            if watcher.stop_asked():
+            if stop():
                 return False
             start, end = self.bounds[self.batch]
             self._train_batch(order[start:end])
             self.batch += 1
-            watcher.batch_done(self.epoch + 1, self.batch, len(self.bounds), self.totals)
+            batch_done(self.epoch + 1, self.batch, len(self.bounds), self.totals)
         if spoilt := non_finite(self.model):
             raise BnfoldError(self._advice(f"{spoilt[0]} has statistics that are not finite"))
         return True

@@ -16,9 +16,6 @@ if TYPE_CHECKING:
 class Watcher:
     """Follows a run, and shows nothing of it."""
 
-    def __init__(self) -> None:
-        self.stop_asked: Callable[[], bool] = lambda: False
-
     def batch_done(self, epoch: int, batch: int, batches: int, totals: Totals) -> None:
         """Take note of a batch, numbered from 1."""
 
@@ -67,7 +64,6 @@ class Bar(Progress):
 
 class _BarWatcher(Watcher):
     def __init__(self, update: Callable[[float, int, str], None], score: str, history: Sequence[Epoch]) -> None:
-        super().__init__()
         self._update, self._score = update, score
         self._best = max((epoch.test_score for epoch in history), default=None)
 

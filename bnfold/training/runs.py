@@ -2,13 +2,14 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, cast
 
 import torch
 from torch import nn
 
+from bnfold.atomic import check_writable
 from bnfold.errors import BnfoldError
 from bnfold.models import ARCHITECTURES, create
 from bnfold.training import archive, data
@@ -79,11 +80,14 @@ def train(
 def resume(
     output: str | os.PathLike[str],
     *,
+    data: str | None = None,
     epochs: int | None = None,
     device: str | None = None,
     progress: Progress | None = None,
 ) -> TrainResult:
     """Continue the run that wrote `output`, with its own settings, to `epochs` in all.
+
+    `data` says where the same data are, if they have moved.
 
     On the CPU the result has the bits of a run that was never interrupted; where `epochs` changes, those of one
     whose learning rate followed the old schedule so far.
@@ -92,8 +96,9 @@ def resume(
     """
     outputs = Outputs.beside(Path(output))
     state = read_state(outputs)
-    settings = Settings.from_dict(state["settings"])
-    settings = replace(settings, epochs=epochs or settings.epochs, device=device or settings.device)
+    earlier = Settings.from_dict(state["settings"]).to_dict()
+    changes = {"data": data, "epochs": epochs, "device": device}
+    settings = Settings.from_dict(earlier | {key: value for key, value in changes.items() if value is not None})
     if settings.epochs < len(state["history"]):
         raise BnfoldError(f"{outputs.resume}: {len(state['history'])} epochs are done; give --epochs that many or more")
     return _Run(settings, outputs, progress or Silent()).go(state)
@@ -121,19 +126,21 @@ class _Run:
         self.mean, self.std = normalisation(self.dataset)
         self.history: list[Epoch] = []
         self.best: Checkpoint | None = None
+        self._earlier: tuple[Epoch, ...] = ()
+        self._logging = False
 
     def go(self, state: Mapping[str, Any] | None) -> TrainResult:
         """Train from the beginning, or from `state` on."""
+        if self.outputs is not None:
+            check_writable(self.outputs.best)
         cuda = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices=cuda), Interruption() as interruption:
             torch.manual_seed(self.settings.seed)
             loop = self._loop()
             if state is not None:
                 self._continue(loop, state)
-            self._begin_files()
             with self.progress.shown(self.settings, self.history) as watcher:
-                watcher.stop_asked = lambda: interruption.asked
-                for epoch in loop.epochs(watcher):
+                for epoch in loop.epochs(watcher.batch_done, lambda: interruption.asked):
                     self._note(epoch, loop)
                     watcher.epoch_done(epoch)
             if loop.epoch < self.settings.epochs:
@@ -164,13 +171,8 @@ class _Run:
             raise BnfoldError(f"{self.dataset.name}: has changed since the run began; train anew, without --resume")
         loop.load_state(state["loop"])
         self.history = [Epoch(**record) for record in state["history"]]
+        self._earlier = tuple(self.history)
         self.best = None if state["best"] is None else Checkpoint.from_dict(state["best"], "best checkpoint")
-
-    def _begin_files(self) -> None:
-        """Fail before the first epoch, not after it, where the folder can't be written to."""
-        if self.outputs is not None:
-            header = {"settings": self.settings.to_dict(), "torch": torch.__version__}
-            self.outputs.begin_log(header, self.history, self.architecture.task)
 
     def _checkpoint(self, loop: Loop, metrics: dict[str, float]) -> Checkpoint:
         return Checkpoint(
@@ -196,9 +198,17 @@ class _Run:
         if better:
             last.save(self.outputs.best)
         last.save(self.outputs.last)
-        self.outputs.add_to_log("epoch", epoch.record(task))
+        self._log(self.outputs, "epoch", epoch.record(task))
         self.outputs.draw(self.history, f"{self.settings.architecture} on {self.dataset.name}", SCORES[task])
         self._save_state(loop, self.outputs)
+
+    def _log(self, outputs: Outputs, event: str, record: dict[str, Any]) -> None:
+        """Add a line to the log, which begins anew with the first one of a run: till then the old files stay whole."""
+        if not self._logging:
+            header = {"settings": self.settings.to_dict(), "torch": torch.__version__}
+            outputs.begin_log(header, self._earlier, self.architecture.task)
+            self._logging = True
+        outputs.add_to_log(event, record)
 
     def _best_score(self) -> float:
         best = cast(Checkpoint, self.best)
@@ -223,7 +233,7 @@ class _Run:
             return where
         self._checkpoint(loop, {"epoch": loop.epoch}).save(self.outputs.last)
         self._save_state(loop, self.outputs)
-        self.outputs.add_to_log("interrupted", {"epoch": loop.epoch + 1, "batch": loop.batch})
+        self._log(self.outputs, "interrupted", {"epoch": loop.epoch + 1, "batch": loop.batch})
         return f"{where}; saved {self.outputs.last} and {self.outputs.resume}, continue with --resume"
 
     def _result(self) -> TrainResult:

@@ -61,7 +61,7 @@ class Settings:
                 raise BnfoldError(f"{name} {getattr(self, name)!r}: not known; choose from {', '.join(table)}")
         for name, (good, wanted) in _RANGES.items():
             if not good(getattr(self, name)):
-                raise BnfoldError(f"{name} {getattr(self, name)}: must be {wanted}")
+                raise BnfoldError(f"{name.replace('_', ' ')} {getattr(self, name)}: must be {wanted}")
 
     @property
     def peak_learning_rate(self) -> float:

@@ -1,0 +1,122 @@
+"""One call of an ATen operator with its arguments bound by name, and the table of what each operator reads as."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from torch import fx
+
+from bnfold.ops import Op
+
+Operand: TypeAlias = "fx.Node | Derived | float | None"
+
+
+@dataclass(frozen=True, slots=True)
+class Derived:
+    """A constant that is made from another one: reshaped, or given where the operator leaves it out."""
+
+    source: fx.Node
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """An operator of the graph before its operands have names. A number stands for a scalar constant."""
+
+    op: Op
+    operands: tuple[Operand, ...]
+
+
+@dataclass(frozen=True)
+class Call:
+    """A node of an exported graph."""
+
+    node: fx.Node
+    arguments: Mapping[str, Any]
+
+    def __getitem__(self, name: str) -> Any:
+        """Give an argument by the name in the operator's schema."""
+        return self.arguments[name]
+
+    @property
+    def rank(self) -> int:
+        """The rank of the first tensor argument."""
+        return len(shape_of(self.x))
+
+    @property
+    def x(self) -> fx.Node:
+        """The first argument, a tensor."""
+        first: fx.Node = next(iter(self.arguments.values()))
+        return first
+
+    def axis(self, name: str) -> int:
+        """Give an argument that is an axis, never negative."""
+        axis: int = self[name]
+        return axis % max(self.rank, 1)
+
+
+Reader: TypeAlias = Callable[[Call], Draft | None]  # None: nothing that folding knows
+_READERS: dict[torch._ops.OpOverload, Reader] = {}
+
+
+def reads(*targets: str) -> Callable[[Reader], Reader]:
+    """Register a reader for ATen overloads (`conv2d.default`); those that this torch lacks are passed over."""
+
+    def register(reader: Reader) -> Reader:
+        for target in targets:
+            name, _, overload = target.partition(".")
+            packet = getattr(torch.ops.aten, name, None)
+            found = getattr(packet, overload or "default", None)
+            if found is not None:
+                _READERS[found] = reader
+        return reader
+
+    return register
+
+
+def draft(call: Call, target: Any) -> Draft | None:
+    """Read a call; None where no reader knows it."""
+    reader = _READERS.get(target)
+    return None if reader is None else reader(call)
+
+
+def known() -> frozenset[str]:
+    """The overloads that are read, as `aten.conv2d.default`."""
+    return frozenset(map(str, _READERS))
+
+
+def bind(node: fx.Node, target: Any) -> Call:
+    """Bind the node's arguments to the schema of `target`, with its defaults."""
+    arguments: dict[str, Any] = {}
+    for index, argument in enumerate(target._schema.arguments):
+        if index < len(node.args):
+            value = node.args[index]
+        elif argument.name in node.kwargs:
+            value = node.kwargs[argument.name]
+        else:
+            value = argument.default_value if argument.has_default_value() else None
+        arguments[argument.name] = value
+    return Call(node, arguments)
+
+
+def shape_of(node: fx.Node) -> tuple[int, ...]:
+    """Give the concrete shape of a tensor."""
+    return tuple(int(size) for size in node.meta["val"].shape)
+
+
+def dtype_of(node: fx.Node) -> torch.dtype:
+    """Give the dtype of a tensor."""
+    dtype: torch.dtype = node.meta["val"].dtype
+    return dtype
+
+
+def is_tensor(value: object) -> bool:
+    """Whether an argument is a node that gives one tensor."""
+    return isinstance(value, fx.Node) and isinstance(value.meta.get("val"), torch.Tensor)
+
+
+def per_axis(value: Any, count: int) -> tuple[int, ...]:
+    """Give one number an axis, where one number may stand for all."""
+    numbers = [value] if isinstance(value, int) else list(value)
+    return tuple(numbers * count) if len(numbers) == 1 else tuple(numbers)

@@ -34,6 +34,7 @@ class Candidate:
     refusal: Reason | None = None
     held: bool = False
     zeroed: Mapping[str, np.ndarray] = field(default_factory=dict)  # by linear node: a mask of its out channels
+    unseen: tuple[str, ...] = ()  # the values on the way from there, whose dead channels nobody sees
 
 
 def candidates(graph: Graph, only: Sequence[str] = (), skip: Sequence[str] = ()) -> list[Candidate]:
@@ -59,11 +60,11 @@ def _candidate(graph: Graph, node: Node, only: Sequence[str], skip: Sequence[str
     dead = function.scale == 0
     if not dead.any():
         return Candidate(node, tie, function, None, held)
-    producer = _producer_of_dead(graph, node)
-    if producer is None:
+    unseen = _path_of_dead(graph, node, axis)
+    if not unseen:
         return Candidate(node, tie, function, Reason(node.name, Why.GAMMA_ZERO), held)
     alive = Affine(axis, np.where(dead, 1.0, function.scale), function.shift)
-    return Candidate(node, tie, alive, None, held, {producer.name: dead})
+    return Candidate(node, tie, alive, None, held, {graph.producer[unseen[-1]].name: dead}, unseen)
 
 
 def _selected(name: str, only: Sequence[str], skip: Sequence[str]) -> bool:
@@ -95,22 +96,24 @@ def _fits(graph: Graph, node: Node, channels: int) -> bool:
     return shape is None or (axis < len(shape) and (not isinstance(shape[axis], int) or shape[axis] == channels))
 
 
-def _producer_of_dead(graph: Graph, node: Node) -> Node | None:
-    """Find the linear node whose rows can become zero: nobody else reads what lies between, and zero stays zero there.
+def _path_of_dead(graph: Graph, node: Node, axis: int) -> tuple[str, ...]:
+    """Find the way back to a linear node whose rows can become zero; empty where there is none.
 
-    gamma == 0 has no inverse; but with the rows of such a channel zero, its affine is y = x + beta.
+    gamma == 0 has no inverse; but with the rows of such a channel zero, its affine is y = x + beta. Nobody else may
+    read what lies between, and zero has to stay zero there.
     """
+    path: list[str] = []
     reader, name = node, node.inputs[0]
     while name in graph.producer and graph.readers[name] == (reader,) and name not in graph.outputs:
+        path.append(name)
         reader = graph.producer[name]
         if isinstance(reader.op, KEEPS_ZERO):
             name = reader.inputs[0]
             continue
         linear = contraction(Site(reader, graph))
-        axis = node.op.axis if isinstance(node.op, AffineOp) else 1
-        writable = not {"weight", "bias"} & set(reader.limits)
-        return reader if linear and linear.target_axis == axis and writable else None
-    return None
+        writable = linear and linear.target_axis == axis and not {"weight", "bias"} & set(reader.limits)
+        return tuple(path) if writable else ()
+    return ()
 
 
 def _with_whole_units(graph: Graph, candidate: Candidate, found: Sequence[Candidate]) -> Candidate:

@@ -38,7 +38,7 @@ def fold(graph: Graph, *, level: str = "default", only: Sequence[str] = (), skip
         edits = _edits(found, solution, sites)
         trouble = next(unbearable(graph, _taken(found, solution), solution.frames, edits), None)
         if trouble is None:
-            return Plan(_outcomes(graph, found, solution, edits), edits, solution.frames)
+            return Plan(_outcomes(graph, found, solution, edits), edits, _told(found, solution))
         found = _without(graph, found, solution, trouble)
 
 
@@ -78,12 +78,24 @@ def _edits(found: Sequence[Candidate], solution: Solution, sites: Mapping[str, S
     return tuple(edits)
 
 
+def _told(found: Sequence[Candidate], solution: Solution) -> Frames:
+    """Give the frames, with scale 0 in the dead channels, where the new tensor says nothing of the old one."""
+    frames = dict(solution.frames)
+    for candidate in _taken(found, solution):
+        for dead in candidate.zeroed.values():
+            for name in candidate.unseen:
+                axis, channels = candidate.tie.axis, len(dead)
+                frame = frames.get(name, Affine.identity(axis, channels))
+                frames[name] = Affine(axis, np.where(dead, 0.0, frame.scale), np.where(dead, 0.0, frame.shift))
+    return frames
+
+
 def _with_dead_rows(site: Site, own: Sequence[Edit], dead: np.ndarray, frames: Frames) -> list[Edit]:
     """Let a linear node give exactly 0 in the dead channels, before its frame: W' = 0, b' = (0 - shift) / scale."""
     linear = contraction(site)
     assert linear is not None
     outputs, inputs = channels_of(linear, site.graph.constants[linear.weight].shape)[::-1]
-    frame = frames.get(linear.target, Affine(linear.target_axis, np.ones(outputs), np.zeros(outputs)))
+    frame = frames.get(linear.target, Affine.identity(linear.target_axis, outputs))
     scaled = next((e for e in own if isinstance(e, ScaleWeight)), None)
     scaled = scaled or ScaleWeight(site.node.name, np.ones(outputs), np.ones(inputs))
     biased = next((e for e in own if isinstance(e, SetBias)), None)

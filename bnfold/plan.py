@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from bnfold.affine import Affine, Floats
+from bnfold.ops import Conv
 from bnfold.why import Why
 
 
@@ -98,12 +99,37 @@ class Remove:
     node: str
 
 
-Edit: TypeAlias = ScaleWeight | SetBias | SetConstants | SetBounds | ReplaceByClip | Remove
+@dataclass(frozen=True, slots=True)
+class Merge:
+    """Put one Conv on x in the place of a Sum of parallel linear branches, and of the affines right behind it.
+
+    node: the Sum. branches: for each of its operands, the nodes on the way from x, in the order of the data; none for x
+    itself. after: the affines behind the Sum that go with it. The Conv gives what the last of them, or the Sum, gave;
+    `bnfold.merging.fused` computes its weight (out, in / groups, *kernel) and bias (out,) in float64.
+    A module's forward has the branches as code, so that only graphs (.onnx, .pt2) can carry it out.
+    """
+
+    node: str
+    x: str
+    op: Conv
+    branches: tuple[tuple[str, ...], ...]
+    after: tuple[str, ...] = ()
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """The nodes that the Conv replaces."""
+        return (*(name for branch in self.branches for name in branch), self.node, *self.after)
+
+
+Edit: TypeAlias = ScaleWeight | SetBias | SetConstants | SetBounds | ReplaceByClip | Remove | Merge
 
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """A fold. Outcomes stand in the graph's order; frames say T = scale * T' + shift for every value that changed."""
+    """A fold. Outcomes stand in the graph's order; frames say T = scale * T' + shift for every value that changed.
+
+    A scale of 0 stands where T' says nothing of T: a channel that gamma == 0 lets nobody see.
+    """
 
     outcomes: tuple[Outcome, ...]
     edits: tuple[Edit, ...]

@@ -87,11 +87,27 @@ class Elimination:
         self._set(pivot, Expression(others, self._wrap(-rest.right / divisor), size, rest.rows))
 
     def solution(self, unknowns: int) -> Floats:
-        """Give (unknowns, lanes): every unknown that isn't a pivot is 0."""
+        """Give (unknowns, lanes): the unknowns that aren't pivots are 0."""
         values = np.zeros((unknowns, self.lanes))
         for pivot in list(self.pivots):
             solved = self._solved(pivot)
             values[pivot] = np.where(np.abs(solved.right) <= ROUNDING * solved.size, 0.0, solved.right)
+        return values
+
+    def fewest_changes(self, weight: Floats) -> Floats:
+        """Give (unknowns, lanes) with as much weight (of that shape) at 0 as moving each free unknown once gives."""
+        values = self.solution(len(weight))
+        followers: dict[int, list[tuple[int, Coefficient]]] = {}
+        for pivot, expression in self.pivots.items():
+            for free, coefficient in expression.terms.items():
+                followers.setdefault(free, [(free, 1.0)]).append((pivot, coefficient))
+        for free in sorted(followers):
+            members = [member for member, _ in followers[free]]
+            slopes = np.stack([np.broadcast_to(slope, self.lanes) for _, slope in followers[free]])
+            step = _heaviest(values[members] / slopes, weight[members])
+            moved = values[members] - slopes * step
+            moved[np.abs(moved) <= ROUNDING * (np.abs(values[members]) + np.abs(slopes * step))] = 0.0
+            values[members] = self._wrap(moved)
         return values
 
     def _pivot(self, terms: dict[int, Coefficient]) -> int:
@@ -144,6 +160,20 @@ class Elimination:
             for other, value in meaning.terms.items():
                 _add(terms, other, coefficient * value, self.modulus)
         return Expression(terms, right, size, rows)
+
+
+def _heaviest(values: Floats, weight: Floats) -> Floats:
+    """Give, by lane, the one of (n, lanes) values at which most weight stands; 0 where that has as much as any."""
+    order = np.argsort(values, axis=0, kind="stable")
+    values, weight = np.take_along_axis(values, order, 0), np.take_along_axis(weight, order, 0)
+    best, chosen = (weight * (values == 0)).sum(axis=0), np.zeros(values.shape[1])
+    run = np.zeros_like(best)
+    for place, here in enumerate(values):
+        same = place > 0 and np.abs(here - values[place - 1]) <= ROUNDING * np.abs(here)
+        run = np.where(same, run, 0.0) + weight[place]
+        chosen = np.where(run > best, here, chosen)
+        best = np.maximum(best, run)
+    return chosen
 
 
 def _tidy(value: Coefficient, modulus: int) -> Coefficient:

@@ -1,11 +1,11 @@
 """A graph's frames as one problem: which affines can be folded together, and the frames that this gives."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from bnfold.affine import Affine
+from bnfold.affine import Affine, Floats
 from bnfold.candidates import Candidate
 from bnfold.graph import Graph, Node
 from bnfold.plan import Reason
@@ -13,11 +13,13 @@ from bnfold.relation import Contracted, Site, Tie
 from bnfold.rules import relation
 from bnfold.solving.axes import frame_axes
 from bnfold.solving.choice import choose
-from bnfold.solving.lanes import Group, groups
-from bnfold.solving.rows import Kind, Lowering, Row
+from bnfold.solving.lanes import groups
+from bnfold.solving.rows import Kind, Lowering
 from bnfold.solving.system import Refused, System, Uneven, divide, row_owners
 from bnfold.views import Indices
 from bnfold.why import Why
+
+TENSOR = 1e-3  # what an unchanged tensor is worth beside an unchanged weight
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -71,7 +73,10 @@ class _Problem:
             [row for c in fold if c.function for row in self.lowering.folded(c.tie, c.function)] for fold in self.folds
         ]
         self.rows, self.owner = row_owners(self.lowering.rows, fold_rows)
-        self.absorbs = _absorbers(self.lowering, ties)
+        self.ends = list(_linear_ends(self.lowering, ties))
+        self.absorbs = np.zeros(self.lowering.unknowns.count, dtype=np.bool_)
+        for _, places, takes_shift in self.ends:
+            self.absorbs[places] |= takes_shift
         self.groups = groups(self.rows, self.lowering.unknowns.count)
         self.system: System
 
@@ -91,15 +96,29 @@ class _Problem:
     def solution(self, taken: frozenset[str]) -> Solution:
         """Read the frames off the eliminations."""
         unknowns, axes = self.lowering.unknowns, self.lowering.axes
-        solved = self.system.solution(unknowns.count)
-        scale = np.where(solved[Kind.SIGN] == 1, -1.0, 1.0) * np.exp(solved[Kind.SCALE])
+        shift = self.system.shifts(unknowns.count)
+        negative = self.system.fewest_changes(Kind.SIGN, self._weights(shift))
+        size = self.system.fewest_changes(Kind.SCALE, self._weights(shift, negative))
+        scale = np.where(negative == 1, -1.0, 1.0) * np.exp(size)
         frames = {}
         for name in unknowns.offset:
             places = unknowns.of(name)
-            frame = Affine(axes[name], scale[places], solved[Kind.SHIFT][places])
+            frame = Affine(axes[name], scale[places], shift[places])
             if not frame.is_identity:
                 frames[name] = frame
         return Solution(taken, frames, self.reasons, self._related(frozenset(frames)))
+
+    def _weights(self, *moved: Floats) -> Floats:
+        """Say what it is worth to leave an unknown at 0: a weight that isn't rewritten, then a tensor as it was.
+
+        A linear node at whose ends something has moved already is rewritten anyway.
+        """
+        rewritten = {name for name, places, _ in self.ends if any(values[places].any() for values in moved)}
+        weight = np.full(self.lowering.unknowns.count, TENSOR)
+        for name, places, _ in self.ends:
+            if name not in rewritten:
+                weight[places] += 1
+        return weight
 
     def _hard_rows(
         self, ties: Mapping[str, tuple[Tie, ...]], found: Sequence[Candidate], held: Sequence[Candidate]
@@ -149,7 +168,7 @@ class _Problem:
         return reasons
 
     def _explained(self, node: Node, rows: Sequence[int], fold: Sequence[Candidate]) -> tuple[Reason, ...]:
-        """Turn rows into reasons, those nearest to the affine first."""
+        """Turn rows into reasons, those nearest to the affine first; a sum only where nothing else speaks."""
         own = {candidate.node.name for candidate in fold}
         causes: dict[Reason, None] = {}
         for row in rows:
@@ -161,6 +180,8 @@ class _Problem:
                 causes.update(dict.fromkeys(rivals))
         place = {other.name: index for index, other in enumerate(self.graph.nodes)}
         here = place[node.name]
+        if any(reason.why not in (Why.SUM, Why.RIVAL) for reason in causes):
+            causes = {reason: None for reason in causes if reason.why is not Why.SUM}
         return tuple(sorted(causes, key=lambda reason: abs(place.get(reason.node, -1) - here)))
 
     def _related(self, framed: frozenset[str]) -> dict[str, frozenset[str]]:
@@ -207,14 +228,15 @@ def _variables(graph: Graph, node: Node) -> list[str]:
     return [name for name in (*node.inputs, *node.outputs) if name in graph.values]
 
 
-def _absorbers(lowering: Lowering, ties: Mapping[str, tuple[Tie, ...]]) -> Indices:
-    """Mark the unknowns whose shift a bias takes up."""
-    mask = np.zeros(lowering.unknowns.count, dtype=np.intp)
-    for node_ties in ties.values():
+def _linear_ends(lowering: Lowering, ties: Mapping[str, tuple[Tie, ...]]) -> Iterator[tuple[str, Indices, bool]]:
+    """Give the unknowns at both ends of each linear node, and whether its bias takes up shifts there."""
+    for name, node_ties in ties.items():
         for tie in node_ties:
-            if isinstance(tie, Contracted) and lowering.axes.get(tie.target) == tie.target_axis:
-                mask[lowering.unknowns.of(tie.target)] = 1
-    return mask
+            if isinstance(tie, Contracted):
+                if lowering.axes.get(tie.source) == tie.source_axis:
+                    yield name, lowering.unknowns.of(tie.source), False
+                if lowering.axes.get(tie.target) == tie.target_axis:
+                    yield name, lowering.unknowns.of(tie.target), True
 
 
-__all__ = ["Group", "Row", "Solution", "solve"]
+__all__ = ["Solution", "solve"]

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bnfold.affine import Floats
 from bnfold.solving.elimination import Contradiction, Divided, Elimination
@@ -43,7 +44,7 @@ class System:
     absorbs: (unknowns,) whether a shift there is free for the taking, since a bias can hold it.
     """
 
-    def __init__(self, lane_groups: Sequence[Group], owner: Indices, absorbs: Indices) -> None:
+    def __init__(self, lane_groups: Sequence[Group], owner: Indices, absorbs: NDArray[np.bool_]) -> None:
         self.groups = lane_groups
         self.rows_of: dict[int, list[tuple[int, int, LaneRow]]] = {}
         self.eliminations = [_eliminations(group, absorbs) for group in lane_groups]
@@ -76,12 +77,18 @@ class System:
         for number, kind, position in mark.trail:
             self.eliminations[number][kind].undo(position)
 
-    def solution(self, count: int) -> dict[Kind, Floats]:
-        """Give log |scale|, sign and shift of all `count` unknowns; 0 where nothing asks for anything else."""
-        found = {kind: np.zeros(count) for kind in Kind}
+    def shifts(self, count: int) -> Floats:
+        """Give the shift of all `count` unknowns; 0 where nothing asks for anything else."""
+        found = np.zeros(count)
         for group, kinds in zip(self.groups, self.eliminations, strict=True):
-            for kind in Kind:
-                found[kind][group.unknowns] = kinds[kind].solution(len(group.unknowns))
+            found[group.unknowns] = kinds[Kind.SHIFT].solution(len(group.unknowns))
+        return found
+
+    def fewest_changes(self, kind: Kind, weight: Floats) -> Floats:
+        """Give all unknowns of a kind, as many of them 0 as can be, by their weight (unknowns,)."""
+        found = np.zeros(len(weight))
+        for group, kinds in zip(self.groups, self.eliminations, strict=True):
+            found[group.unknowns] = kinds[kind].fewest_changes(weight[group.unknowns])
         return found
 
     def _mark(self, numbers: Iterable[int]) -> Mark:
@@ -98,7 +105,7 @@ class System:
         return tuple(dict.fromkeys(row.source for place, row in enumerate(rows) if bits >> place & 1))
 
 
-def _eliminations(group: Group, absorbs: Indices) -> tuple[Elimination, Elimination, Elimination]:
+def _eliminations(group: Group, absorbs: NDArray[np.bool_]) -> tuple[Elimination, Elimination, Elimination]:
     """The earliest tensors are the pivots, so that late ones keep scale 1; for shifts, those that a bias holds."""
     size, lanes = group.unknowns.shape
     early = list(range(size))

@@ -5,9 +5,12 @@ holds it, so that whatever is read lies inside the file.
 """
 
 import os
+import stat
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from bnfold.errors import BnfoldError
 
@@ -47,10 +50,18 @@ class Memory(Source):
 
 
 class File(Source):
-    """An open file, read by position; what is near the last read is kept."""
+    """A file that stays open as long as it is referred to; read by position, what is near the last read is kept.
 
-    def __init__(self, descriptor: int, name: str) -> None:
-        self.name, self.descriptor, self.size = name, descriptor, os.fstat(descriptor).st_size
+    Raises BnfoldError where the path is no file that can be read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.name, self.descriptor = str(path), _open(path)
+        weakref.finalize(self, os.close, self.descriptor)
+        status = os.fstat(self.descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise BnfoldError(f"{path}: is not a regular file; give an ONNX model")
+        self.size = status.st_size
         self._start, self._window = 0, b""
 
     def read(self, start: int, count: int) -> bytes:
@@ -61,6 +72,13 @@ class File(Source):
             self._start, self._window = start, _read_all(self.descriptor, start, _WINDOW)
         begin = start - self._start
         return self._window[begin : begin + count]
+
+
+def _open(path: Path) -> int:
+    try:
+        return os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # without waiting for whoever writes to a pipe
+    except OSError as error:
+        raise BnfoldError(f"{path}: can't be read ({error.strerror})") from error
 
 
 def _read_all(descriptor: int, start: int, count: int) -> bytes:

@@ -1,0 +1,269 @@
+"""An ONNX file as a Graph."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+import onnx
+
+from bnfold import ops
+from bnfold.adapters import onnx_elementwise, onnx_layout, onnx_linear, onnx_pooling  # noqa: F401  (they register)
+from bnfold.adapters.onnx_constants import EVALUATED, Known, evaluated, literal, stored
+from bnfold.adapters.onnx_external import Folder
+from bnfold.adapters.onnx_scopes import FileNode, Scope, Scopes, scopes
+from bnfold.adapters.onnx_shapes import Shapes, inferred, shapes
+from bnfold.adapters.onnx_skeleton import ATTRIBUTE, ATTRIBUTE_TENSOR, INITIALIZER, NODE, Skeleton
+from bnfold.adapters.onnx_tensors import Tensor, refuse_overlaps, tensor
+from bnfold.adapters.onnx_view import READERS, Part, View
+from bnfold.adapters.onnx_wire import Field
+from bnfold.errors import BnfoldError
+from bnfold.graph import Dim, Graph, Node, Value
+
+OLDEST = 7
+_LIMITABLE = {"Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum", "BatchNormalization", "PRelu"}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Initializer:
+    """An initializer, and where it is: the index-th of its graph, its field in the file."""
+
+    tensor: Tensor
+    scope: Scope
+    index: int
+    place: Field
+
+
+@dataclass(eq=False)
+class Model:
+    """An ONNX file that has been read: its graphs, what is known before the run, and the Graph that folding sees."""
+
+    file: Skeleton
+    folder: Folder | None
+    freeze_inputs: bool
+    scopes: Scopes
+    known: dict[str, Known] = field(default_factory=dict)
+    values: dict[str, Value] = field(default_factory=dict)
+    nodes: list[Node] = field(default_factory=list)
+    initializers: dict[str, "Initializer"] = field(default_factory=dict)  # by their names in the Graph
+
+    @property
+    def name(self) -> str:
+        """The file's name, for messages."""
+        return self.file.source.name
+
+    @cached_property
+    def opset(self) -> int:
+        """The version of ONNX's own operators; 0 where the model imports none."""
+        return max((item.version for item in self.file.proto.opset_import if item.domain in ("", "ai.onnx")), default=0)
+
+    @cached_property
+    def functions(self) -> frozenset[tuple[str, str]]:
+        """The local functions, which take the place of the operators of their names."""
+        return frozenset((item.domain, item.name) for item in self.file.proto.functions)
+
+    @cached_property
+    def overridable(self) -> frozenset[str]:
+        """The initializers that are inputs too, whose numbers are defaults: from IR version 4 on, unless frozen."""
+        if self.freeze_inputs or self.file.proto.ir_version < 4:
+            return frozenset()
+        graph = self.scopes.main.graph
+        return frozenset(item.name for item in graph.input) & {item.name for item in graph.initializer}
+
+    @cached_property
+    def graph(self) -> Graph:
+        """What folding sees. Arithmetic stands as it is, for `bnfold.raising`."""
+        read = {name for node in self.nodes for name in node.inputs}
+        produced = {name for node in self.nodes for name in node.outputs}
+        outputs = tuple(dict.fromkeys(name for scope in self.scopes.scopes for name in _outputs(scope)))
+        constants = {name: item.constant() for name, item in self.known.items() if name not in produced}
+        given = tuple(name for name in self.values if name not in produced)
+        kept = {name: item for name, item in constants.items() if name in read or name in outputs}
+        return Graph(given, outputs, tuple(self.nodes), self.values, kept)
+
+
+def _outputs(scope: Scope) -> Iterator[str]:
+    for item in scope.graph.output:
+        found = scope.resolve(item.name)
+        if found is None:
+            raise BnfoldError(f"output {item.name!r} of graph {scope.graph.name!r} is computed by no node")
+        yield found
+
+
+def model(file: Skeleton, folder: Folder | None, freeze_inputs: bool = False) -> Model:
+    """Read the file's structure as a Graph. Raises BnfoldError where the model is no valid one."""
+    reader = Model(file, folder, freeze_inputs, scopes(file, inferred(file.proto)))
+    if 0 < reader.opset < OLDEST:
+        raise BnfoldError(f"{reader.name}: has opset {reader.opset}; wanted {OLDEST} or newer (onnx.version_converter)")
+    newest = onnx.defs.onnx_opset_version()
+    if reader.opset > newest:
+        raise BnfoldError(f"{reader.name}: has opset {reader.opset}; the installed onnx knows {newest}: upgrade it")
+    for scope in reader.scopes.scopes:
+        _read_initializers(reader, scope)
+    refuse_overlaps((item.tensor for item in reader.initializers.values()), reader.name)
+    types = {id(scope): shapes(scope.inferred) for scope in reader.scopes.scopes}
+    for scope in reader.scopes.scopes:
+        _read_inputs(reader, scope, types[id(scope)])
+    for node in reader.scopes.nodes:
+        _read_node(reader, node, types[id(node.scope)])
+    return reader
+
+
+def _read_initializers(reader: Model, scope: Scope) -> None:
+    around = scope.path[-1]
+    places = reader.file.layout(around.body, around.end).get(INITIALIZER, [])
+    for index, (proto, place) in enumerate(zip(scope.graph.initializer, places, strict=True)):
+        name = scope.names[proto.name] if proto.name else ""
+        if not name or name in reader.initializers:
+            raise BnfoldError(f"{reader.name}: two initializers are named {proto.name!r}")
+        found = tensor(proto, place.body, reader.file, reader.folder)
+        reader.initializers[name] = Initializer(found, scope, index, place)
+        if found.dtype != "str":
+            reader.known[name] = stored(name, found)
+
+
+def _read_inputs(reader: Model, scope: Scope, types: Shapes) -> None:
+    """Inputs become values; those that are initializers too only where their numbers may change."""
+    sparse = [item.values.name for item in scope.graph.sparse_initializer]
+    texts = [item.name for item in scope.graph.initializer if item.data_type == onnx.TensorProto.STRING]
+    for local in (*(item.name for item in scope.graph.input), *sparse, *texts):
+        name = scope.names[local]
+        if name in reader.known:
+            if scope.parent is None and (name not in reader.overridable or _only_limits(reader, name)):
+                continue
+            del reader.known[name]
+        reader.values[name] = _value(name, types.get(local))
+
+
+def _only_limits(reader: Model, name: str) -> bool:
+    """Whether an overridable initializer is read only where limits can say that it must stay as it is."""
+    readers = [node for node in reader.scopes.nodes if name in node.inputs]
+    return all(node.kind in _LIMITABLE and name != node.inputs[0] for node in readers)
+
+
+def _value(name: str, found: tuple[tuple[Dim, ...] | None, str] | None) -> Value:
+    return Value(name, *(found or (None, "unknown")))
+
+
+def _read_node(reader: Model, node: FileNode, types: Shapes) -> None:
+    """Add the node's outputs to what is known, or the node to the Graph."""
+    local = dict(zip(node.outputs, node.proto.output, strict=True))
+    outputs = {name: _value(name, types.get(local[name])) for name in node.outputs if name}
+    if node.kind in EVALUATED and len(node.outputs) == 1 and (node.proto.domain, node.kind) not in reader.functions:
+        known = _known(reader, node, outputs[node.outputs[0]])
+        if known is not None:
+            reader.known[known.name] = known
+            return
+    reader.values |= outputs
+    parts = _parts(reader, node)
+    if parts is None:
+        reader.nodes.append(Node(node.name, ops.Unknown(node.kind), node.inputs, node.outputs))
+        return
+    _append(reader, node, parts)
+
+
+def _parts(reader: Model, node: FileNode) -> list[Part] | None:
+    """Ask the operator's reader; None where there is none, or it knows no rule for this use."""
+    find = READERS.get(node.kind)
+    if find is None or node.bodies or (node.proto.domain, node.proto.op_type) in reader.functions:
+        return None
+    if any(item.ref_attr_name for item in node.proto.attribute):
+        return None
+    view = View(node, reader.known, reader.values, reader.opset, reader.overridable)
+    reading = find(view)
+    if reading is None:
+        return None
+    parts = reading if isinstance(reading, list) else [reading if isinstance(reading, Part) else Part(reading)]
+    return parts if _fits(parts[0], node) else None
+
+
+def _fits(part: Part, node: FileNode) -> bool:
+    """Whether the node has the outputs that the operator's rule knows of, and a first input."""
+    more_outputs = isinstance(part.op, ops.Split | ops.MaxPool | ops.BatchNorm)
+    return bool(node.inputs and node.inputs[0]) and (more_outputs or not any(node.outputs[1:]))
+
+
+def _append(reader: Model, node: FileNode, parts: list[Part]) -> None:
+    """Add the parts, each but the last with a value of its own."""
+    inputs = parts[0].inputs if parts[0].inputs is not None else node.inputs
+    for number, part in enumerate(parts[:-1], start=1):
+        name = f"{node.name}#{number}"
+        before = reader.values.get(inputs[0])
+        reader.values[name] = _taken(name, before, part.op)
+        reader.nodes.append(Node(name, part.op, inputs, (name,), part.limits))
+        inputs = (name,)
+    last = parts[-1]
+    if len(parts) == 1:
+        inputs = last.inputs if last.inputs is not None else node.inputs
+    outputs = node.outputs if isinstance(last.op, ops.Split | ops.MaxPool | ops.BatchNorm) else node.outputs[:1]
+    reader.nodes.append(Node(node.name, last.op, inputs, outputs, last.limits))
+
+
+def _taken(name: str, before: Value | None, op: ops.Op) -> Value:
+    """The value between two Takes of one Slice."""
+    assert isinstance(op, ops.Take)
+    if before is None or before.shape is None:
+        return Value(name, None, "unknown")
+    shape = list(before.shape)
+    shape[op.axis] = len(op.indices)
+    return replace(before, name=name, shape=tuple(shape))
+
+
+def _known(reader: Model, node: FileNode, output: Value) -> Known | None:
+    """Give the output as a constant, where it depends on nothing that is computed."""
+    if node.kind == "Constant":
+        return _constant(reader, node)
+    if node.kind == "Shape":
+        return _static_shape(reader, node)
+    if any(name and (name not in reader.known or name in reader.overridable) for name in node.inputs):
+        return None
+    inputs = [reader.known.get(name) for name in node.inputs]
+    return evaluated(node, inputs, _static(output.shape), output.dtype, reader.opset)
+
+
+def _static(shape: tuple[Dim, ...] | None) -> tuple[int, ...] | None:
+    if shape is None:
+        return None
+    sizes = tuple(dim for dim in shape if isinstance(dim, int))
+    return sizes if len(sizes) == len(shape) else None
+
+
+def _constant(reader: Model, node: FileNode) -> Known | None:
+    """Give the number of a Constant node; None for strings and sparse tensors."""
+    name = node.outputs[0]
+    if len(node.proto.attribute) != 1:
+        return None
+    found = node.proto.attribute[0]
+    match found.name:
+        case "value":
+            held = tensor(found.t, _place_of_tensor(reader, node), reader.file, reader.folder)
+            return stored(name, held, node) if held.dtype != "str" else None
+        case "value_float":
+            return literal(name, np.asarray(found.f, np.float32), node)
+        case "value_floats":
+            return literal(name, np.asarray(found.floats, np.float32), node)
+        case "value_int":
+            return literal(name, np.asarray(found.i, np.int64), node)
+        case "value_ints":
+            return literal(name, np.asarray(found.ints, np.int64), node)
+        case _:
+            return None
+
+
+def _place_of_tensor(reader: Model, node: FileNode) -> int:
+    """Find where the tensor of a Constant node begins in the file."""
+    around = node.scope.path[-1]
+    place = reader.file.layout(around.body, around.end)[NODE][node.index]
+    attribute = reader.file.layout(place.body, place.end)[ATTRIBUTE][0]
+    return reader.file.layout(attribute.body, attribute.end)[ATTRIBUTE_TENSOR][-1].body
+
+
+def _static_shape(reader: Model, node: FileNode) -> Known | None:
+    """Give a shape that doesn't depend on the run."""
+    name = node.inputs[0]
+    shape = _static(reader.known[name].shape if name in reader.known else reader.values[name].shape)
+    if shape is None:
+        return None
+    first, last = node.attribute("start"), node.attribute("end")
+    dims = shape[first.i if first is not None else None : last.i if last is not None else None]
+    return literal(node.outputs[0], np.asarray(dims, np.int64), node)

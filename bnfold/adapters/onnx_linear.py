@@ -1,0 +1,141 @@
+"""Reading linear operators and BatchNormalization."""
+
+from bnfold import ops
+from bnfold.adapters.onnx_tensors import FLOATS
+from bnfold.adapters.onnx_view import Part, Reading, View, reads
+from bnfold.ops import Pads
+from bnfold.why import Why
+
+
+@reads("Conv")
+def _conv(view: View) -> Reading:
+    spatial = _spatial(view)
+    if spatial is None:
+        return None
+    op = ops.Conv(
+        strides=view.numbers("strides") or (1,) * spatial,
+        dilations=view.numbers("dilations") or (1,) * spatial,
+        pads=_pads(view, spatial),
+        groups=view.number("group", 1),
+    )
+    return Part(op, limits=_limits(view, 1, 2, 0))
+
+
+@reads("ConvTranspose")
+def _conv_transpose(view: View) -> Reading:
+    spatial = _spatial(view)
+    if spatial is None:
+        return None
+    op = ops.ConvTranspose(
+        strides=view.numbers("strides") or (1,) * spatial,
+        dilations=view.numbers("dilations") or (1,) * spatial,
+        pads=None if view.has("output_shape") else _pads(view, spatial),
+        output_padding=view.numbers("output_padding") or (0,) * spatial,
+        groups=view.number("group", 1),
+    )
+    return Part(op, limits=_limits(view, 1, 2, 1))
+
+
+@reads("Gemm")
+def _gemm(view: View) -> Reading:
+    op = ops.Gemm(
+        view.real("alpha", 1.0), view.real("beta", 1.0), bool(view.number("transA")), bool(view.number("transB"))
+    )
+    weight = 1 if view.constant(1) else 0
+    out_axis = (0 if op.trans_b else 1) if weight else (1 if op.trans_a else 0)
+    limits = _limits(view, weight, 2, out_axis)
+    if op.beta == 0:  # C is there and counts for nothing
+        limits.setdefault("bias", Why.NO_BIAS)
+    return Part(op, limits=limits)
+
+
+@reads("MatMul")
+def _mat_mul(view: View) -> Reading:
+    """A MatMul has no bias; `bnfold.raising` gives it that of an Add behind it, the writer that of a Gemm."""
+    weight = 1 if view.constant(1) else 0
+    known = view.constant(weight)
+    limits = _limits(view, weight, 2, (len(known.shape) - 1 if weight else len(known.shape) - 2) if known else 0)
+    if weight == 0 or view.rank() != 2 or view.rank(1) != 2:
+        limits["bias"] = Why.NO_BIAS
+    return Part(ops.MatMul(), limits=limits)
+
+
+@reads("Einsum")
+def _einsum(view: View) -> Reading:
+    """Linear where one of two operands is a constant, which then comes second."""
+    equation = view.text("equation", "").replace(" ", "")
+    if len(view.node.inputs) != 2 or "." in equation:
+        return None
+    inputs = view.node.inputs
+    if view.constant(0) and not view.constant(1):
+        terms, arrow, target = equation.partition("->")
+        if not arrow:
+            return None  # the order of the output's axes is implied by the letters, which stays so; but say it first
+        left, _, right = terms.partition(",")
+        equation, inputs = f"{right},{left}->{target}", inputs[::-1]
+    known = view.known.get(inputs[1])
+    limits = _limits(view, view.node.inputs.index(inputs[1]), 2, 0)
+    if known is not None and known.is_quantized:
+        limits["weight"] = Why.QUANTIZED
+    return Part(ops.Einsum(equation), inputs, {**limits, "bias": Why.NO_BIAS})
+
+
+@reads("BatchNormalization")
+def _batch_norm(view: View) -> Reading:
+    """Up to opset 13 the outputs tell training mode from test mode, from 14 on an attribute does."""
+    limits = view.operands_limited(gamma=1, beta=2, mean=3, variance=4)
+    held = {"remove": Why.OVERRIDABLE, "constants": Why.OVERRIDABLE} if limits else {}
+    trains = view.number("training_mode") == 1 or view.number("is_test", 1) == 0 or any(view.node.outputs[1:])
+    if trains:
+        held = {"remove": Why.TRAINING, "constants": Why.TRAINING}
+    elif view.number("spatial", 1) == 0:
+        held = {"remove": Why.AXIS, "constants": Why.AXIS}
+    return Part(ops.BatchNorm(view.real("epsilon", 1e-5)), view.node.inputs[:5], held)
+
+
+def _spatial(view: View) -> int | None:
+    """The number of spatial axes, which the weight tells."""
+    rank = view.rank(1) if view.rank(1) is not None else view.rank()
+    return None if rank is None or rank < 3 else rank - 2
+
+
+def _pads(view: View, spatial: int) -> Pads | None:
+    """Give (before, after) for each spatial axis; None where SAME computes them from the sizes."""
+    mode = view.text("auto_pad", "NOTSET")
+    if mode.startswith("SAME"):
+        return None
+    pads = (view.numbers("pads") if mode in ("NOTSET", "") else None) or (0,) * (2 * spatial)
+    return tuple(zip(pads[:spatial], pads[spatial:], strict=False))
+
+
+def _limits(view: View, weight: int, bias: int, out_axis: int) -> dict[str, Why]:
+    """What of a linear node can't be rewritten."""
+    limits = view.operands_limited(weight=weight, bias=bias)
+    known = view.constant(weight)
+    if known is not None and known.is_quantized:
+        limits |= _quantized(view, weight, out_axis)
+    elif known is not None and known.dtype not in FLOATS:
+        limits["weight"] = Why.QUANTIZED
+    if view.input(bias):
+        operand = view.constant(bias)
+        if operand is None:
+            limits["bias"] = Why.COMPUTED
+        elif operand.is_quantized or operand.dtype not in FLOATS:
+            limits["bias"] = Why.QUANTIZED
+    return limits
+
+
+def _quantized(view: View, weight: int, out_axis: int) -> dict[str, Why]:
+    """A factor for each output channel goes into the DequantizeLinear's scale; one for the input channels can't."""
+    known = view.constant(weight)
+    assert known is not None
+    node = known.node
+    assert node is not None
+    scale = view.known.get(node.inputs[1])
+    axis = node.attribute("axis")
+    along = (axis.i if axis is not None else 1) % max(len(known.shape), 1)
+    if scale is None or scale.dtype not in FLOATS or scale.name in view.held or view.opset < 13:
+        return {"weight": Why.QUANTIZED}
+    if scale.size != 1 and along != out_axis:
+        return {"weight": Why.QUANTIZED}
+    return {"weight_in": Why.QUANTIZED}

@@ -77,7 +77,10 @@ class MatMul(Op):
 
 @dataclass(frozen=True, slots=True)
 class Einsum(Op):
-    """numpy.einsum(equation, x, weight); linear where one of two inputs is a constant."""
+    """numpy.einsum(equation, two inputs), plus bias?; linear where one of the two is a constant.
+
+    bias is broadcast against the output, as MatMul's.
+    """
 
     equation: str
 
@@ -232,6 +235,16 @@ class Transpose(Op):
 @dataclass(frozen=True, slots=True)
 class Reshape(Op):
     """The same elements in row-major order in y's shape: reshape, flatten, squeeze, unsqueeze."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rearrange(Op):
+    """Reshapes and transpositions one after another, as in a channel shuffle; `raising` joins them.
+
+    steps: ("reshape", shape), where a symbol stands for what x has there, or ("transpose", permutation).
+    """
+
+    steps: tuple[tuple[str, tuple[int | str | None, ...]], ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,8 @@
 """How the channels of one tensor appear in another: which axis becomes which, and which channel is which."""
 
+import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -11,6 +13,7 @@ from bnfold.graph import Dim
 
 Indices: TypeAlias = NDArray[np.intp]
 Shape: TypeAlias = tuple[Dim, ...]
+PRIMES = (7, 11, 13, 17, 19)  # stand-ins for symbols: two that differ can't be taken for each other
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -138,6 +141,39 @@ class Blocked(View):
         many = np.arange(channels * self.block**2 if self.to_depth else channels)
         few = many // self.block**2 if self.mode == "CRD" else many % (len(many) // self.block**2)
         return Image(axis, few, many) if self.to_depth else Image(axis, many, few)
+
+
+@dataclass(frozen=True, slots=True)
+class Rearranged(View):
+    """Reshapes and transpositions one after another (`bnfold.ops.Rearrange`): channels may part in between."""
+
+    source: Shape
+    steps: tuple[tuple[str, Shape], ...]
+
+    def image(self, axis: int, channels: int) -> Image | None:
+        """Number the channels and move the numbers about, in a tensor with a length of its own for every symbol."""
+        symbols = {dim for shape in (self.source, *self._shapes()) for dim in shape if isinstance(dim, str)}
+        length = dict(zip(sorted(symbols), PRIMES, strict=False))
+        shape = _lengths(self.source, length)
+        if shape is None:
+            return None
+        place = [channels if k == axis else 1 for k in range(len(shape))]
+        labels = np.broadcast_to(np.arange(channels).reshape(place), shape)
+        for kind, what in self.steps:
+            lengths = _lengths(what, length)
+            if lengths is None or (kind == "reshape" and math.prod(lengths) != labels.size):
+                return None
+            labels = labels.reshape(lengths) if kind == "reshape" else labels.transpose(lengths)
+        return _varying(labels, 0)
+
+    def _shapes(self) -> list[Shape]:
+        return [what for kind, what in self.steps if kind == "reshape"]
+
+
+def _lengths(shape: Shape, length: Mapping[str, int]) -> tuple[int, ...] | None:
+    """Put numbers in the place of symbols; None where a dimension is unknown."""
+    lengths = tuple(length.get(dim) if isinstance(dim, str) else dim for dim in shape)
+    return None if any(dim is None for dim in lengths) else tuple(dim for dim in lengths if dim is not None)
 
 
 def _varying(labels: Indices, start: int) -> Image | None:

@@ -6,6 +6,7 @@ from bnfold.raising.biases import with_biases
 from bnfold.raising.chains import chained
 from bnfold.raising.constants import with_constants
 from bnfold.raising.emission import with_affines
+from bnfold.raising.layouts import with_rearrangements
 
 __all__ = ["raised"]
 
@@ -24,7 +25,8 @@ def raised(graph: Graph) -> Graph:
       the nodes on the way from its input to its output. A writer that removes the affine removes all of them; one
       that changes its constants puts one affine operator (axis 1: BatchNormalization, else Mul and Add) in their
       place. "remove" and "constants" among the limits of any source are limits of the whole.
+    - Reshapes and transpositions that follow each other become one Rearrange; nothing of it is ever rewritten.
     - Sums and products of tensors become Sum and Product; all other arithmetic becomes Unknown.
     """
     graph = with_biases(with_constants(graph))
-    return with_sums(with_affines(graph, chained(links(graph), graph)))
+    return with_rearrangements(with_sums(with_affines(graph, chained(links(graph), graph))))

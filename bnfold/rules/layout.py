@@ -4,10 +4,10 @@ from itertools import pairwise
 
 import numpy as np
 
-from bnfold.ops import DepthToSpace, Expand, Reshape, Select, SpaceToDepth, Split, Take, Transpose
+from bnfold.ops import DepthToSpace, Expand, Rearrange, Reshape, Select, SpaceToDepth, Split, Take, Transpose
 from bnfold.relation import Carried, Site, Tie
 from bnfold.rules.base import ties
-from bnfold.views import Aligned, Blocked, Permuted, Picked, Reshaped
+from bnfold.views import Aligned, Blocked, Permuted, Picked, Rearranged, Reshaped
 from bnfold.why import Why
 
 
@@ -19,6 +19,11 @@ def _transpose(op: Transpose, site: Site) -> tuple[Tie, ...]:
 @ties.register
 def _reshape(op: Reshape, site: Site) -> tuple[Tie, ...]:
     return (Carried(site.x, site.y, Reshaped(site.shape(site.x), site.shape(site.y))),)
+
+
+@ties.register
+def _rearrange(op: Rearrange, site: Site) -> tuple[Tie, ...]:
+    return (Carried(site.x, site.y, Rearranged(site.shape(site.x), op.steps)),)
 
 
 @ties.register

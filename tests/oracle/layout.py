@@ -19,6 +19,14 @@ def _reshape(op: ops.Reshape, inputs: Operands, shapes: Shapes) -> Array:
 
 
 @compute.register
+def _rearrange(op: ops.Rearrange, inputs: Operands, shapes: Shapes) -> Array:
+    x = inputs[0]
+    for kind, what in op.steps:
+        x = np.transpose(x, what) if kind == "transpose" else np.reshape(x, what)
+    return x
+
+
+@compute.register
 def _expand(op: ops.Expand, inputs: Operands, shapes: Shapes) -> Array:
     return np.broadcast_to(inputs[0], shapes[0])
 

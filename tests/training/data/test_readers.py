@@ -6,13 +6,13 @@ import sys
 
 import numpy as np
 import pytest
-from corpora import NAMES, arrays, idx_bytes, write_folder, write_idx, write_image
 from numpy.testing import assert_array_equal
 from PIL import Image
 
 from bnfold.errors import BnfoldError, UnsafeError
 from bnfold.training.data import read
 from bnfold.training.data.dataset import held_out
+from tests.training.data.corpora import NAMES, arrays, idx_bytes, write_folder, write_idx, write_image
 
 SIZE = (8, 8)
 

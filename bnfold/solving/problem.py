@@ -66,7 +66,7 @@ class _Problem:
         ties: dict[str, tuple[Tie, ...]] = {
             node.name: relation(Site(node, graph, node.name in relaxed, tensors)) for node in graph.nodes
         }
-        self.lowering = Lowering(graph, frame_axes(graph, ties))
+        self.lowering = Lowering(graph, frame_axes(graph, ties), ties)
         self._hard_rows(ties, found, held)
         self.folds = _folds(self.lowering, found, held)
         fold_rows = [
@@ -114,7 +114,7 @@ class _Problem:
         A linear node at whose ends something has moved already is rewritten anyway.
         """
         rewritten = {name for name, places, _ in self.ends if any(values[places].any() for values in moved)}
-        weight = np.full(self.lowering.unknowns.count, TENSOR)
+        weight = TENSOR * self.lowering.unknowns.tensors
         for name, places, _ in self.ends:
             if name not in rewritten:
                 weight[places] += 1

@@ -4,7 +4,7 @@ Every channel of every framed tensor is an unknown of its own; a row says the sa
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import IntEnum
 from typing import TypeAlias
 
@@ -44,34 +44,76 @@ class Row:
     cause: Reason | None = None
 
 
-@dataclass
 class Unknowns:
-    """The numbering: channel c of value v is unknown offset[v] + c, in the graph's order."""
+    """The numbering: channel c of value v is unknown offset[v] + c, in the graph's order.
 
-    graph: Graph
-    axes: Mapping[str, int]
-    offset: dict[str, int] = field(default_factory=dict)
-    count: int = 0
+    Values whose frames are equal, channel by channel, have the same unknowns. weight: (count,) how many they are.
+    """
 
-    def __post_init__(self) -> None:
-        order = [*self.graph.inputs, *(name for node in self.graph.nodes for name in node.outputs)]
-        for name in order:
-            if name in self.axes and name not in self.offset:
-                self.offset[name] = self.count
-                self.count += channels(self.graph, name, self.axes[name])
+    def __init__(self, graph: Graph, axes: Mapping[str, int], ties: Mapping[str, Sequence[Tie]]) -> None:
+        self.graph = graph
+        self.axes = axes
+        self.offset: dict[str, int] = {}
+        leader = self._leaders(ties)
+        count = 0
+        for name in leader:
+            first = leader[name]
+            if first == name:
+                self.offset[name] = count
+                count += self._channels(name)
+            self.offset[name] = self.offset[first]
+        self.count = count
+        self.tensors = np.zeros(count)
+        for name in leader:
+            self.tensors[self.of(name)] += 1
 
     def of(self, name: str) -> Indices:
         """Give the unknowns of a framed value."""
-        return np.arange(channels(self.graph, name, self.axes[name])) + self.offset[name]
+        start = self.offset[name]
+        return np.arange(start, start + self._channels(name))
+
+    def _channels(self, name: str) -> int:
+        return channels(self.graph, name, self.axes[name])
+
+    def _leaders(self, ties: Mapping[str, Sequence[Tie]]) -> dict[str, str]:
+        """Give each framed value, in the graph's order, the first value that has the same frame."""
+        order = [*self.graph.inputs, *(name for node in self.graph.nodes for name in node.outputs)]
+        leader = {name: name for name in order if name in self.axes}
+        place = {name: index for index, name in enumerate(leader)}
+
+        def find(name: str) -> str:
+            while leader[name] != name:
+                leader[name] = leader[leader[name]]
+                name = leader[name]
+            return name
+
+        for node in self.graph.nodes:
+            for tie in ties[node.name]:
+                if isinstance(tie, Carried) and self._is_same(tie):
+                    one, two = sorted((find(tie.source), find(tie.target)), key=place.__getitem__)
+                    leader[two] = one
+        return {name: find(name) for name in leader}
+
+    def _is_same(self, tie: Carried) -> bool:
+        if tie.source not in self.axes or tie.target not in self.axes or tie.times != 1:
+            return False
+        image = image_of(self.graph, tie.view, tie.source, self.axes[tie.source])
+        if image is None or image.axis != self.axes[tie.target]:
+            return False
+        size = self._channels(tie.source)
+        whole = np.arange(size)
+        return size == self._channels(tie.target) and all(
+            np.array_equal(side, whole) for side in (image.source, image.target)
+        )
 
 
 class Lowering:
     """Turns ties into rows. Rows of what always holds come first; those of a fold are asked for by affine."""
 
-    def __init__(self, graph: Graph, axes: Mapping[str, int]) -> None:
+    def __init__(self, graph: Graph, axes: Mapping[str, int], ties: Mapping[str, Sequence[Tie]]) -> None:
         self.graph = graph
         self.axes = axes
-        self.unknowns = Unknowns(graph, axes)
+        self.unknowns = Unknowns(graph, axes, ties)
         self.rows: list[Row] = []
 
     def add(self, node: Node, tie: Tie) -> None:
@@ -140,8 +182,9 @@ class Lowering:
             self.pin([source, target], Reason(node.name, tie.lost))
             return
         x, y = self.unknowns.of(source)[image.source], self.unknowns.of(target)[image.target]
-        self.equate_scales(y, x)
-        self._row(Kind.SHIFT, [(y, 1.0), (x, -tie.times)], None)
+        if not np.array_equal(x, y):
+            self.equate_scales(y, x)
+            self._row(Kind.SHIFT, [(y, 1.0), (x, -tie.times)], None)
         if tie.positive:
             self._row(Kind.SIGN, [(x, 1.0)], Reason(node.name, tie.positive))
         if tie.still:

@@ -58,7 +58,8 @@ def _solve(graph: Graph, found: Sequence[Candidate], level: str) -> tuple[Soluti
 
 def _in_the_way(graph: Graph, solution: Solution, level: str) -> frozenset[str]:
     named = {reason.node for reasons in solution.reasons.values() for reason in reasons if reason.why in BENDS}
-    return frozenset(name for name in named if level == "max" or isinstance(graph.by_name[name].op, (Clip, Pad)))
+    free = {name for name in named if "constants" not in graph.by_name[name].limits}
+    return frozenset(name for name in free if level == "max" or isinstance(graph.by_name[name].op, (Clip, Pad)))
 
 
 def _taken(found: Sequence[Candidate], solution: Solution) -> list[Candidate]:

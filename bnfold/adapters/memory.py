@@ -8,7 +8,7 @@ import numpy as np
 
 from bnfold.affine import Floats
 from bnfold.graph import Constant, Graph, Node
-from bnfold.ops import ChannelClip, Clip, Conv, ConvTranspose, Gemm, Identity, Linear, MatMul, Pad
+from bnfold.ops import ChannelClip, Clip, Conv, ConvTranspose, Einsum, Gemm, Identity, Linear, MatMul, Pad
 from bnfold.plan import Edit, Plan, Remove, ReplaceByClip, ScaleWeight, SetBias, SetBounds, SetConstants
 from bnfold.relation import Site
 from bnfold.rules.linear import contraction, scale_weight
@@ -20,7 +20,7 @@ def written(graph: Graph, plan: Plan) -> Graph:
     """Give the folded graph, with the same inputs and outputs.
 
     What changes gets a constant of its own, rounded once into the dtype of the old one (of the node's first tensor
-    where there was none). Raises ValueError for an edit that the node can't take, as a bias of an Einsum.
+    where there was none). Raises ValueError for an edit that the node can't take, as a bias of a pooling.
     """
     draft = _Draft(graph, {node.name: node for node in graph.nodes}, dict(graph.constants))
     for edit in plan.edits:
@@ -68,7 +68,7 @@ class _Draft:
         if isinstance(node.op, Gemm) and node.op.beta != 1:
             node = replace(node, op=replace(node.op, beta=1.0))
             self.nodes[node.name] = node
-        elif not isinstance(node.op, (Conv, ConvTranspose, Linear, Gemm, MatMul)):
+        elif not isinstance(node.op, (Conv, ConvTranspose, Linear, Gemm, MatMul, Einsum)):
             raise ValueError(f"{node.name}: {type(node.op).__name__} takes no bias")
         self._set_operand(node.name, BIAS, bias)
 

@@ -112,9 +112,14 @@ def _clip_by_channel(site: Site, frames: Frames, low: float, high: float) -> tup
     lo, hi = _moved(frame, low, high)
     if np.all(lo == low) and np.all(hi == high):
         return ()
-    if isinstance(site.node.op, Clip) and np.all(lo == lo[0]) and np.all(hi == hi[0]):
+    if isinstance(site.node.op, Clip) and _alike(lo) and _alike(hi):
         return (SetBounds(site.node.name, _finite(lo[0]), _finite(hi[0])),)
     return (ReplaceByClip(site.node.name, frame.axis, lo, hi),)
+
+
+def _alike(bounds: Floats) -> bool:
+    """Whether they are one number, but for the rounding of frames that are demanded to be equal."""
+    return bool(np.allclose(bounds, bounds[0], rtol=1e-12, atol=0))
 
 
 def _finite(bound: float) -> float | None:

@@ -14,7 +14,7 @@ def _einsum(op: Einsum, site: Site) -> Contracted | None:
 
     A label of x and y alone passes by; one that all three share makes a stack of weights, as in MatMul.
     """
-    if len(site.node.inputs) != 2:
+    if op.equation.count(",") != 1:
         return None
     constant = 1 if site.constant(1) is not None else 0
     if site.constant(constant) is None:
@@ -34,7 +34,7 @@ def _einsum(op: Einsum, site: Site) -> Contracted | None:
         source,
         site.y,
         weight,
-        "",
+        site.input(2),
         x.index(summed[0]),
         y.index(brought[0]),
         w.index(brought[0]),

@@ -85,4 +85,6 @@ def _mat_mul(op: ops.MatMul, inputs: Operands, shapes: Shapes) -> Array:
 
 @compute.register
 def _einsum(op: ops.Einsum, inputs: Operands, shapes: Shapes) -> Array:
-    return np.einsum(op.equation, *inputs)
+    operands = op.equation.count(",") + 1
+    y = np.einsum(op.equation, *inputs[:operands])
+    return y if len(inputs) == operands else y + inputs[operands]

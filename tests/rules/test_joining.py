@@ -1,0 +1,58 @@
+import numpy as np
+import pytest
+
+from bnfold.ops import Concat, Product, Sum
+from bnfold.relation import Summed
+from bnfold.rules import relation
+from bnfold.why import Why
+from tests.rules.law import SCALE, SHIFT, Case, assert_law, assert_no_more, assert_stops, seeded
+
+X = (2, 3, 4)
+EACH = " ".join(f"{name}.{aspect}" for name in ("x0", "x1", "y0") for aspect in ("scale", "sign", "shift"))
+HOLDS = [
+    pytest.param(Case(Concat(1), (X, (2, 2, 4))), 1, EACH, id="concat of channels"),
+    pytest.param(Case(Concat(1), (X, "x0", (2, 1, 4))), 1, "scale sign shift", id="a tensor twice"),
+    pytest.param(Case(Concat(2), (X, (2, 3, 1))), 1, EACH, id="concat of rows"),
+    pytest.param(Case(Sum((1.0, 1.0)), (X, X)), 1, EACH, id="sum"),
+    pytest.param(Case(Sum((1.0, -1.0)), (X, X)), 2, EACH, id="difference, last axis"),
+    pytest.param(Case(Sum((1.0, 2.5)), (X, X)), 1, EACH, id="torch's alpha"),
+    pytest.param(Case(Sum((1.0, 1.0)), (X, "x0")), 1, "scale sign shift", id="x + x"),
+    pytest.param(Case(Sum((1.0, 0.5, -2.0)), (X, X, "x0")), 1, EACH, id="three terms, two of them one tensor"),
+    pytest.param(Case(Product(), (X, X)), 1, "x0.scale x0.sign x1.scale x1.sign y0.scale y0.sign", id="product"),
+    pytest.param(Case(Product(), (X, "x0")), 1, "x0.scale x0.sign y0.scale", id="square"),
+    pytest.param(Case(Product(), (X, X, "x0")), 0, "x0.scale x0.sign x1.scale x1.sign y0.scale y0.sign", id="u v u"),
+]
+STOPS = [
+    pytest.param(Case(Product(), (X, X)), 1, SHIFT, Why.GATE, id="product, shift"),
+    pytest.param(Case(Concat(1), (X, np.ones((2, 1, 4)))), 1, SCALE, Why.NO_RULE, id="concat with a constant"),
+    pytest.param(Case(Sum((1.0, 1.0)), (X, np.ones(X))), 1, SCALE, Why.NO_RULE, id="sum with a constant"),
+    pytest.param(Case(Product(), (X, np.ones(X))), 1, SCALE, Why.NO_RULE, id="product with a constant"),
+]
+
+
+@pytest.mark.parametrize(("case", "axis", "free"), HOLDS)
+@seeded
+def test_the_law(case, axis, free, seed):
+    assert_law(case, axis, free, seed)
+
+
+@pytest.mark.parametrize(("case", "axis", "free"), HOLDS)
+def test_nothing_is_held_in_vain(case, axis, free):
+    assert_no_more(case, axis, seed=0)
+
+
+@pytest.mark.parametrize(("case", "axis", "aspect", "why"), STOPS)
+def test_stops(case, axis, aspect, why):
+    assert_stops(case, axis, aspect, why)
+
+
+def test_behind_an_operand_of_unknown_length_no_channel_has_a_place():
+    site = Case(Concat(1), ((2, "n", 4), (2, 3, 4)), ((2, None, 4),)).site
+    first, second = relation(site)
+    assert first.view.image(1, 5) is not None
+    assert second.view.image(1, 3) is None
+    assert second.view.image(2, 4) is not None
+
+
+def test_a_tensor_that_is_added_twice_counts_twice():
+    assert relation(Case(Sum((1.0, 0.5)), (X, "x0")).site) == (Summed((("x0", 1.5),), "y0"),)

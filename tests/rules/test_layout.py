@@ -1,0 +1,76 @@
+import pytest
+
+from bnfold.ops import DepthToSpace, Expand, Reshape, Select, SpaceToDepth, Split, Take, Transpose
+from bnfold.why import Why
+from tests.rules.law import SCALE, SHIFT, Case, assert_law, assert_no_more, assert_stops, seeded
+
+ANY = "scale sign shift"
+X = (2, 3, 4, 5)
+
+
+def reshape(before, after, axis, name):
+    return pytest.param(Case(Reshape(), (before,), (after,)), axis, ANY, id=name)
+
+
+HOLDS = [
+    *(pytest.param(Case(Transpose((0, 2, 3, 1)), (X,)), axis, ANY, id=f"to NHWC, axis {axis}") for axis in range(4)),
+    pytest.param(Case(Transpose((3, 1, 0, 2)), (X,)), 2, ANY, id="transpose, all axes move"),
+    reshape(X, (2, 60), 1, "flatten"),
+    reshape((2, 3, 1, 1), (2, 3), 1, "flatten after global pooling"),
+    reshape((2, 3, 4), (6, 4), 2, "batch and tokens merge"),
+    reshape((6, 4), (2, 3, 4), 1, "batch and tokens part"),
+    reshape((2, 3), (2, 3, 1, 1), 1, "unsqueeze"),
+    reshape((1, 3, 4), (3, 4), 1, "squeeze"),
+    reshape((2, 1, 6), (2, 2, 3), 1, "an axis of one part"),
+    reshape((2, 3, 4, 5), (2, 3, 20), 1, "rows and columns merge"),
+    reshape((2, 3, 20), (2, 3, 4, 5), 1, "rows and columns part"),
+    reshape((2, 2, 3, 4), (2, 6, 4), 1, "groups merge, frames by group"),
+    reshape((2, 2, 3, 4), (2, 6, 4), 2, "groups merge, frames within a group"),
+    reshape((6,), (6,), 0, "no change"),
+    pytest.param(Case(Expand(), ((3, 1, 1),), ((2, 3, 4, 5),)), 0, ANY, id="expand, channels move from the right"),
+    pytest.param(Case(Expand(), ((2, 3, 1),), ((2, 3, 4),)), 1, ANY, id="expand"),
+    pytest.param(Case(Expand(), ((1, 1, 2),), ((3, 1, 2),)), 1, ANY, id="expand, one channel"),
+    pytest.param(Case(Take(1, (2, 0)), (X,)), 1, ANY, id="gather of channels"),
+    pytest.param(Case(Take(1, (1, 1, 0, 1)), (X,)), 1, ANY, id="gather with repeats"),
+    pytest.param(Case(Take(1, (-1, -2, -3)), (X,)), 1, ANY, id="flip by negative indices"),
+    pytest.param(Case(Take(2, (1, 2)), (X,)), 1, ANY, id="crop of rows"),
+    pytest.param(Case(Select(2, 1), (X,)), 1, ANY, id="one row"),
+    pytest.param(Case(Select(1, 2), (X,)), 3, ANY, id="one channel, frames on columns"),
+    pytest.param(Case(Split(1, (1, 2)), (X,)), 1, ANY, id="split of channels"),
+    pytest.param(Case(Split(2, (1, 3)), (X,)), 1, ANY, id="split of rows"),
+    *(
+        pytest.param(Case(op(2, mode), (shape,)), axis, ANY, id=f"{op.__name__} {mode}, axis {axis}")
+        for op, shape in ((DepthToSpace, (2, 8, 2, 3)), (SpaceToDepth, (2, 3, 4, 6)))
+        for mode in ("CRD", "DCR")
+        for axis in (0, 1)
+    ),
+    pytest.param(Case(DepthToSpace(3), ((2, 9, 2, 1),)), 1, ANY, id="pixel shuffle to one channel"),
+]
+STOPS = [
+    pytest.param(Case(Reshape(), ((2, 6, 4),), ((2, 2, 3, 4),)), 1, SCALE, Why.RESHAPE, id="channels part"),
+    pytest.param(Case(Reshape(), ((4, 6),), ((6, 4),)), 0, SCALE, Why.RESHAPE, id="a reshape that shears"),
+    pytest.param(Case(Reshape(), (("n", 6, "t"),), ((None, 6, 4),)), 1, SHIFT, Why.RESHAPE, id="unknown sizes"),
+    pytest.param(Case(Expand(), ((2, 1, 4),), ((2, 3, 4),)), 1, SCALE, Why.BROADCAST, id="expand of the channels"),
+    pytest.param(Case(Select(1, 2), (X,)), 1, SCALE, Why.RESHAPE, id="one channel"),
+    pytest.param(Case(DepthToSpace(2), ((2, 8, 2, 3),)), 2, SCALE, Why.RESHAPE, id="pixel shuffle, rows"),
+    pytest.param(Case(SpaceToDepth(2), ((2, 3, 4, 6),)), 3, SCALE, Why.RESHAPE, id="pixel unshuffle, columns"),
+    pytest.param(
+        Case(Take(1, (0,)), (X,), dtypes={"x0": "int64", "y0": "int64"}), 1, SCALE, Why.NO_RULE, id="integers"
+    ),
+]
+
+
+@pytest.mark.parametrize(("case", "axis", "free"), HOLDS)
+@seeded
+def test_the_law(case, axis, free, seed):
+    assert_law(case, axis, free, seed)
+
+
+@pytest.mark.parametrize(("case", "axis", "free"), HOLDS)
+def test_nothing_is_held_in_vain(case, axis, free):
+    assert_no_more(case, axis, seed=0)
+
+
+@pytest.mark.parametrize(("case", "axis", "aspect", "why"), STOPS)
+def test_stops(case, axis, aspect, why):
+    assert_stops(case, axis, aspect, why)

@@ -14,8 +14,7 @@ Layout: TypeAlias = Mapping[int, list[Field]]  # the fields of one message, by n
 
 GRAPH, FUNCTION = 7, 25  # of a ModelProto
 NODE, INITIALIZER, INPUT, OUTPUT, VALUE_INFO = 1, 5, 11, 12, 13  # of a GraphProto
-ATTRIBUTE = 5  # of a NodeProto
-NODE_INPUT = 1
+NODE_INPUT, NODE_OUTPUT, ATTRIBUTE = 1, 2, 5  # of a NodeProto
 ATTRIBUTE_TENSOR, ATTRIBUTE_GRAPH, ATTRIBUTE_GRAPHS = 5, 6, 11  # of an AttributeProto
 
 # Which messages can hold a tensor, and in which fields (onnx.proto).

@@ -1,0 +1,241 @@
+"""What an edited model means for the file: names for new tensors, renamed values, and what nobody reads any more."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import onnx
+from onnx import helper
+
+from bnfold.adapters.onnx_content import Content
+from bnfold.adapters.onnx_edit import Edited, Use, Work
+from bnfold.adapters.onnx_graph import Initializer, Model
+from bnfold.adapters.onnx_scopes import FileNode, Scope
+from bnfold.adapters.onnx_skeleton import NODE_INPUT, NODE_OUTPUT
+from bnfold.affine import Affine
+
+
+@dataclass(frozen=True, eq=False)
+class NewTensor:
+    """An initializer to be written. replaces: the one whose place it takes; None: it comes after those of its scope."""
+
+    scope: Scope
+    name: str  # in the file
+    content: Content
+    replaces: Initializer | None
+
+
+@dataclass(eq=False)
+class Changes:
+    """The file's changes, in its own names.
+
+    nodes: what stands in a node's place. names: the same node with other names for some of its inputs (field 1 of a
+    NodeProto) and outputs (field 2), by field and index. dropped: initializers, by their names in the Graph.
+    gone: by id of the scope, the values whose value_info goes. inputs_gone: inputs of the main graph.
+    """
+
+    nodes: dict[FileNode, list[onnx.NodeProto]] = field(default_factory=dict)
+    names: dict[FileNode, dict[tuple[int, int], str]] = field(default_factory=dict)
+    tensors: list[NewTensor] = field(default_factory=list)
+    dropped: set[str] = field(default_factory=set)
+    gone: dict[int, set[str]] = field(default_factory=dict)
+    inputs_gone: set[str] = field(default_factory=set)
+
+
+def changes(model: Model, edited: Edited, frames: Mapping[str, Affine]) -> Changes:
+    """Settle every name. frames: the plan's; where a removed affine's output keeps its numbers, it keeps its name."""
+    return _Settling(model, edited, frames).run()
+
+
+class _Settling:
+    def __init__(self, model: Model, edited: Edited, frames: Mapping[str, Affine]) -> None:
+        self.model, self.edited, self.frames = model, edited, frames
+        self.result = Changes()
+        self.local = {name: short for scope in model.scopes.scopes for short, name in scope.names.items()}
+        self.scope_of = {name: scope for scope in model.scopes.scopes for name in scope.names.values()}
+        self.taken = set(self.local.values()) | set(self.local)
+        self.outputs = set(model.graph.outputs)
+        self.renamed: dict[str, str] = {}
+
+    def run(self) -> Changes:
+        """Names first, then tensors, then what is dead."""
+        self._name_values()
+        self._place_tensors()
+        self._drop_unread()
+        self._freeze()
+        for work in self.edited.works.values():
+            self._write_node(work)
+        self._forget_values()
+        return self.result
+
+    # Values.
+
+    def _name_values(self) -> None:
+        """A value that is gone is read under the name of the one in its place; or that one takes its name."""
+        makers = {name: work for work in self._final() for name in work.outputs if name}
+        for gone in sorted(self.edited.alias, key=lambda name: name not in self.outputs):  # outputs choose first
+            root = self._root(gone)
+            maker = makers.get(root)
+            near = maker is not None and self.scope_of[gone] is maker.node.scope
+            free = near and root not in self.outputs and root not in self.renamed
+            if gone in self.outputs and not free:
+                self._identity(gone, root)
+            elif free and (gone in self.outputs or (gone not in self.frames and root in self.frames)):
+                self.renamed[root] = gone
+        for work in self._final():
+            work.inputs = [self._name(name) for name in work.inputs]
+            work.outputs = [self._name(name) for name in work.outputs]
+
+    def _root(self, name: str) -> str:
+        while name in self.edited.alias:
+            name = self.edited.alias[name]
+        return name
+
+    def _name(self, name: str) -> str:
+        root = self._root(name)
+        return self.renamed.get(root, root)
+
+    def _identity(self, gone: str, root: str) -> None:
+        """An output that is another value, which has to keep its own name."""
+        work = next(w for w in self.edited.works.values() if gone in w.outputs)
+        work.dropped = False
+        proto = helper.make_node("Identity", [], [], name=work.node.proto.name)
+        work.replaced = [Work(work.node, [root], [gone], proto)]
+        self.edited.alias = {k: v for k, v in self.edited.alias.items() if k != gone}
+
+    def _final(self) -> Iterator[Work]:
+        for work in self.edited.works.values():
+            yield from work.final
+
+    # Tensors.
+
+    def _place_tensors(self) -> None:
+        """Write in place where all readers want the same numbers, as a tensor of its own where they don't."""
+        groups: list[list[Use]] = []
+        for use in self.edited.uses:
+            same = (g for g in groups if use.old and g[0].old == use.old and g[0].content.same_as(use.content))
+            group = next(same, None)
+            if group is None:
+                groups.append([use])
+            else:
+                group.append(use)
+        uses = Counter(use.old for use in self.edited.uses)
+        readers = Counter(name for work in self._final() for name in work.inputs)
+        for group in groups:
+            old = group[0].old
+            alone = bool(old) and len(group) == uses[old] == readers[old] and old not in self.outputs
+            self._place(group, old, alone)
+
+    def _place(self, group: list[Use], old: str, alone: bool) -> None:
+        first = group[0]
+        held = self.model.initializers.get(old)
+        scope = held.scope if held is not None else first.work.node.scope
+        if alone and held is not None and held.tensor.name not in self._body_inputs(scope):
+            self.result.tensors.append(NewTensor(scope, held.tensor.name, first.content, held))
+            return
+        name = self._unique(self._wish(first, old))
+        self.result.tensors.append(NewTensor(scope, name, first.content, None))
+        qualified = scope.qualified(name)
+        self.local[qualified] = name
+        for use in group:
+            use.work.inputs[use.index] = qualified
+
+    def _body_inputs(self, scope: Scope) -> set[str]:
+        return set() if scope.parent is None else {item.name for item in scope.graph.input}
+
+    def _wish(self, use: Use, old: str) -> str:
+        if old and "#" not in old:
+            return f"{self.local.get(old, old)}_folded"
+        kind = use.work.proto.op_type
+        part = {("Gemm", 2): "bias", ("Conv", 2): "bias", ("ConvTranspose", 2): "bias", ("Mul", 1): "scale"}
+        part |= {("Add", 1): "shift", ("Max", 1): "min", ("Min", 1): "max"}
+        part |= {("BatchNormalization", k): n for k, n in enumerate(("scale", "shift", "mean", "var"), start=1)}
+        base = use.work.node.proto.name or self.local.get(use.work.outputs[0], use.work.outputs[0])
+        return f"{base}.{part.get((kind, use.index), f'constant{use.index}')}"
+
+    def _unique(self, wish: str) -> str:
+        name, number = wish, 2
+        while name in self.taken:
+            name, number = f"{wish}_{number}", number + 1
+        self.taken.add(name)
+        return name
+
+    # What is dead, and what is frozen.
+
+    def _drop_unread(self) -> None:
+        """Take out what only edited nodes read: initializers, and nodes that depended on nothing else."""
+        reads = Counter(name for work in self._final() for name in work.inputs)
+        makers = {name: work for work in self.edited.works.values() for name in work.node.outputs if name}
+        open_ends = [name for name in self.edited.touched if name]
+        while open_ends:
+            name = open_ends.pop()
+            if reads[name] or name in self.outputs:
+                continue
+            maker = makers.get(name)
+            if name in self.model.initializers:
+                self._drop_initializer(name)
+            elif maker is not None and not maker.dropped and not self._is_read(maker, reads):
+                maker.dropped = True
+                reads.subtract(maker.inputs)
+                open_ends += maker.inputs
+
+    def _is_read(self, work: Work, reads: Counter[str]) -> bool:
+        outputs = [name for step in work.final for name in step.outputs if name]
+        return bool(work.node.bodies) or any(reads[name] or name in self.outputs for name in outputs)
+
+    def _drop_initializer(self, name: str) -> None:
+        held = self.model.initializers[name]
+        if name in self.model.overridable or held.tensor.name in self._body_inputs(held.scope):
+            return
+        self.result.dropped.add(name)
+        if held.scope.parent is None:
+            self.result.inputs_gone.add(held.tensor.name)
+
+    def _freeze(self) -> None:
+        if self.model.freeze_inputs and self.model.file.proto.ir_version >= 4:
+            self.result.inputs_gone |= {item.name for item in self.model.scopes.main.graph.initializer}
+
+    # The file.
+
+    def _write_node(self, work: Work) -> None:
+        if work.dropped:
+            self.result.nodes[work.node] = []
+            return
+        same = work.replaced is None and work.proto is work.node.proto and len(work.inputs) == len(work.node.inputs)
+        if not same:
+            self.result.nodes[work.node] = [self._proto(step) for step in work.final]
+            return
+        old = {(NODE_INPUT, k): name for k, name in enumerate(work.node.proto.input)}
+        old |= {(NODE_OUTPUT, k): name for k, name in enumerate(work.node.proto.output)}
+        new = {(NODE_INPUT, k): self._short(name) for k, name in enumerate(work.inputs)}
+        new |= {(NODE_OUTPUT, k): self._short(name) for k, name in enumerate(work.outputs)}
+        if changed := {at: name for at, name in new.items() if old[at] != name}:
+            self.result.names[work.node] = changed
+
+    def _proto(self, step: Work) -> onnx.NodeProto:
+        proto = onnx.NodeProto()
+        proto.CopyFrom(step.proto)
+        inputs = [self._short(name) for name in step.inputs]
+        del proto.input[:]
+        del proto.output[:]
+        proto.input.extend(inputs)
+        proto.output.extend(self._short(name) for name in step.outputs)
+        return proto
+
+    def _short(self, name: str) -> str:
+        if not name:
+            return ""
+        return self.local.get(name) or self._unique_value(name)
+
+    def _unique_value(self, name: str) -> str:
+        """Name a value between two operators that stand for one."""
+        short = self._unique(name.rpartition("/")[2] if "/" in name else name)
+        self.local[name] = short
+        return short
+
+    def _forget_values(self) -> None:
+        kept = {name for work in self._final() for name in work.outputs}
+        for work in self.edited.works.values():
+            gone = {self.local[name] for name in work.node.outputs if name and name not in kept}
+            if gone:
+                self.result.gone.setdefault(id(work.node.scope), set()).update(gone)

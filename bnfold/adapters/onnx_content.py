@@ -1,0 +1,183 @@
+"""The numbers of tensors that a fold writes: scaled weights block by block, small ones at once; rounded once."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bnfold.adapters.onnx_constants import Array, Known
+from bnfold.adapters.onnx_tensors import numpy_dtype
+from bnfold.affine import Floats
+from bnfold.relation import Contracted
+
+Block: TypeAlias = tuple[slice, ...]
+BLOCK = 1 << 19  # elements in float64 at a time: 4 MiB, which stay in the processor's cache
+
+
+class Content(ABC):
+    """A tensor to be written."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+    @property
+    def nbytes(self) -> int:
+        """The number of bytes that the blocks add up to."""
+        return math.prod(self.shape) * numpy_dtype(self.dtype).itemsize
+
+    @abstractmethod
+    def blocks(self) -> Iterator[Array]:
+        """Give the numbers in order, rounded to the dtype."""
+
+    @abstractmethod
+    def same_as(self, other: "Content") -> bool:
+        """Whether both write the same bytes."""
+
+
+@dataclass(frozen=True, eq=False)
+class Dense(Content):
+    """Numbers that are at hand in float64."""
+
+    numbers: Floats
+    dtype: str
+
+    @property
+    def shape(self) -> tuple[int, ...]:  # type: ignore[override]
+        """The shape of the numbers."""
+        return self.numbers.shape
+
+    def blocks(self) -> Iterator[Array]:
+        """Give them all at once."""
+        yield rounded(self.numbers, self.dtype)
+
+    def same_as(self, other: Content) -> bool:
+        """Compare the numbers."""
+        return (
+            isinstance(other, Dense)
+            and self.dtype == other.dtype
+            and self.shape == other.shape
+            and np.array_equal(self.numbers, other.numbers, equal_nan=True)
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Scaled(Content):
+    """A weight times out_factor (out,) and in_factor (in,), as `bnfold.plan.ScaleWeight` says."""
+
+    weight: Known
+    contracted: Contracted
+    out_factor: Floats
+    in_factor: Floats
+
+    @property
+    def shape(self) -> tuple[int, ...]:  # type: ignore[override]
+        """The weight's shape."""
+        return self.weight.shape
+
+    @property
+    def dtype(self) -> str:  # type: ignore[override]
+        """The weight's dtype."""
+        return self.weight.dtype
+
+    def blocks(self) -> Iterator[Array]:
+        """Read, scale and round block by block."""
+        for _, _, after in self.pairs():
+            yield after
+
+    def pairs(self) -> Iterator[tuple[Block, Array, Array]]:
+        """Give each block with its numbers before and after."""
+        for block, before in stored_blocks(self.weight):
+            numbers = before.astype(np.float64)
+            for factor in self._factors(block):
+                numbers *= factor
+            yield block, before, rounded(numbers, self.dtype)
+
+    def _factors(self, block: Block) -> Iterator[Floats]:
+        """Give the factors, shaped to broadcast against the block; those that are all 1 left out."""
+        sides = ((self.out_factor, self.contracted.out_axis), (self.in_factor, self.contracted.in_axis))
+        for factor, axis in sides:
+            if np.all(factor == 1):
+                continue
+            if self.contracted.groups > 1 and axis == 1:
+                yield self._by_group(factor, block)
+                continue
+            place = [1] * len(self.shape)
+            place[axis] = -1
+            yield factor[block[axis]].reshape(place)
+
+    def _by_group(self, factor: Floats, block: Block) -> Floats:
+        """Row r of the weight belongs to group r // (rows / groups); its columns are that group's channels."""
+        rows, columns = self.shape[:2]
+        groups = self.contracted.groups
+        group = np.arange(rows)[block[0]] // (rows // groups)
+        chosen: Floats = factor.reshape(groups, columns)[group][:, block[1]]
+        return chosen.reshape(*chosen.shape, *(1,) * (len(self.shape) - 2))
+
+    def same_as(self, other: Content) -> bool:
+        """Compare the factors and what they are along."""
+        return (
+            isinstance(other, Scaled)
+            and self.weight is other.weight
+            and self._plain() == other._plain()
+            and np.array_equal(self.out_factor, other.out_factor)
+            and np.array_equal(self.in_factor, other.in_factor)
+        )
+
+    def _plain(self) -> tuple[int, int, int]:
+        return self.contracted.out_axis, self.contracted.in_axis, self.contracted.groups
+
+
+def stored_blocks(weight: Known) -> Iterator[tuple[Block, Array]]:
+    """Read a tensor in contiguous blocks, each in its own shape."""
+    whole = weight.array() if weight.tensor is None else None
+    first = 0
+    for block in blocks_of(weight.shape):
+        if whole is not None:
+            yield block, whole[block]
+            continue
+        shape = tuple(len(range(*part.indices(size))) for part, size in zip(block, weight.shape, strict=True))
+        count = math.prod(shape)
+        assert weight.tensor is not None
+        yield block, weight.tensor.stored(first, count).reshape(shape)
+        first += count
+
+
+def blocks_of(shape: tuple[int, ...], limit: int = BLOCK) -> Iterator[Block]:
+    """Cut a tensor into contiguous blocks of at most `limit` elements, in the order of its bytes."""
+    if 0 in shape:
+        return
+    axis = next((k for k in range(len(shape)) if math.prod(shape[k + 1 :]) <= limit), 0)
+    rest = (slice(None),) * (len(shape) - axis - 1)
+    if not shape:
+        yield ()
+        return
+    step = max(1, limit // math.prod(shape[axis + 1 :]))
+    for outer in np.ndindex(*shape[:axis]):
+        for start in range(0, shape[axis], step):
+            at = (*(slice(k, k + 1) for k in outer), slice(start, min(start + step, shape[axis])))
+            yield at + rest
+
+
+def rounded(numbers: Floats, dtype: str) -> Array:
+    """Round float64 once, to nearest even. Overflow gives infinities, which the audit refuses."""
+    with np.errstate(over="ignore"):
+        if dtype != "bfloat16":
+            return numbers.astype(numpy_dtype(dtype))
+        return _to_odd(numbers).astype(numpy_dtype(dtype))
+
+
+def _to_odd(numbers: Floats) -> NDArray[np.float32]:
+    """Round to float32 so that a second rounding to bfloat16 gives what one would have given.
+
+    Boldo and Melquiond 2008, "Emulation of FMA and correctly rounded sums": cut off, and keep a sticky last bit.
+    """
+    nearest = numbers.astype(np.float32)
+    exact = nearest.astype(np.float64)
+    bits = nearest.view(np.uint32).copy()
+    bits -= (np.abs(exact) > np.abs(numbers)).astype(np.uint32)  # back toward zero
+    bits |= (exact != numbers).astype(np.uint32) & np.isfinite(numbers).astype(np.uint32)
+    return bits.view(np.float32)

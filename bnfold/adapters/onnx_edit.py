@@ -1,0 +1,267 @@
+"""A plan in the terms of an ONNX file: which nodes change or go, and which tensors are written."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx
+from onnx import helper
+
+from bnfold import ops
+from bnfold.adapters.onnx_constants import Known
+from bnfold.adapters.onnx_content import Content, Dense, Scaled
+from bnfold.adapters.onnx_graph import Model
+from bnfold.adapters.onnx_scopes import FileNode
+from bnfold.affine import Floats
+from bnfold.errors import BnfoldError
+from bnfold.graph import Graph, Node
+from bnfold.plan import Edit, Plan, Remove, ReplaceByClip, ScaleWeight, SetBias, SetBounds, SetConstants
+from bnfold.relation import Contracted, Site
+from bnfold.rules.linear import contraction
+
+
+@dataclass(eq=False)
+class Work:
+    """A node of the file while it is edited. replaced: the nodes that stand in its place, where it is another one."""
+
+    node: FileNode
+    inputs: list[str]
+    outputs: list[str]
+    proto: onnx.NodeProto
+    dropped: bool = False
+    replaced: list["Work"] | None = None
+
+    @property
+    def final(self) -> Sequence["Work"]:
+        """What stands in the file afterwards."""
+        if self.dropped:
+            return ()
+        return (self,) if self.replaced is None else self.replaced
+
+
+@dataclass(frozen=True, eq=False)
+class Use:
+    """Operand `index` of `work` gets new numbers, in the place of the constant `old` (empty: of none)."""
+
+    work: Work
+    index: int
+    content: Content
+    old: str
+
+
+@dataclass(eq=False)
+class Edited:
+    """Every node of the file with what becomes of it. alias: a value that is gone, and the one that took its place."""
+
+    works: dict[str, Work]
+    uses: list[Use] = field(default_factory=list)
+    alias: dict[str, str] = field(default_factory=dict)
+    touched: set[str] = field(default_factory=set)  # names that edited nodes read before
+
+
+def edited(model: Model, graph: Graph, plan: Plan) -> Edited:
+    """Carry out a plan. graph: the raised Graph that the plan was made for.
+
+    Raises BnfoldError for an edit of a node that isn't there or can't take it: the plan is of another model.
+    """
+    editor = _Editor(model, graph)
+    for edit in plan.edits:
+        if edit.node not in graph.by_name:
+            raise BnfoldError(f"{model.name}: the plan names the node {edit.node!r}, which isn't there")
+        editor.carry_out(edit, graph.by_name[edit.node])
+    return editor.result
+
+
+class _Editor:
+    def __init__(self, model: Model, graph: Graph) -> None:
+        self.model, self.graph = model, graph
+        works = {n.name: Work(n, list(n.inputs), list(n.outputs), n.proto) for n in model.scopes.nodes}
+        self.result = Edited(works)
+
+    def carry_out(self, edit: Edit, node: Node) -> None:
+        """Do one edit."""
+        works = [self._work(name) for name in node.sources or (node.name,)]
+        match edit:
+            case Remove():
+                self._remove(node, works)
+            case ScaleWeight():
+                self._scale(edit, node, works[0])
+            case SetBias():
+                self._set_bias(edit.bias, node, works)
+            case SetConstants() if isinstance(node.op, ops.Affine):
+                self._set_affine(edit.constants, node, works)
+            case SetConstants():
+                for index, numbers in edit.constants.items():
+                    self._set_operand(works[0], index, numbers, self._dtype(works[0].inputs[index]))
+            case SetBounds():
+                self._set_bounds(edit, node, works[0])
+            case ReplaceByClip():
+                self._replace_by_clip(edit, node, works[0])
+            case _:
+                raise BnfoldError(f"{self.model.name}: {type(edit).__name__} of {edit.node!r} can't be written to ONNX")
+
+    def _work(self, name: str) -> Work:
+        work = self.result.works.get(name)
+        if work is None:
+            raise BnfoldError(f"{self.model.name}: the plan edits {name!r}, which is no node of the file")
+        self.result.touched.update(work.inputs)
+        return work
+
+    def _remove(self, node: Node, works: list[Work]) -> None:
+        for work in works:
+            work.dropped = True
+        self.result.alias[node.output] = node.inputs[0]
+
+    def _dtype(self, name: str) -> str:
+        constant = self.graph.constants.get(name)
+        return constant.dtype if constant is not None else self.graph.values[name].dtype
+
+    def _set_operand(self, work: Work, index: int, numbers: Floats, dtype: str) -> None:
+        """Give an operand new numbers, in the shape that the old ones have where they are as many."""
+        old = work.inputs[index] if index < len(work.inputs) else ""
+        known = self.model.known.get(old)
+        if known is not None and known.size == numbers.size:
+            numbers = numbers.reshape(known.shape)
+        self._use(work, index, Dense(np.asarray(numbers, np.float64), dtype), old)
+
+    def _use(self, work: Work, index: int, content: Content, old: str) -> None:
+        work.inputs += [""] * (index + 1 - len(work.inputs))
+        self.result.uses.append(Use(work, index, content, old))
+
+    # Linear nodes.
+
+    def _contracted(self, node: Node) -> Contracted:
+        found = contraction(Site(node, self.graph))
+        if found is None:
+            raise BnfoldError(f"{self.model.name}: the plan scales {node.name!r}, which is no linear node")
+        return found
+
+    def _scale(self, edit: ScaleWeight, node: Node, work: Work) -> None:
+        contracted = self._contracted(node)
+        name = contracted.weight
+        known = self.model.known.get(name)
+        if known is None or name not in work.inputs:
+            constant = self.graph.constants[name]
+            known = Known(name, constant.shape, constant.dtype, constant.load)
+        index = next((k for k, other in enumerate(work.inputs) if other == name), 1)
+        if known.is_quantized:
+            self._scale_quantized(edit, contracted, known)
+            return
+        self._use(work, index, Scaled(known, contracted, edit.out_factor, edit.in_factor), work.inputs[index])
+
+    def _scale_quantized(self, edit: ScaleWeight, contracted: Contracted, known: Known) -> None:
+        """Scale the scales: one for each output channel, with a zero point for each where there was one for all."""
+        assert known.node is not None
+        work = self._work(known.node.name)
+        scale, zero = (self.model.known.get(name) for name in (*work.inputs, "")[1:3])
+        assert scale is not None
+        channels = len(edit.out_factor)
+        numbers = np.broadcast_to(scale.load().reshape(-1), channels) * edit.out_factor
+        self._use(work, 1, Dense(numbers, scale.dtype), work.inputs[1])
+        if zero is not None and zero.size == 1 and zero.shape != (channels,):
+            self._use(work, 2, Dense(np.full(channels, float(zero.load().reshape(()))), zero.dtype), work.inputs[2])
+        self._rebuild(work, attributes={"axis": contracted.out_axis})
+
+    def _set_bias(self, bias: Floats, node: Node, works: list[Work]) -> None:
+        """Store the bias in the node; in the Add behind a MatMul; or make a MatMul of matrices a Gemm."""
+        work = works[0]
+        dtype = self._dtype(self._contracted(node).weight)
+        if isinstance(node.op, ops.MatMul):
+            if len(works) == 2:
+                index = next(k for k, name in enumerate(works[1].inputs) if name in self.model.known)
+                self._set_operand(works[1], index, bias, dtype)
+                return
+            self._rebuild(work, op_type="Gemm")
+        elif len(works) == 2:  # the Add goes, the operator has room
+            work.outputs[0] = works[1].outputs[0]
+            works[1].dropped = True
+        if isinstance(node.op, ops.Gemm):
+            bias = bias / node.op.beta
+        elif not isinstance(node.op, ops.MatMul):
+            bias = bias.reshape(-1)
+        self._set_operand(work, 2, bias, dtype)
+
+    # Affines, clips and pads.
+
+    def _set_affine(self, constants: Mapping[int, Floats], node: Node, works: list[Work]) -> None:
+        """Put one affine operator in the place of the arithmetic: x * scale + shift along the axis."""
+        assert isinstance(node.op, ops.Affine)
+        scale, shift = (constants.get(k, self.graph.constants[node.inputs[k]].load()) for k in (1, 2))
+        for work in works[:-1]:
+            work.dropped = True
+        last, x, y = works[-1], node.inputs[0], node.output
+        shape, dtype = self.graph.shape(x), self._dtype(x)
+        rank = len(shape) if shape is not None else 0
+        behind = (-1, *(1,) * (rank - 1 - node.op.axis))
+        steps = [("Mul", scale)] * bool(np.any(scale != 1)) + [("Add", shift)] * bool(np.any(shift != 0))
+        if len(steps) == 2 and node.op.axis == 1 and rank >= 2 and (dtype != "bfloat16" or self.model.opset >= 14):
+            self._put(
+                last, [("BatchNormalization", [scale, shift, np.zeros_like(scale), np.ones_like(scale)])], x, dtype
+            )
+            last.final[0].proto.attribute.append(helper.make_attribute("epsilon", 0.0))
+            return
+        self._put(last, [(kind, [numbers.reshape(behind)]) for kind, numbers in steps or [("Mul", scale)]], x, dtype)
+        assert last.final[-1].outputs == [y]
+
+    def _put(self, work: Work, steps: Sequence[tuple[str, Sequence[Floats]]], x: str, dtype: str) -> None:
+        """Put a chain of operators, each with constants of its own, in the place of a node."""
+        name, outputs, last = work.node.proto.name, work.outputs, len(steps) - 1
+        work.replaced = []
+        for number, (kind, numbers) in enumerate(steps):
+            y = outputs[0] if number == last else f"{outputs[0]}_{kind.lower()}"
+            own = name if number == last else f"{name}_{kind.lower()}" if name else ""
+            proto = helper.make_node(kind, [], [], name=own, doc_string=work.node.proto.doc_string)
+            step = Work(work.node, [x], [y], proto)
+            for index, array in enumerate(numbers, start=1):
+                self._use(step, index, Dense(array, dtype), "")
+            work.replaced.append(step)
+            x = y
+
+    def _set_bounds(self, edit: SetBounds, node: Node, work: Work) -> None:
+        """Bounds are attributes in opset 10 and before, operands after."""
+        if isinstance(node.op, ops.Pad):
+            if self.model.opset < 11:
+                self._rebuild(work, attributes={"value": float(edit.lo or 0.0)})
+            else:
+                self._set_operand(work, 2, np.asarray(edit.lo or 0.0), self._dtype(node.inputs[0]))
+            return
+        if self.model.opset < 11:
+            given = {name: float(value) for name, value in (("min", edit.lo), ("max", edit.hi)) if value is not None}
+            self._rebuild(work, without=("min", "max"), attributes=given)
+            return
+        for index, value in ((1, edit.lo), (2, edit.hi)):
+            if value is not None:
+                self._set_operand(work, index, np.asarray(value), self._dtype(node.inputs[0]))
+            elif index < len(work.inputs):
+                work.inputs[index] = ""
+
+    def _replace_by_clip(self, edit: ReplaceByClip, node: Node, work: Work) -> None:
+        """ONNX's Clip takes scalars only: Max with the lower bounds, Min with the upper ones."""
+        shape = self.graph.shape(node.inputs[0])
+        if shape is None or self.model.opset < 8:
+            raise BnfoldError(
+                f"{self.model.name}: {node.name!r} can't be a clip by channel in opset {self.model.opset}"
+            )
+        behind = (-1, *(1,) * (len(shape) - 1 - edit.axis))
+        sides = [("Max", edit.lo)] * bool(np.isfinite(edit.lo).any())
+        sides += [("Min", edit.hi)] * bool(np.isfinite(edit.hi).any())
+        steps = [(kind, [bound.reshape(behind)]) for kind, bound in sides]
+        self._put(work, steps, node.inputs[0], self._dtype(node.inputs[0]))
+
+    def _rebuild(
+        self,
+        work: Work,
+        op_type: str = "",
+        attributes: Mapping[str, float | int] | None = None,
+        without: Sequence[str] = (),
+    ) -> None:
+        """Change a node's type or some of its attributes."""
+        new = attributes or {}
+        proto = onnx.NodeProto()
+        proto.CopyFrom(work.proto)
+        proto.op_type = op_type or proto.op_type
+        kept = [item for item in proto.attribute if item.name not in new and item.name not in without]
+        del proto.attribute[:]
+        proto.attribute.extend(kept)
+        proto.attribute.extend(helper.make_attribute(name, value) for name, value in new.items())
+        work.proto = proto

@@ -1,0 +1,187 @@
+"""A file as pieces: ranges of the old one that are copied, and new bytes between them, with the lengths around them."""
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Protocol, TypeAlias
+
+from bnfold.adapters.onnx_external import DataFile
+from bnfold.adapters.onnx_wire import Field, File, Source, header
+
+_CHUNK = 1 << 20
+
+
+class Sink(Protocol):
+    """Where pieces go."""
+
+    def write(self, data: bytes) -> None:
+        """Append bytes."""
+
+    def copy(self, source: Source, start: int, count: int) -> None:
+        """Append a range of another file."""
+
+
+class MemorySink:
+    """Bytes in memory."""
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+
+    def write(self, data: bytes) -> None:
+        """Append bytes."""
+        self.data += data
+
+    def copy(self, source: Source, start: int, count: int) -> None:
+        """Append a range of another file."""
+        self.data += source.exactly(start, count)
+
+
+class FileSink:
+    """A file that is open for writing; ranges of other files are copied by the operating system where it can."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor, self.size = descriptor, 0
+
+    def write(self, data: bytes) -> None:
+        """Append bytes."""
+        rest = memoryview(data)
+        while rest:
+            rest = rest[os.write(self.descriptor, rest) :]
+        self.size += len(data)
+
+    def copy(self, source: Source, start: int, count: int) -> None:
+        """Append a range of another file."""
+        with _descriptor(source) as descriptor:
+            if descriptor is not None:
+                copied = self._let_system_copy(descriptor, start, count)
+                start, count = start + copied, count - copied
+        while count:
+            data = source.exactly(start, min(count, _CHUNK))
+            self.write(data)
+            start, count = start + len(data), count - len(data)
+
+    def _let_system_copy(self, descriptor: int, start: int, count: int) -> int:
+        """Copy without the bytes' passing through this process; give how many it was (old systems: none)."""
+        done = 0
+        with contextlib.suppress(OSError, AttributeError):
+            while done < count and (
+                part := os.copy_file_range(descriptor, self.descriptor, count - done, start + done)
+            ):
+                done += part
+        self.size += done
+        return done
+
+
+@contextlib.contextmanager
+def _descriptor(source: Source) -> Iterator[int | None]:
+    """Give the open file of a source; None for memory."""
+    if isinstance(source, File):
+        yield source.descriptor
+    elif isinstance(source, DataFile):
+        descriptor = source.open()
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
+    else:
+        yield None
+
+
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """A range of the old file."""
+
+    source: Source
+    start: int
+    end: int
+
+    @property
+    def length(self) -> int:
+        """The number of bytes."""
+        return self.end - self.start
+
+    def write(self, sink: Sink) -> None:
+        """Copy it."""
+        sink.copy(self.source, self.start, self.length)
+
+
+@dataclass(frozen=True, slots=True)
+class Literal:
+    """New bytes."""
+
+    data: bytes
+
+    @property
+    def length(self) -> int:
+        """The number of bytes."""
+        return len(self.data)
+
+    def write(self, sink: Sink) -> None:
+        """Write them."""
+        sink.write(self.data)
+
+
+@dataclass(frozen=True, slots=True)
+class Streamed:
+    """New bytes that are made while they are written."""
+
+    length: int
+    parts: Callable[[], Iterator[bytes]]
+
+    def write(self, sink: Sink) -> None:
+        """Write them part by part."""
+        for part in self.parts():
+            sink.write(part)
+
+
+Piece: TypeAlias = Copied | Literal | Streamed
+
+
+@dataclass(eq=False)
+class Splice:
+    """A message of the file, at [start, end), some fields of which are other ones in the new file."""
+
+    source: Source
+    start: int
+    end: int
+    replaced: dict[int, tuple[Field, "list[Piece] | Splice"]] = field(default_factory=dict)  # by where the field starts
+    inserted: dict[int, list[Piece]] = field(default_factory=dict)  # before the field that starts there, or at the end
+
+    def within(self, item: Field) -> "Splice":
+        """Give the splice of a message that is a field of this one."""
+        if item.start not in self.replaced:
+            self.replaced[item.start] = (item, Splice(self.source, item.body, item.end))
+        inner = self.replaced[item.start][1]
+        assert isinstance(inner, Splice), "a field is both replaced and spliced"
+        return inner
+
+    def replace(self, item: Field, pieces: list[Piece]) -> None:
+        """Put pieces, each of whole fields, in a field's place."""
+        self.replaced[item.start] = (item, pieces)
+
+    def insert(self, at: int, pieces: list[Piece]) -> None:
+        """Put pieces before the field that starts at `at`, or at the message's end."""
+        self.inserted.setdefault(at, []).extend(pieces)
+
+    def pieces(self) -> list[Piece]:
+        """Give the new message, without its own tag and length."""
+        found: list[Piece] = []
+        at = self.start
+        for place in sorted({*self.replaced, *self.inserted}):
+            if at < place:
+                found.append(Copied(self.source, at, place))
+                at = place
+            found += self.inserted.get(place, [])
+            if place in self.replaced:
+                item, new = self.replaced[place]
+                found += new if isinstance(new, list) else _wrapped(item, new.pieces())
+                at = item.end
+        if at < self.end:
+            found.append(Copied(self.source, at, self.end))
+        return found
+
+
+def _wrapped(item: Field, pieces: list[Piece]) -> list[Piece]:
+    """Put the tag and the new length before a message."""
+    return [Literal(header(item.number, sum(piece.length for piece in pieces))), *pieces]

@@ -1,6 +1,6 @@
 import pytest
 
-from bnfold.ops import DepthToSpace, Expand, Reshape, Select, SpaceToDepth, Split, Take, Transpose
+from bnfold.ops import DepthToSpace, Expand, Rearrange, Reshape, Select, SpaceToDepth, Split, Take, Transpose
 from bnfold.why import Why
 from tests.rules.law import SCALE, SHIFT, Case, assert_law, assert_no_more, assert_stops, seeded
 
@@ -12,7 +12,10 @@ def reshape(before, after, axis, name):
     return pytest.param(Case(Reshape(), (before,), (after,)), axis, ANY, id=name)
 
 
+SHUFFLE = (("reshape", (2, 2, 3, 4)), ("transpose", (0, 2, 1, 3)), ("reshape", (2, 6, 4)))
 HOLDS = [
+    pytest.param(Case(Rearrange(SHUFFLE), ((2, 6, 4),)), 1, ANY, id="channel shuffle"),
+    pytest.param(Case(Rearrange(SHUFFLE), ((2, 6, 4),)), 2, ANY, id="channel shuffle, last axis"),
     *(pytest.param(Case(Transpose((0, 2, 3, 1)), (X,)), axis, ANY, id=f"to NHWC, axis {axis}") for axis in range(4)),
     pytest.param(Case(Transpose((3, 1, 0, 2)), (X,)), 2, ANY, id="transpose, all axes move"),
     reshape(X, (2, 60), 1, "flatten"),
@@ -47,6 +50,7 @@ HOLDS = [
     pytest.param(Case(DepthToSpace(3), ((2, 9, 2, 1),)), 1, ANY, id="pixel shuffle to one channel"),
 ]
 STOPS = [
+    pytest.param(Case(Rearrange(SHUFFLE[:2]), ((2, 6, 4),)), 1, SCALE, Why.RESHAPE, id="channels part in a chain"),
     pytest.param(Case(Reshape(), ((2, 6, 4),), ((2, 2, 3, 4),)), 1, SCALE, Why.RESHAPE, id="channels part"),
     pytest.param(Case(Reshape(), ((4, 6),), ((6, 4),)), 0, SCALE, Why.RESHAPE, id="a reshape that shears"),
     pytest.param(Case(Reshape(), (("n", 6, "t"),), ((None, 6, 4),)), 1, SHIFT, Why.RESHAPE, id="unknown sizes"),

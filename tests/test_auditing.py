@@ -1,0 +1,201 @@
+"""The audit passes right folds in every dtype, and finds every fault that is planted in what was written."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from bnfold import ops
+from bnfold.adapters.memory import written as applied
+from bnfold.affine import Floats
+from bnfold.auditing import AuditRow, Written, audit, ulp
+from bnfold.folding import fold
+from bnfold.graph import Constant, Graph
+from bnfold.plan import Plan, Remove
+from tests.building import Builder
+
+ZEROS = np.array([1.5, 0.0, -0.5, 2.0, 0.3, -1.0])
+
+
+def stored(graph: Graph, dtype: str) -> Graph:
+    """Round every constant into a dtype."""
+
+    def rounded(constant: Constant) -> Constant:
+        array = constant.load().astype(dtype).astype(np.float64)
+        return Constant(constant.name, constant.shape, dtype, lambda: array)
+
+    values = {name: replace(value, dtype=dtype) for name, value in graph.values.items()}
+    return replace(graph, values=values, constants={n: rounded(c) for n, c in graph.constants.items()})
+
+
+def reader(graph: Graph) -> Written:
+    """Read the operands of a folded graph."""
+
+    def written(node: str, operand: int) -> Floats | None:
+        found = graph.by_name[node]
+        name = found.inputs[operand] if operand < len(found.inputs) else ""
+        beta = found.op.beta if isinstance(found.op, ops.Gemm) and operand == 2 else 1.0
+        return beta * graph.constants[name].load() if name else None
+
+    return written
+
+
+def run(graph: Graph) -> tuple[Plan, tuple[AuditRow, ...]]:
+    plan = fold(graph, skip=("kept",))
+    return plan, audit(graph, plan, reader(applied(graph, plan)))
+
+
+def two_convs(b: Builder) -> str:
+    x = b.batch_norm("bn", b.conv("conv", b.input(2, 3, 8, 8), 6, groups=3))
+    return b.conv("next", b.relu("relu", x), 4)
+
+
+def unpadded(b: Builder) -> str:
+    x = b.batch_norm("bn", b.relu("first", b.conv("conv", b.input(2, 3, 8, 8), 6)), b.positive("conv.y"))
+    return b.conv("next", x, 4, pad=0, groups=2)
+
+
+def dead_channels(b: Builder) -> str:
+    return b.relu("relu", b.batch_norm("bn", b.conv("conv", b.input(2, 3, 8, 8), 6, bias=False), ZEROS))
+
+
+def trunk(b: Builder) -> str:
+    x = b.conv("stem", b.input(2, 3, 8, 8), 6)
+    for k in range(2):
+        y = b.relu(f"relu{k}", b.batch_norm(f"bn{k}", x, b.positive(x)))
+        x = b.add(f"add{k}", x, b.conv(f"conv{k}", y, 6, bias=False))
+    return b.relu("last", b.batch_norm("bn", x, b.positive(x)))
+
+
+def kept_behind(b: Builder) -> str:
+    x = b.batch_norm("bn2", b.batch_norm("kept", b.input(2, 6, 8, 8)))
+    return b.relu("relu", x)
+
+
+def products(b: Builder) -> str:
+    x = b.input(2, 5)
+    weight, bias = b.constant("w", b.rng.normal(size=(5, 6))), b.constant("b", b.rng.normal(size=6))
+    y = b.node("gemm", ops.Gemm(0.5, 3.0), [x, weight, bias], (2, 6))
+    y = b.batch_norm("bn1", y)
+    weight = b.constant("m", b.rng.normal(size=(6, 7)))
+    y = b.node("matmul", ops.MatMul(), [y, weight, b.constant("c", b.rng.normal(size=7))], (2, 7))
+    return b.linear("fc", b.batch_norm("bn2", y), 3)
+
+
+def transposed(b: Builder) -> str:
+    weight = b.constant("w", b.rng.normal(size=(4, 3, 2, 2)))
+    op = ops.ConvTranspose((2, 2), (1, 1), ((0, 0), (0, 0)), (0, 0), 2)
+    return b.batch_norm("bn", b.node("up", op, [b.input(2, 4, 3, 3), weight], (2, 6, 6, 6)))
+
+
+def einsum(b: Builder) -> str:
+    op = ops.Einsum("oc,nchw->nohw")
+    y = b.node("einsum", op, [b.constant("w", b.rng.normal(size=(6, 4))), b.input(2, 4, 3, 3)], (2, 6, 3, 3))
+    return b.conv("next", b.batch_norm("bn", b.relu("relu", y)), 3, pad=0)
+
+
+NETWORKS = [two_convs, unpadded, dead_channels, trunk, kept_behind, products, transposed]
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16"])
+@pytest.mark.parametrize("network", NETWORKS, ids=lambda network: network.__name__)
+def test_a_right_fold_passes(network: Callable[[Builder], str], dtype: str) -> None:
+    b = Builder()
+    plan, rows = run(stored(b.graph(network(b)), dtype))
+    assert plan.folded
+    assert {edit.node for edit in plan.edits} <= {row.node for row in rows}
+    assert [str(row) for row in rows if not row.passed] == []
+    if dtype != "float64":
+        assert max(row.ulp for row in rows) <= 0.5 + 1e-6
+
+
+def test_an_einsum_is_audited() -> None:
+    b = Builder(dtype="float32")
+    graph = b.graph(einsum(b))
+    plan, rows = run(graph)
+    assert all(row.passed for row in rows), rows
+    scaled = {row.node for row in rows if row.part == "weight"}
+    assert scaled == {edit.node for edit in plan.edits if not isinstance(edit, Remove)}
+
+
+FAULTS: dict[str, Callable[[Floats], Floats]] = {
+    "a channel's scale": lambda x: x * np.where(np.arange(len(x)) == 1, 1.001, 1).reshape(-1, *[1] * (x.ndim - 1)),
+    "two channels swapped": lambda x: np.concatenate([x[1::-1], x[2:]]),
+    "two ULP": lambda x: x * (1 + 2**-21),
+    "a sign": lambda x: -x,
+    "a NaN": lambda x: np.where(np.arange(x.size).reshape(x.shape) == x.size - 1, np.nan, x),
+    "zeros": np.zeros_like,
+    "another size": lambda x: x[:-1],
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize(
+    ("network", "node", "operand"),
+    [
+        (two_convs, "conv", 1),
+        (two_convs, "conv", 2),
+        (unpadded, "next", 1),
+        (unpadded, "next", 2),
+        (products, "gemm", 1),
+        (products, "matmul", 2),
+        (kept_behind, "kept", 2),
+        (transposed, "up", 1),
+        (transposed, "up", 2),
+    ],
+)
+def test_a_planted_fault_is_found(network: Callable[[Builder], str], node: str, operand: int, fault: str) -> None:
+    b = Builder()
+    graph = stored(b.graph(network(b)), "float32")
+    plan = fold(graph, skip=("kept",))
+    right = reader(applied(graph, plan))
+
+    def wrong(name: str, index: int) -> Floats | None:
+        array = right(name, index)
+        return FAULTS[fault](array) if array is not None and (name, index) == (node, operand) else array
+
+    assert {row.node for row in audit(graph, plan, wrong) if not row.passed} == {node}
+
+
+def test_a_bias_that_was_dropped_is_found() -> None:
+    b = Builder()
+    graph = stored(b.graph(dead_channels(b)), "float32")
+    plan = fold(graph, skip=("kept",))
+    right = reader(applied(graph, plan))
+    rows = audit(graph, plan, lambda node, index: None if index == 2 else right(node, index))
+    assert [(row.node, row.part) for row in rows if not row.passed] == [("conv", "bias")]
+
+
+def test_a_row_that_was_zeroed_without_need_is_found() -> None:
+    b = Builder()
+    graph = stored(b.graph(dead_channels(b)), "float32")
+    plan = fold(graph, skip=("kept",))
+    right = reader(applied(graph, plan))
+
+    def wrong(node: str, index: int) -> Floats | None:
+        array = right(node, index)
+        return array if array is None or index != 1 else np.where(np.arange(6).reshape(6, 1, 1, 1) == 0, 0.0, array)
+
+    assert not all(row.passed for row in audit(graph, plan, wrong))
+    frame = replace(plan.frames["conv.y"], scale=np.zeros(6))
+    keen = replace(plan, frames={**plan.frames, "conv.y": frame})
+    assert not all(row.passed for row in audit(graph, keen, right))
+
+
+@pytest.mark.parametrize("field", ["scale", "shift"])
+def test_frames_that_do_not_make_the_affine_the_identity_are_found(field: str) -> None:
+    b = Builder()
+    graph = stored(b.graph(two_convs(b)), "float32")
+    plan = fold(graph, skip=("kept",))
+    frames = {name: replace(frame, **{field: getattr(frame, field) * 1.0001}) for name, frame in plan.frames.items()}
+    rows = audit(graph, replace(plan, frames=frames), reader(applied(graph, plan)))
+    assert ("bn", "identity") in [(row.node, row.part) for row in rows if not row.passed]
+
+
+def test_ulp_is_the_spacing_of_the_numbers() -> None:
+    sizes = np.array([1.0, 1.5, 3.0, 1e-40, 0.0, 65504.0])
+    np.testing.assert_array_equal(ulp(sizes, "float32"), np.spacing(sizes.astype(np.float32)).astype(np.float64))
+    half = np.array([1.0, 6e-8, 30000.0])
+    np.testing.assert_array_equal(ulp(half, "float16"), np.spacing(half.astype(np.float16)).astype(np.float64))
+    np.testing.assert_array_equal(ulp(np.array([1.0, 0.75]), "bfloat16"), [2**-7, 2**-8])

@@ -15,6 +15,7 @@ from bnfold.plan import Edit, Folded, Kept, Outcome, Plan, Reason, Remove, Scale
 from bnfold.relation import Site
 from bnfold.rules import rewritten
 from bnfold.rules.linear import channels_of, contraction
+from bnfold.solving.axes import may_have_frame
 from bnfold.solving.problem import Solution, solve
 from bnfold.why import Why
 
@@ -36,8 +37,8 @@ def fold(graph: Graph, *, level: str = "default", only: Sequence[str] = (), skip
         solution, relaxed = _solve(graph, found, level)
         sites = {node.name: Site(node, graph, node.name in relaxed, level == "max") for node in graph.nodes}
         edits = _edits(found, solution, sites)
-        trouble = next(unbearable(graph, _taken(found, solution), solution.frames, edits), None)
-        if trouble is None:
+        trouble = list(unbearable(graph, _taken(found, solution), solution.frames, edits))
+        if not trouble:
             return Plan(_outcomes(graph, found, solution, edits), edits, _told(found, solution))
         found = _without(graph, found, solution, trouble)
 
@@ -118,10 +119,10 @@ def _outcomes(
         for node in graph.nodes
         if node.name in edited
     }
-    return tuple(_outcome(candidate, solution, framed) for candidate in found)
+    return tuple(_outcome(graph, candidate, solution, framed) for candidate in found)
 
 
-def _outcome(candidate: Candidate, solution: Solution, framed: Mapping[str, set[str]]) -> Outcome:
+def _outcome(graph: Graph, candidate: Candidate, solution: Solution, framed: Mapping[str, set[str]]) -> Outcome:
     name = candidate.node.name
     if name in solution.taken:
         related = solution.related[name]
@@ -129,18 +130,32 @@ def _outcome(candidate: Candidate, solution: Solution, framed: Mapping[str, set[
         return Folded(name, tuple(into))
     if candidate.refusal:
         return Kept(name, (candidate.refusal,))
-    return Kept(name, solution.reasons.get(name) or (Reason(name, Why.AXIS),))
+    return Kept(name, solution.reasons.get(name) or (Reason(name, _without_a_place(graph, candidate)),))
 
 
-def _without(graph: Graph, found: Sequence[Candidate], solution: Solution, trouble: Reason) -> list[Candidate]:
-    """Refuse the affine that brought the trouble: itself, or the one nearest to the node whose numbers break."""
-    taken = {candidate.node.name for candidate in _taken(found, solution)}
-    culprit = trouble.node if trouble.node in taken else _nearest(graph, solution, taken, trouble.node)
-    return [replace(c, refusal=trouble) if c.node.name == culprit else c for c in found]
+def _without_a_place(graph: Graph, candidate: Candidate) -> Why:
+    """Say why an affine was never tried: its frames have no axis, or another call of its module stays."""
+    tie = candidate.tie
+    if not all(may_have_frame(graph, value, tie.axis) for value in (tie.source, tie.target)):
+        return Why.UNKNOWN_SHAPE
+    return Why.REPEATED if candidate.node.unit else Why.AXIS
 
 
-def _nearest(graph: Graph, solution: Solution, taken: set[str], node: str) -> str:
+def _without(
+    graph: Graph, found: Sequence[Candidate], solution: Solution, trouble: Sequence[Reason]
+) -> list[Candidate]:
+    """Refuse the affines that brought trouble: those named, or those nearest to the nodes whose numbers break."""
+    culprits: dict[str, Reason] = {}
+    for reason in trouble:
+        name = reason.node if reason.node in solution.taken else _nearest(graph, solution, reason.node)
+        culprits.setdefault(name, reason)
+    units = {c.node.unit: culprits[c.node.name] for c in found if c.node.name in culprits and c.node.unit}
+    refusals = {c.node.name: culprits.get(c.node.name) or units.get(c.node.unit) for c in found}
+    return [replace(c, refusal=refusals[c.node.name] or c.refusal) for c in found]
+
+
+def _nearest(graph: Graph, solution: Solution, node: str) -> str:
     place = {other.name: index for index, other in enumerate(graph.nodes)}
     values = set(graph.by_name[node].inputs) | set(graph.by_name[node].outputs)
-    related = [name for name in taken if solution.related[name] & values] or list(taken)
+    related = [name for name in solution.taken if solution.related[name] & values] or solution.taken
     return min(related, key=lambda name: (abs(place[name] - place[node]), name))

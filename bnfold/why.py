@@ -48,6 +48,7 @@ class Why(Enum):
     # What isn't an affine with constants.
     TRAINING = ("is in training mode", "Call .eval() first.")
     NO_STATISTICS = ("has no running statistics", "It normalises by its input; there is nothing constant to fold.")
+    UNKNOWN_SHAPE = ("works on a tensor whose channels can't be counted", "Give the model's inputs a shape.")
     # Numbers.
     GAMMA_ZERO = ("has channels with gamma == 0, whose input is also read elsewhere", "Prune these channels.")
     NOT_FINITE = ("has statistics or weights that are NaN or infinite", "Train again, or recompute the statistics.")

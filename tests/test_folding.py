@@ -1,6 +1,7 @@
 """Whole graphs: what is folded into what, what stays and why, and that the function is the same."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -285,3 +286,11 @@ def test_a_thousand_batch_norms_are_planned_alike() -> None:
         x = b.relu(f"relu{i}", b.batch_norm(f"bn{i}", b.conv(f"conv{i}", x, 3, 1, 0)))
     plan = fold(b.graph(x))
     assert into(plan) == {f"bn{i}": (f"conv{i}",) for i in range(1000)}
+
+
+def test_channels_that_nobody_can_count() -> None:
+    b = Builder()
+    x = b.batch_norm("bn", b.input(2, 3, 4, 4))
+    graph = b.graph(x)
+    unknown = {name: replace(value, shape=None) for name, value in graph.values.items()}
+    assert whys(fold(replace(graph, values=unknown))) == {"bn": {Why.UNKNOWN_SHAPE}}

@@ -1,13 +1,14 @@
 """One call of an ATen operator with its arguments bound by name, and the table of what each operator reads as."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import torch
 from torch import fx
 
 from bnfold.ops import Op
+from bnfold.why import Why
 
 Operand: TypeAlias = "fx.Node | Derived | float | None"
 
@@ -26,6 +27,7 @@ class Draft:
 
     op: Op
     operands: tuple[Operand, ...]
+    limits: Mapping[str, Why] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

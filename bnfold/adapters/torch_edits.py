@@ -17,18 +17,22 @@ class ModuleEdits:
     """Submodules that became nn.Identity, submodules of which only children stay, and parameters that are new.
 
     identity: module paths. kept_children: module path -> names of its children that run, in order (the activation of
-    a BatchNorm that carries one). biases: parameter path -> shape.
+    a BatchNorm that carries one). biases: parameter path -> shape. copying: activations that worked in place on what
+    is now read elsewhere too, and do so no more.
     """
 
     identity: tuple[str, ...] = ()
     kept_children: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     biases: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    copying: tuple[str, ...] = ()
 
     def apply(self, module: nn.Module) -> None:
         """Change the structure of `module` in place; new parameters are zeros beside the layer's weight.
 
         Raises BnfoldError where a path isn't there.
         """
+        for path in self.copying:
+            vars(_submodule(module, path))["inplace"] = False
         for path in self.identity:
             _replace(module, path, nn.Identity())
         for path, children in self.kept_children.items():
@@ -47,6 +51,7 @@ class ModuleEdits:
             "identity": list(self.identity),
             "kept_children": {path: list(names) for path, names in self.kept_children.items()},
             "biases": {path: list(shape) for path, shape in self.biases.items()},
+            "copying": list(self.copying),
         }
         return json.dumps(content, sort_keys=True)
 
@@ -61,6 +66,7 @@ class ModuleEdits:
                 tuple(map(_text, content["identity"])),
                 {_text(path): tuple(map(_text, names)) for path, names in content["kept_children"].items()},
                 {_text(path): tuple(map(_size, shape)) for path, shape in content["biases"].items()},
+                tuple(map(_text, content["copying"])),
             )
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise BnfoldError(f"{source}: its edits are malformed ({type(error).__name__}: {error})") from error

@@ -52,16 +52,25 @@ class Paths:
 
     def __init__(self, module: nn.Module | None) -> None:
         self._aliases: dict[str, tuple[str, ...]] = {}
+        self._modules: dict[str, str] = {}
         if module is None:
             return
+        first: dict[int, str] = {}
+        for path, part in module.named_modules(remove_duplicate=False):
+            self._modules[path] = first.setdefault(id(part), path)
         by_tensor: dict[int, list[str]] = {}
         for path, tensor in _tensors(module).items():
             by_tensor.setdefault(id(tensor), []).append(path)
         for paths in by_tensor.values():
             self._aliases.update(dict.fromkeys(paths, tuple(paths)))
 
+    def module(self, path: str) -> str:
+        """Give the first path of the module at `path`: one module can hang in the tree twice."""
+        return self._modules.get(path, path)
+
     def as_used_in(self, owner: str, path: str) -> str:
         """Give the alias of `path` that belongs to the module at `owner`, else `path` itself."""
+        owner = self.module(owner)
         prefix = f"{owner}." if owner else ""
         own = [alias for alias in self._aliases.get(path, ()) if alias.rpartition(".")[0] == owner]
         deeper = [alias for alias in self._aliases.get(path, ()) if alias.startswith(prefix)]

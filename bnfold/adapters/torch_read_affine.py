@@ -4,29 +4,33 @@ import torch
 
 from bnfold import ops
 from bnfold.adapters.torch_call import Call, Draft, Operand, dtype_of, is_tensor, reads
+from bnfold.why import Why
 
 
 @reads("batch_norm.default", "cudnn_batch_norm.default", "native_batch_norm.default")
 def _batch_norm(call: Call) -> Draft | None:
-    return None if call["training"] else _normalisation(call, call["input"])
+    return _normalisation(call, by_input=call["training"])
 
 
 @reads("_native_batch_norm_legit_no_training.default")
 def _no_training(call: Call) -> Draft | None:
-    return _normalisation(call, call["input"])
+    return _normalisation(call, by_input=False)
 
 
 @reads("instance_norm.default")
 def _instance_norm(call: Call) -> Draft | None:
-    """With running statistics it is BatchNorm: the same numbers for every instance."""
-    return None if call["use_input_stats"] else _normalisation(call, call["input"])
+    """With running statistics it is BatchNorm: the same numbers for every instance. Without, it is no affine."""
+    return None if call["use_input_stats"] else _normalisation(call, by_input=False)
 
 
-def _normalisation(call: Call, x: Operand) -> Draft | None:
+def _normalisation(call: Call, *, by_input: bool) -> Draft | None:
     mean, variance = call["running_mean"], call["running_var"]
-    if mean is None or variance is None or call.rank < 2:
+    if call.rank < 2:
         return None
-    return Draft(ops.BatchNorm(float(call["eps"])), (x, call["weight"], call["bias"], mean, variance))
+    limits = {}
+    if by_input:
+        limits = {"remove": Why.NO_STATISTICS if mean is None else Why.TRAINING}
+    return Draft(ops.BatchNorm(float(call["eps"])), (call.x, call["weight"], call["bias"], mean, variance), limits)
 
 
 def _number(value: object) -> bool:

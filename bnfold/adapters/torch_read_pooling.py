@@ -31,7 +31,7 @@ def _pools(spatial: int) -> None:
 
 
 def _numbers(value: object) -> list[int]:
-    return [value] if isinstance(value, int) else list(value)  # type: ignore[call-overload, no-any-return]
+    return [value] if isinstance(value, int) else list(value)  # type: ignore[call-overload]
 
 
 for _spatial in (1, 2, 3):

@@ -38,13 +38,14 @@ class Reading:
     """A graph and where its parts come from.
 
     sources: by graph node, the node of the exported graph. tensors: by constant that is a parameter, buffer or
-    attribute of the module, the tensor. placeholders: the same constants' placeholders by name.
+    attribute of the module, the tensor. chained: those that other constants are computed from.
     """
 
     graph: Graph
     program: ExportedProgram
     sources: dict[str, fx.Node]
     tensors: dict[str, Tensor]
+    chained: frozenset[str]
 
 
 def read_program(program: ExportedProgram, module: nn.Module | None = None) -> Reading:
@@ -67,6 +68,7 @@ class _Reading:
         self.nodes: list[Node] = []
         self.sources: dict[str, fx.Node] = {}
         self.tensors: dict[str, Tensor] = {}
+        self.chained: set[str] = set()
         self.known: dict[fx.Node, str] = {}  # placeholders of weights, by their path
         self.fixed: set[fx.Node] = set()  # nodes that are known before the run
         self.renamed: dict[fx.Node, fx.Node] = {}  # a tensor that was changed in place -> the node that did it
@@ -77,7 +79,7 @@ class _Reading:
         for node in self.calls:
             self._call(node)
         graph = Graph(tuple(inputs), self._outputs(), tuple(self.nodes), self.values, self.constants)
-        return Reading(graph, self.program, self.sources, self.tensors)
+        return Reading(graph, self.program, self.sources, self.tensors, frozenset(self.chained))
 
     # Inputs and outputs.
 
@@ -163,7 +165,7 @@ class _Reading:
             drafted = Draft(ops.Unknown(kind), operands)
         name = self.names.of(node)
         inputs = tuple(self._operand(node, index, item) for index, item in enumerate(drafted.operands))
-        self.nodes.append(Node(name, drafted.op, inputs, self._results(node)))
+        self.nodes.append(Node(name, drafted.op, inputs, self._results(node), drafted.limits))
         self.sources[name] = node
 
     def _results(self, node: fx.Node) -> tuple[str, ...]:
@@ -226,10 +228,19 @@ class _Reading:
 
     def _chain(self, node: fx.Node) -> str:
         if node.name not in self.constants:
+            self._mark_chained(node)
             value = node.meta["val"]
             load = partial(self._evaluate, node)
             self.constants[node.name] = Constant(node.name, shape_of(node), _dtype(value.dtype), load)
         return node.name
+
+    def _mark_chained(self, node: fx.Node) -> None:
+        pending = [node]
+        while pending:
+            item = pending.pop()
+            if item in self.known:
+                self.chained.update(self.paths.aliases(self.known[item]))
+            pending.extend(item.all_input_nodes)
 
     def _scalar(self, name: str, number: float, node: fx.Node) -> str:
         dtype = _dtype(node.meta["val"].dtype)
@@ -263,9 +274,11 @@ class _Reading:
 def _computed(node: fx.Node, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     """Call the operator; what only casts between floats is passed over, so that nothing is rounded on the way."""
     value = node.meta.get("val")
-    if "to" in str(node.target) and isinstance(value, Tensor) and value.is_floating_point():
-        if isinstance(args[0], Tensor) and args[0].is_floating_point() and args[0].shape == value.shape:
-            return args[0]
+    first = args[0] if args else None
+    if "to" in str(node.target) and isinstance(value, Tensor) and isinstance(first, Tensor):
+        floats = value.is_floating_point() and first.is_floating_point()
+        if floats and first.shape == value.shape:
+            return first
     return _wide(node.target(*args, **kwargs))  # type: ignore[operator]
 
 
@@ -297,7 +310,8 @@ def _storage(item: object) -> int | None:
     if not is_tensor(item):
         return None
     tensor: Tensor = item.meta["val"]  # type: ignore[attr-defined]
-    return tensor.untyped_storage()._cdata
+    memory: int = tensor.untyped_storage()._cdata
+    return memory
 
 
 def _same_view(left: fx.Node, right: fx.Node) -> bool:

@@ -1,0 +1,57 @@
+"""A copy of a module to change, and parametrizations turned into plain weights."""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize, prune
+from torch.nn.utils.prune import BasePruningMethod
+from torch.nn.utils.spectral_norm import SpectralNorm, remove_spectral_norm
+from torch.nn.utils.weight_norm import WeightNorm, remove_weight_norm
+
+from bnfold.adapters import torch_parts
+from bnfold.errors import BnfoldError
+
+
+def copied(module: nn.Module) -> nn.Module:
+    """Copy deeply, also what copy.deepcopy refuses: tensors with a history, as old-style weight_norm keeps them.
+
+    Raises BnfoldError where the module can't be copied.
+    """
+    memo: dict[int, object] = {}
+    for part in module.modules():
+        for value in vars(part).values():
+            if isinstance(value, Tensor) and value.grad_fn is not None:
+                memo[id(value)] = value.detach().clone()
+    try:
+        return copy.deepcopy(module, memo)
+    except Exception as error:
+        raise BnfoldError(
+            f"{type(module).__name__} can't be copied ({type(error).__name__}: {error}); pass inplace=True"
+        ) from error
+
+
+def bake(module: nn.Module) -> tuple[str, ...]:
+    """Make plain weights of weight_norm, spectral_norm and prune, old style and new; give the paths of the layers."""
+    baked = []
+    with torch.no_grad():
+        for path, part in list(module.named_modules()):
+            if not torch_parts.is_parametrized(part):
+                continue
+            for hook in list(part._forward_pre_hooks.values()):
+                _remove_old(part, hook)
+            if parametrize.is_parametrized(part):
+                for name in list(part.parametrizations):
+                    parametrize.remove_parametrizations(part, name, leave_parametrized=True)
+            baked.append(path)
+    return tuple(baked)
+
+
+def _remove_old(part: nn.Module, hook: object) -> None:
+    match hook:
+        case WeightNorm(name=name):
+            remove_weight_norm(part, name)
+        case SpectralNorm(name=name):
+            remove_spectral_norm(part, name)
+        case BasePruningMethod():
+            prune.remove(part, hook._tensor_name)  # type: ignore[no-untyped-call]

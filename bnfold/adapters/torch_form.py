@@ -1,0 +1,78 @@
+"""The form of a graph, without its names and sizes: what has to be equal at every size, and after the write."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import fields
+from typing import TypeAlias
+
+from bnfold import ops
+from bnfold.graph import Graph, Node
+
+Line: TypeAlias = tuple[str, ...]
+
+
+def form(
+    graph: Graph, weights: Collection[str], removed: Collection[str] = (), biased: Mapping[str, str] | None = None
+) -> tuple[Line, ...]:
+    """Give a line for each node: operator, attributes without lengths, and where each operand comes from.
+
+    weights: constants that are told apart by their names. removed: nodes that are left out, as if their first input
+    were their output. biased: nodes that have this bias. Nodes that leave numbers as they are don't count.
+    """
+    origin: dict[str, str] = {name: f"input {index}" for index, name in enumerate(graph.inputs)}
+    lines: list[Line] = []
+    for node in graph.nodes:
+        operands = [_operand(name, graph, weights, origin) for name in node.inputs]
+        moving = next((name for name in node.inputs if name in graph.values), "")
+        if isinstance(node.op, ops.Identity) or node.name in removed:
+            origin[node.output] = origin.get(moving, "constant")
+            continue
+        if biased and node.name in biased:
+            operands = [*operands[:2], biased[node.name]]
+        for index, name in enumerate(node.outputs):
+            origin[name] = f"{len(lines)}.{index}"
+        lines.append((_operator(node, graph), *operands))
+    lines.append(("output", *(origin.get(name, name) for name in graph.outputs)))
+    return tuple(lines)
+
+
+def _operand(name: str, graph: Graph, weights: Collection[str], origin: Mapping[str, str]) -> str:
+    if not name:
+        return ""
+    if name in origin:
+        return origin[name]
+    if name in weights:
+        return name
+    constant = graph.constants[name]
+    return repr(float(constant.load())) if constant.shape == () else "constant"
+
+
+def _operator(node: Node, graph: Graph) -> str:
+    """Write the operator with its attributes; lengths of axes follow from the input's size and are left out."""
+    match node.op:
+        case ops.Unknown(kind=kind):
+            return kind
+        case ops.Pad(mode=mode, value=value):
+            return f"Pad {mode} {value}"
+        case ops.Take(axis=axis, indices=indices):
+            return f"Take {axis} {indices if axis == 1 else ''}"
+        case ops.Select(axis=axis, index=index):
+            return f"Select {axis} {index if axis == 1 else ''}"
+        case ops.Split(axis=axis, sizes=sizes):
+            return f"Split {axis} {sizes if axis == 1 else len(sizes)}"
+        case op:
+            return " ".join([type(op).__name__, *(str(getattr(op, item.name)) for item in fields(op))])
+
+
+def difference(first: tuple[Line, ...], second: tuple[Line, ...]) -> str:
+    """Say where two forms part; empty where they are equal."""
+    for index, (one, other) in enumerate(zip(first, second, strict=False)):
+        if one != other:
+            return f"at operator {index} there is {_brief(one)} on one side and {_brief(other)} on the other"
+    if len(first) != len(second):
+        return f"one has {len(first) - 1} operators and the other {len(second) - 1}"
+    return ""
+
+
+def _brief(line: Line) -> str:
+    text = f"{line[0].split(' ')[0]}({', '.join(line[1:])})"
+    return text if len(text) <= 80 else f"{text[:77]}..."

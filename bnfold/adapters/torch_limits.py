@@ -1,0 +1,183 @@
+"""What of a graph can't be written back into the module it was read from, and why: limits, units and watchers."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+
+from torch import nn
+
+from bnfold import ops
+from bnfold.adapters import torch_parts
+from bnfold.adapters.torch_names import Paths, path_of, stack_of
+from bnfold.adapters.torch_reading import Reading
+from bnfold.adapters.torch_replacing import Replacement, replacements
+from bnfold.graph import Graph, Node
+from bnfold.why import Why
+
+LINEAR = (ops.Conv, ops.ConvTranspose, ops.Linear, ops.Gemm, ops.MatMul, ops.Einsum)
+_NUMBERED = (ops.Clip, ops.Pad, ops.Relu, ops.PRelu)
+
+
+@dataclass(frozen=True, eq=False)
+class Writable:
+    """The graph with its limits, and the submodules that can go, by the node that they stand for."""
+
+    graph: Graph
+    replacements: Mapping[str, Replacement]
+
+
+def limited(reading: Reading, module: nn.Module) -> Writable:
+    """Say what of `reading.graph` can't be rewritten in `module`."""
+    limits = _Limits(reading, module)
+    nodes = [limits.of(node) for node in reading.graph.nodes]
+    graph = replace(reading.graph, nodes=(*nodes, *limits.watchers()))
+    return Writable(graph, limits.replacements)
+
+
+class _Limits:
+    def __init__(self, reading: Reading, module: nn.Module) -> None:
+        self.reading = reading
+        self.graph = reading.graph
+        self.module = module
+        self.paths = Paths(module)
+        self.replacements = replacements(reading, module)
+
+    def path(self, node: Node) -> str:
+        return self.paths.module(path_of(self.reading.sources[node.name]))
+
+    def of(self, node: Node) -> Node:
+        found: dict[str, Why] = {}
+        unit = ""
+        if isinstance(node.op, LINEAR):
+            found, unit = self._linear(node)
+        elif isinstance(node.op, (ops.BatchNorm, ops.Binary, ops.Unary)):
+            found, unit = self._affine(node)
+        elif isinstance(node.op, _NUMBERED):
+            found = {"constants": Why.CODE}
+        return replace(node, limits={**found, **node.limits}, unit=unit)
+
+    # Linear layers.
+
+    def _linear(self, node: Node) -> tuple[dict[str, Why], str]:
+        weight = next((name for name in node.inputs[:2] if name in self.graph.constants), "")
+        if not weight:
+            return {}, ""
+        part = torch_parts.find(self.module, self.path(node))
+        found: dict[str, Why] = {}
+        if part is not None and torch_parts.is_hooked(part):
+            found = {"weight": Why.HOOKED, "bias": Why.HOOKED}
+        why = self._held(node, weight, part)
+        if why is not None:
+            found["weight"] = why
+        bias = node.inputs[2] if len(node.inputs) > 2 else ""
+        why = self._held(node, bias, part) if bias else self._without_bias(node, part)
+        if why is not None:
+            found.setdefault("bias", why)
+        return found, weight if len(self.graph.readers[weight]) > 1 else ""
+
+    def _held(self, node: Node, name: str, part: nn.Module | None) -> Why | None:
+        """Say why a constant can't get other numbers; None where it can."""
+        if name not in self.reading.tensors:
+            return Why.PARAMETRIZED if part is not None and torch_parts.is_parametrized(part) else Why.COMPUTED
+        tensor = torch_parts.attribute(self.module, name)
+        if tensor is None or not torch_parts.is_floating_strided(tensor):
+            return Why.CODE
+        index = node.inputs.index(name)
+        others = [other for other in self.graph.readers[name] if other is not node]
+        alike = all(_same_use(node, other, index) for other in others)
+        return None if alike and name not in self.reading.chained else Why.SHARED
+
+    def _without_bias(self, node: Node, part: nn.Module | None) -> Why | None:
+        return None if torch_parts.takes_bias(part, node.op) else Why.NO_BIAS
+
+    # Affines.
+
+    def _affine(self, node: Node) -> tuple[dict[str, Why], str]:
+        found: dict[str, Why] = {}
+        replacement = self.replacements.get(node.name)
+        if replacement is None:
+            found["remove"] = self._why_not_removed(node)
+        if not self._can_be_rewritten(node):
+            found["constants"] = Why.CODE
+        return found, "" if replacement is None else replacement.unit
+
+    def _why_not_removed(self, node: Node) -> Why:
+        part = torch_parts.find(self.module, self.path(node))
+        if part is not None and torch_parts.is_hooked(part):
+            return Why.HOOKED
+        return Why.SUBCLASS if isinstance(part, nn.modules.batchnorm._NormBase) else Why.CODE
+
+    def _can_be_rewritten(self, node: Node) -> bool:
+        """Whether a BatchNorm that stays has a gamma and a beta of its own."""
+        if not isinstance(node.op, ops.BatchNorm):
+            return False
+        own = [name for name in node.inputs[1:3] if name in self.reading.tensors and name not in self.reading.chained]
+        tensors = [torch_parts.attribute(self.module, name) for name in own]
+        free = all(tensor is not None and torch_parts.is_floating_strided(tensor) for tensor in tensors)
+        once = all(len(self.graph.readers[name]) == 1 for name in own)
+        part = torch_parts.find(self.module, self.path(node))
+        return len(own) == 2 and free and once and part is not None and not torch_parts.is_hooked(part)
+
+    # Hooks.
+
+    def watchers(self) -> list[Node]:
+        """Give each hooked module a node that reads what its hooks see, so that these tensors stay as they are."""
+        nodes = []
+        for path in torch_parts.hooked(self.module):
+            seen = self._seen_by(path)
+            if seen:
+                name = f"{path or type(self.module).__name__}:hook"
+                nodes.append(Node(name, ops.Unknown("hook"), seen, ()))
+        return nodes
+
+    def _seen_by(self, path: str) -> tuple[str, ...]:
+        inside = {node.name for node in self.graph.nodes if self._is_inside(node, path)}
+        made = {name for node in self.graph.nodes if node.name in inside for name in node.outputs}
+        read = [name for node in self.graph.nodes if node.name in inside for name in node.inputs]
+        entering = [name for name in read if name in self.graph.values and name not in made]
+        return tuple(dict.fromkeys([*entering, *(name for name in made if self._leaves(name, inside))]))
+
+    def _is_inside(self, node: Node, path: str) -> bool:
+        return path == "" or path in [self.paths.module(part) for part in stack_of(self.reading.sources[node.name])]
+
+    def _leaves(self, name: str, inside: set[str]) -> bool:
+        readers = self.graph.readers.get(name, ())
+        return name in self.graph.outputs or not readers or any(node.name not in inside for node in readers)
+
+
+def in_place_after(reading: Reading, module: nn.Module, removed: Collection[str]) -> tuple[str, ...]:
+    """Name the activations that work in place on what a removed affine gave, where its input is not theirs alone.
+
+    BatchNorm gives a tensor of its own, and Identity gives its input: relu(inplace=True) behind it would then change
+    what others read.
+    """
+    graph, found = reading.graph, []
+    for node in graph.nodes:
+        path = path_of(reading.sources[node.name])
+        part = torch_parts.find(module, path)
+        if not reading.sources[node.name].name.rstrip("0123456789").endswith("_"):
+            continue
+        if part is None or getattr(part, "inplace", None) is not True or not node.inputs:
+            continue
+        if _is_shared_behind(graph, node.inputs[0], removed):
+            found.append(path)
+    return tuple(dict.fromkeys(found))
+
+
+def _is_shared_behind(graph: Graph, name: str, removed: Collection[str]) -> bool:
+    """Whether, on the way back through removed nodes and those that give their input, somebody else reads."""
+    passed = False
+    while name in graph.producer:
+        node = graph.producer[name]
+        if len(graph.readers.get(name, ())) > 1 and passed:
+            return True
+        if node.name in removed:
+            passed = True
+        elif not isinstance(node.op, (ops.Identity, ops.Reshape, ops.Transpose, ops.Take, ops.Select, ops.Split)):
+            return False
+        name = next(operand for operand in node.inputs if operand in graph.values)
+    return passed
+
+
+def _same_use(node: Node, other: Node, index: int) -> bool:
+    """Whether another node is the same layer, called once more."""
+    return type(other.op) is type(node.op) and other.inputs[1:3] == node.inputs[1:3] and index > 0

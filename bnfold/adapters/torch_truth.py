@@ -1,0 +1,102 @@
+"""The module's function in float64, without a second copy of its weights; and whether another one is the same."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
+
+from bnfold.adapters.torch_capture import Arguments
+from bnfold.errors import DifferentError, UnverifiedError
+
+FACTOR = 3.0  # correct folds measured 0.68 to 1.26 times the unfolded model's error; the least wrong one 5
+FLOOR = 4.0  # in units of rounding of the output's scale: below it, an error is luck
+CEILING = 0.1  # a reference that is itself off by a tenth of the output's scale proves nothing
+
+
+class Float64(TorchFunctionMode):
+    """Every function sees its floating tensors in float64; a weight is widened while it is used, and no longer."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Widen what goes in, less what is written to, and what is made of nothing."""
+        kwargs = dict(kwargs or {})
+        kept = {name: kwargs.pop(name) for name in ("out",) if name in kwargs}
+        first = args[:1] if _writes(getattr(func, "__name__", "")) else ()
+        wide_args, wide_kwargs = pytree.tree_map(_wide, (tuple(args[len(first) :]), kwargs))
+        result = func(*first, *wide_args, **wide_kwargs, **kept)
+        made = not any(isinstance(item, Tensor) for item in pytree.tree_leaves((args, kwargs)))
+        return pytree.tree_map(_wide, result) if made else result
+
+
+def _writes(name: str) -> bool:
+    """Whether a function changes its first argument: relu_, __iadd__, __setitem__."""
+    in_place = name.endswith("_") and not name.endswith("__")
+    return in_place or name in ("__setitem__", "__set__") or (name.startswith("__i") and name not in _NOT_IN_PLACE)
+
+
+_NOT_IN_PLACE = ("__invert__", "__index__", "__int__")
+
+
+def _wide(item: Any) -> Any:
+    if isinstance(item, Tensor) and item.is_floating_point() and item.dtype != torch.float64:
+        return item.double()
+    return torch.float64 if isinstance(item, torch.dtype) and item.is_floating_point else item
+
+
+def outputs(module: nn.Module, given: Arguments, *, wide: bool = False) -> list[Tensor]:
+    """Run without gradients and give every tensor of what comes out, as float64 or an integer type."""
+    with torch.no_grad():
+        given = Arguments(*pytree.tree_map(_copied, (given.args, dict(given.kwargs))))
+        if wide:
+            given = Arguments(*pytree.tree_map(_wide, (given.args, dict(given.kwargs))))
+            with Float64():
+                result = module(*given.args, **given.kwargs)
+        else:
+            result = module(*given.args, **given.kwargs)
+    return [item.detach() for item in pytree.tree_leaves(result) if isinstance(item, Tensor)]
+
+
+def _copied(item: Any) -> Any:
+    """A forward may write to its inputs; the next one gets them fresh."""
+    return item.clone() if isinstance(item, Tensor) else item
+
+
+def require_same(truth: Sequence[Tensor], reference: Sequence[Tensor], folded: Sequence[Tensor], where: str) -> None:
+    """Hold the folded outputs to the truth as near as the reference's own are, within a factor.
+
+    Raises DifferentError, or UnverifiedError where the reference is too far from the truth itself.
+    """
+    if not len(truth) == len(reference) == len(folded):
+        raise DifferentError(f"{where}: {len(reference)} outputs became {len(folded)}")
+    for index, (true, before, after) in enumerate(zip(truth, reference, folded, strict=True)):
+        if before.shape != after.shape or before.dtype != after.dtype:
+            raise DifferentError(
+                f"{where}: output {index} was {tuple(before.shape)} {before.dtype} "
+                f"and is {tuple(after.shape)} {after.dtype}"
+            )
+        _require_near(true, before, after, f"{where}: output {index}")
+
+
+def _require_near(true: Tensor, before: Tensor, after: Tensor, where: str) -> None:
+    if not before.is_floating_point():
+        if not torch.equal(before, after):
+            raise DifferentError(f"{where}: integers or flags differ")
+        return
+    finite = torch.isfinite(true) & torch.isfinite(before)
+    if not torch.equal(torch.isfinite(before), torch.isfinite(after)):
+        raise DifferentError(f"{where}: has NaN or infinities where the original has none, or the other way round")
+    if finite.numel() and not finite.any():
+        raise UnverifiedError(f"{where}: the original gives nothing but NaN and infinities")
+    own, error = _rms((before.double() - true)[finite]), _rms((after.double() - true)[finite])
+    scale = _rms(true[finite])
+    if own > CEILING * scale and error > CEILING * scale:
+        raise UnverifiedError(f"{where}: the original itself is {own / scale:.2g} of its scale away from float64")
+    allowed = FACTOR * own + FLOOR * torch.finfo(before.dtype).eps * scale
+    if error > allowed:
+        raise DifferentError(f"{where}: error {error:.3g} to the float64 truth, {allowed:.3g} allowed")
+
+
+def _rms(item: Tensor) -> float:
+    return float(item.double().square().mean().sqrt()) if item.numel() else 0.0

@@ -63,7 +63,7 @@ def _epilog() -> str:
 @click.option("--resume", is_flag=True, help="Continue the run that wrote the output, with its settings.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress bar and no summary.")
 @click.pass_context
-def command(ctx: click.Context, output: Path, resume: bool, quiet: bool, **settings: Any) -> None:
+def command(ctx: click.Context, /, output: Path, resume: bool, quiet: bool, **settings: Any) -> None:
     """Train ARCH, a network with BatchNorm, and write the checkpoint that the other commands read."""
     from bnfold.training.runs import TrainingInterrupted
 
@@ -90,7 +90,7 @@ def _resume(ctx: click.Context, output: Path, progress: "Progress | None") -> "T
     from bnfold.training.runs import resume as resume_run
 
     outputs = Outputs.beside(output)
-    earlier = Settings.from_dict(read_state(outputs)["settings"]).to_dict()
+    earlier = Settings.from_dict(read_state(outputs).get("settings")).to_dict()
     said = {
         name: value
         for name, value in ctx.params.items()

@@ -134,6 +134,8 @@ class Loop:
                 x, y = (tensor[start : start + _EVALUATION_BATCH] for tensor in (self.test.x, self.test.y))
                 out = self.model(x)
                 totals.add(self.objective.loss(out, x, y).item(), self.objective.points(out, x, y), len(x))
+        if not math.isfinite(totals.loss):
+            raise BnfoldError(self._advice(f"the held-out loss is {totals.loss}"))
         return totals
 
     def _advice(self, what: str) -> str:

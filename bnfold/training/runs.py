@@ -96,7 +96,7 @@ def resume(
     """
     outputs = Outputs.beside(Path(output))
     state = read_state(outputs)
-    earlier = Settings.from_dict(state["settings"]).to_dict()
+    earlier = Settings.from_dict(state.get("settings")).to_dict()
     changes = {"data": data, "epochs": epochs, "device": device}
     settings = Settings.from_dict(earlier | {key: value for key, value in changes.items() if value is not None})
     if settings.epochs < len(state["history"]):
@@ -111,6 +111,8 @@ def read_state(outputs: Outputs) -> dict[str, Any]:
     content = archive.read(outputs.resume, _RESUME_KIND)
     if content.get("format") != _RESUME_FORMAT or content.get("version") != _RESUME_VERSION:
         raise BnfoldError(f"{outputs.resume}: is not {_RESUME_KIND} of this version; train anew")
+    if not isinstance(content.get("history"), list):
+        raise BnfoldError(f"{outputs.resume}: has no history; train anew, without --resume")
     return dict(content)
 
 
@@ -167,12 +169,15 @@ class _Run:
         return Part(x.to(self.device), torch.from_numpy(labels).to(self.device))
 
     def _continue(self, loop: Loop, state: Mapping[str, Any]) -> None:
-        if state["data"] != self.dataset.fingerprint():
+        if state.get("data") != self.dataset.fingerprint():
             raise BnfoldError(f"{self.dataset.name}: has changed since the run began; train anew, without --resume")
-        loop.load_state(state["loop"])
-        self.history = [Epoch(**record) for record in state["history"]]
+        try:
+            loop.load_state(state["loop"])
+            self.history = [Epoch(**record) for record in state["history"]]
+            self.best = None if state["best"] is None else Checkpoint.from_dict(state["best"], "best checkpoint")
+        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise BnfoldError("the state of the run is malformed; train anew, without --resume") from error
         self._earlier = tuple(self.history)
-        self.best = None if state["best"] is None else Checkpoint.from_dict(state["best"], "best checkpoint")
 
     def _checkpoint(self, loop: Loop, metrics: dict[str, float]) -> Checkpoint:
         return Checkpoint(

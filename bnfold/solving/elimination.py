@@ -111,7 +111,7 @@ class Elimination:
         return values
 
     def _pivot(self, terms: dict[int, Coefficient]) -> int:
-        sound = [unknown for unknown, value in terms.items() if np.all(value != 0)]
+        sound = [unknown for unknown, value in terms.items() if isinstance(value, float) or np.all(value != 0)]
         if not sound:
             raise Divided(np.asarray(next(iter(terms.values()))) != 0)
         return min(sound, key=lambda unknown: self.preference[unknown])
@@ -187,6 +187,12 @@ def _add(terms: dict[int, Coefficient], unknown: int, value: Coefficient, modulu
         terms[unknown] = _tidy(value, modulus)
         return
     total = _tidy(before + value, modulus)
+    if isinstance(total, float) and isinstance(before, float) and isinstance(value, float):
+        if abs(total) <= NOTHING * (abs(before) + abs(value)):
+            del terms[unknown]
+        else:
+            terms[unknown] = total
+        return
     gone = np.abs(total) <= NOTHING * (np.abs(before) + np.abs(value))
     if np.all(gone):
         del terms[unknown]

@@ -33,19 +33,83 @@ class Group:
     rows: tuple[LaneRow, ...]
 
 
-def groups(rows: Sequence[Row], count: int) -> list[Group]:
-    """Partition `count` unknowns, as the rows tie them together, in the order of their first unknowns."""
-    if not rows:
-        return []
-    table = _Table(rows, count)
-    return [table.group(components) for components in table.alike()]
+def groups(rows: Sequence[Row], starts: Indices) -> list[Group]:
+    """Partition the unknowns as the rows tie them together, in the order of their first unknowns.
+
+    starts: where the unknowns of each tensor start, and at last their number. Rows that take tensors whole and channel
+    by channel, as nearly all do, need no look at single channels.
+    """
+    found: list[Group] = []
+    rest: list[int] = []
+    for members in _tied_tensors(rows, starts):
+        group = _aligned(rows, members, starts)
+        if group is None:
+            rest += members
+        else:
+            found.append(group)
+    if rest:
+        table = _Table(rows, sorted(rest), int(starts[-1]))
+        found += [table.group(components) for components in table.alike()]
+    return sorted(found, key=lambda group: int(group.unknowns[0, 0]))
+
+
+def _tied_tensors(rows: Sequence[Row], starts: Indices) -> list[list[int]]:
+    """Group the rows by the tensors that they tie together."""
+    leader = list(range(len(starts)))
+
+    def find(tensor: int) -> int:
+        while leader[tensor] != tensor:
+            leader[tensor] = leader[leader[tensor]]
+            tensor = leader[tensor]
+        return tensor
+
+    heads = []
+    for row in rows:
+        tensors = [_tensors(unknowns, starts) for unknowns, _ in row.terms]
+        head = tensors[0][0]
+        for tensor in {find(tensor) for group in tensors for tensor in group}:
+            leader[tensor] = find(head)
+        heads.append(head)
+    found: dict[int, list[int]] = {}
+    for number, head in enumerate(heads):
+        found.setdefault(find(head), []).append(number)
+    return list(found.values())
+
+
+def _tensors(unknowns: Indices, starts: Indices) -> list[int]:
+    first, last = (int(np.searchsorted(starts, end, side="right")) - 1 for end in (unknowns.min(), unknowns.max()))
+    if first == last:
+        return [first]
+    return [int(tensor) for tensor in np.unique(np.searchsorted(starts, unknowns, side="right") - 1)]
+
+
+def _aligned(rows: Sequence[Row], members: Sequence[int], starts: Indices) -> Group | None:
+    """Make one group, a lane a channel, of rows that all take their tensors whole; None where one doesn't."""
+    length = len(rows[members[0]].terms[0][0])
+    every = np.arange(length)
+    first = sorted({int(unknowns[0]) for number in members for unknowns, _ in rows[number].terms})
+    if not np.isin(first, starts).all():
+        return None
+    place = {start: index for index, start in enumerate(first)}
+    lane_rows = []
+    for number in members:
+        row = rows[number]
+        for unknowns, _ in row.terms:
+            start = int(unknowns[0])
+            end = starts[np.searchsorted(starts, start) + 1]
+            if len(unknowns) != length or end - start != length or not np.array_equal(unknowns - start, every):
+                return None
+        terms = tuple((place[int(unknowns[0])], value) for unknowns, value in row.terms)
+        lane_rows.append(LaneRow(number, row.kind, terms, row.right))
+    return Group(np.array(first)[:, None] + every, tuple(lane_rows))
 
 
 class _Table:
     """Every (row, channel) is an instance, every unknown in it a slot; all sorted by component."""
 
-    def __init__(self, rows: Sequence[Row], count: int) -> None:
-        self.rows = rows
+    def __init__(self, every: Sequence[Row], numbers: Sequence[int], count: int) -> None:
+        self.numbers = numbers
+        self.rows = rows = [every[number] for number in numbers]
         lengths = [len(row.terms[0][0]) for row in rows]
         self.first = np.concatenate([[0], np.cumsum(lengths)])
         row_of = np.repeat(np.arange(len(rows)), lengths)
@@ -104,7 +168,7 @@ class _Table:
             (int(self.rank[unknowns[channel[0]]]), value if isinstance(value, float) else value[channel])
             for unknowns, value in row.terms
         )
-        return LaneRow(source, row.kind, terms, row.right[channel])
+        return LaneRow(self.numbers[source], row.kind, terms, row.right[channel])
 
 
 def _runs(ordered: Indices, names: Indices) -> Indices:

@@ -77,7 +77,7 @@ class _Problem:
         self.absorbs = np.zeros(self.lowering.unknowns.count, dtype=np.bool_)
         for _, places, takes_shift in self.ends:
             self.absorbs[places] |= takes_shift
-        self.groups = groups(self.rows, self.lowering.unknowns.count)
+        self.groups = groups(self.rows, self.lowering.unknowns.starts)
         self.system: System
 
     def take(self) -> frozenset[str]:

@@ -47,7 +47,8 @@ class Row:
 class Unknowns:
     """The numbering: channel c of value v is unknown offset[v] + c, in the graph's order.
 
-    Values whose frames are equal, channel by channel, have the same unknowns. weight: (count,) how many they are.
+    Values whose frames are equal, channel by channel, have the same unknowns. tensors: (count,) how many they are.
+    starts: the offsets in order, and `count`.
     """
 
     def __init__(self, graph: Graph, axes: Mapping[str, int], ties: Mapping[str, Sequence[Tie]]) -> None:
@@ -63,6 +64,7 @@ class Unknowns:
                 count += self._channels(name)
             self.offset[name] = self.offset[first]
         self.count = count
+        self.starts = np.unique([*self.offset.values(), count])
         self.tensors = np.zeros(count)
         for name in leader:
             self.tensors[self.of(name)] += 1

@@ -1,16 +1,28 @@
 """Folding ONNX files, without PyTorch."""
 
 import os
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
 
+from bnfold import ops
+from bnfold.adapters.onnx_audit import Audit
+from bnfold.adapters.onnx_changes import Changes, changes
+from bnfold.adapters.onnx_edit import edited
 from bnfold.adapters.onnx_external import Folder
 from bnfold.adapters.onnx_graph import Model, model
 from bnfold.adapters.onnx_skeleton import skeleton
 from bnfold.adapters.onnx_wire import File, Memory
+from bnfold.adapters.onnx_write import EXTERNAL_DATA, to_file, to_memory
 from bnfold.errors import BnfoldError
-from bnfold.graph import Graph
+from bnfold.folding import fold
+from bnfold.graph import Graph, Node
+from bnfold.plan import Plan
+from bnfold.raising import raised
+from bnfold.result import FoldResult
+from bnfold.why import Why
 
 
 def read(source: str | os.PathLike[str] | onnx.ModelProto, *, freeze_inputs: bool = False) -> Graph:
@@ -20,17 +32,97 @@ def read(source: str | os.PathLike[str] | onnx.ModelProto, *, freeze_inputs: boo
     Raises BnfoldError where it is no valid ONNX model, UnsafeError where its external data leads out of its folder.
     """
     if isinstance(source, onnx.ModelProto):
-        return in_memory(source, freeze_inputs).graph
-    return of_file(Path(source), freeze_inputs).graph
+        return _of_proto(source, freeze_inputs).graph
+    return _of_file(Path(source), freeze_inputs).graph
 
 
-def of_file(path: Path, freeze_inputs: bool) -> Model:
+def fold_file(
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str] | None = None,
+    *,
+    level: str = "default",
+    only: Sequence[str] = (),
+    skip: Sequence[str] = (),
+    external_data: str = "auto",
+    freeze_inputs: bool = False,
+    dry_run: bool = False,
+    plan: Plan | None = None,
+    in_place: bool = False,
+) -> FoldResult:
+    """Fold an ONNX file into another one; the result's model is the target's path.
+
+    target: SOURCE.folded.onnx where it isn't given. external_data: "auto" leaves tensors inside or outside the model's
+    file as they were, "never" and "always" say where. plan: carry out this one instead of making one. dry_run: write
+    nothing. in_place: the target may be the source.
+    Raises BnfoldError where source is no valid model, target is source without in_place, or a tensor would overflow;
+    UnsafeError where external data leads out of the model's folder. The target is then as it was.
+    """
+    source = Path(source)
+    target = _target(source, target, in_place)
+    if external_data not in EXTERNAL_DATA:
+        raise BnfoldError(f"external data {external_data!r} is unknown; it is one of {', '.join(EXTERNAL_DATA)}")
+    read_model = _of_file(source, freeze_inputs)
+    graph = raised_for_onnx(read_model.graph)
+    plan = fold(graph, level=level, only=only, skip=skip) if plan is None else plan
+    settled, audit = _settled(read_model, graph, plan)
+    if not dry_run:
+        to_file(read_model, settled, audit, target, external_data)
+    return FoldResult(target, plan, graph)
+
+
+def fold_proto(
+    proto: onnx.ModelProto,
+    *,
+    level: str = "default",
+    only: Sequence[str] = (),
+    skip: Sequence[str] = (),
+    freeze_inputs: bool = False,
+    plan: Plan | None = None,
+) -> FoldResult:
+    """Fold a ModelProto; the result's model is a new one. Its tensors must be in it, not in external data."""
+    read_model = _of_proto(proto, freeze_inputs)
+    graph = raised_for_onnx(read_model.graph)
+    plan = fold(graph, level=level, only=only, skip=skip) if plan is None else plan
+    settled, audit = _settled(read_model, graph, plan)
+    return FoldResult(to_memory(read_model, settled, audit), plan, graph)
+
+
+def raised_for_onnx(graph: Graph) -> Graph:
+    """Raise the arithmetic; a MatMul that has no Add behind it, and can't become a Gemm, can't be given a bias."""
+    graph = raised(graph)
+    return replace(graph, nodes=tuple(_without_bias(node, graph) for node in graph.nodes))
+
+
+def _without_bias(node: Node, graph: Graph) -> Node:
+    if not isinstance(node.op, ops.MatMul) or any(node.inputs[2:]) or "bias" in node.limits:
+        return node
+    shapes = [graph.shape(name) for name in node.inputs[:2]]
+    if node.inputs[1] in graph.constants and all(shape is not None and len(shape) == 2 for shape in shapes):
+        return node
+    return replace(node, limits={**node.limits, "bias": Why.NO_BIAS})
+
+
+def _settled(read_model: Model, graph: Graph, plan: Plan) -> tuple[Changes, Audit]:
+    audit = Audit(graph, plan)
+    audit.removed()
+    return changes(read_model, edited(read_model, graph, plan), plan.frames), audit
+
+
+def _target(source: Path, target: str | os.PathLike[str] | None, in_place: bool) -> Path:
+    if target is None:
+        return source if in_place else source.with_suffix(".folded.onnx")
+    found = Path(target)
+    if not in_place and found.exists() and source.exists() and found.samefile(source):
+        raise BnfoldError(f"{found}: is the source itself; use --in-place, or give another name")
+    return found
+
+
+def _of_file(path: Path, freeze_inputs: bool) -> Model:
     """Read a file, which stays open as long as the Model is referred to."""
     return model(skeleton(File(path)), Folder(path), freeze_inputs)
 
 
-def in_memory(proto: onnx.ModelProto, freeze_inputs: bool) -> Model:
-    """Read a ModelProto."""
+def _of_proto(proto: onnx.ModelProto, freeze_inputs: bool) -> Model:
     try:
         data = proto.SerializeToString()
     except ValueError as error:  # protobuf's limit is 2 GiB

@@ -51,12 +51,10 @@ def _gemm(view: View) -> Reading:
 
 @reads("MatMul")
 def _mat_mul(view: View) -> Reading:
-    """A MatMul has no bias; `bnfold.raising` gives it that of an Add behind it, the writer that of a Gemm."""
+    """A MatMul has no bias, but for that of an Add behind it, which `bnfold.raising` finds."""
     weight = 1 if view.constant(1) else 0
     known = view.constant(weight)
     limits = _limits(view, weight, 2, (len(known.shape) - 1 if weight else len(known.shape) - 2) if known else 0)
-    if weight == 0 or view.rank() != 2 or view.rank(1) != 2:
-        limits["bias"] = Why.NO_BIAS
     return Part(ops.MatMul(), limits=limits)
 
 

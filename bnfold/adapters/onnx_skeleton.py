@@ -13,7 +13,7 @@ from bnfold.errors import BnfoldError
 Layout: TypeAlias = Mapping[int, list[Field]]  # the fields of one message, by number
 
 GRAPH, FUNCTION = 7, 25  # of a ModelProto
-NODE, INITIALIZER, INPUT, OUTPUT, VALUE_INFO = 1, 5, 11, 12, 13  # of a GraphProto
+NODE, INITIALIZER, INPUT, VALUE_INFO, ANNOTATION = 1, 5, 11, 13, 14  # of a GraphProto
 NODE_INPUT, NODE_OUTPUT, ATTRIBUTE = 1, 2, 5  # of a NodeProto
 ATTRIBUTE_TENSOR, ATTRIBUTE_GRAPH, ATTRIBUTE_GRAPHS = 5, 6, 11  # of an AttributeProto
 

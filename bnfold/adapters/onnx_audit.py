@@ -1,0 +1,127 @@
+"""The certificate of a write: every weight that changes is computed a second time, from the frames, and compared.
+
+The fold computes factors and biases by its rules and the writer applies them block by block; the audit starts from
+what the frames mean, T = scale * T' + shift, and shares neither the rules nor the slicing:
+
+    W'[o, i] = W[o, i] * scale_x[i] / scale_y[o]
+    b'[o]    = (b[o] + sum W[o, i] * shift_x[i] - shift_y[o]) / scale_y[o]
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from bnfold import ops
+from bnfold.adapters.onnx_constants import Array
+from bnfold.adapters.onnx_content import Block, Content, Dense, Scaled, rounded
+from bnfold.adapters.onnx_tensors import numpy_dtype
+from bnfold.affine import Affine, Floats
+from bnfold.errors import BnfoldError
+from bnfold.graph import Graph
+from bnfold.plan import Plan, Remove
+from bnfold.relation import Site
+from bnfold.rules.affine import affine_of
+
+_SAME = 1e-9  # relative to the terms: frames and factors come from one solution, by different arithmetic
+
+
+class AuditError(BnfoldError):
+    """What would be written isn't what the plan says. Nothing is written."""
+
+
+@dataclass(frozen=True, eq=False)
+class Audit:
+    """The plan that is carried out, on the raised graph that it was made for."""
+
+    graph: Graph
+    plan: Plan
+
+    def removed(self) -> None:
+        """Check that each removed affine is what its tensors' frames say: scale_y = s scale_x, and so the shift.
+
+        A channel whose frame has scale 0 says nothing of the tensor before; it is left out.
+        """
+        for edit in self.plan.edits:
+            node = self.graph.by_name[edit.node]
+            if not isinstance(edit, Remove) or not isinstance(node.op, ops.BatchNorm | ops.Affine):
+                continue
+            affine = affine_of(Site(node, self.graph))
+            before = self._frame(node.inputs[0], affine.axis, affine.channels)
+            after = self._frame(node.output, affine.axis, affine.channels)
+            alive = (before.scale != 0) & (after.scale != 0) & (affine.scale != 0)
+            terms = np.abs(affine.scale * before.shift) + np.abs(affine.shift) + np.abs(after.shift)
+            wrong = np.abs(affine.scale * before.scale - after.scale) > _SAME * np.abs(after.scale)
+            wrong |= np.abs(affine.scale * before.shift + affine.shift - after.shift) > _SAME * terms
+            if np.any(wrong & alive):
+                raise AuditError(f"{node.name}: its frames don't make it the identity; nothing was written")
+
+    def stream(self, content: Content, name: str) -> Iterator[bytes]:
+        """Give the bytes of a tensor, each block checked first. Raises AuditError, BnfoldError for an overflow."""
+        if isinstance(content, Scaled):
+            for block, before, after in content.pairs():
+                self._check(content, block, before, after, name)
+                yield after.tobytes()
+            return
+        assert isinstance(content, Dense)
+        for after in content.blocks():
+            _refuse_overflow(after, content.numbers, name)
+            yield after.tobytes()
+
+    def _frame(self, value: str, axis: int, channels: int) -> Affine:
+        return self.plan.frames.get(value, Affine.identity(axis, channels))
+
+    def _check(self, content: Scaled, block: Block, before: Array, after: Array, name: str) -> None:
+        expected = before.astype(np.float64)
+        rows, columns = _channels(content, block)
+        contracted = content.contracted
+        source = self._frame(contracted.source, contracted.source_axis, len(content.in_factor))
+        target = self._frame(contracted.target, contracted.target_axis, len(content.out_factor))
+        dead = content.out_factor == 0
+        if not np.all(source.scale == 1):
+            expected *= source.scale[columns]
+        if not np.all(target.scale == 1) or dead.any():
+            expected /= np.where(dead, np.inf, target.scale)[rows]
+        wanted = rounded(expected, content.dtype)
+        if np.array_equal(after, wanted):
+            _refuse_overflow(after, before, name)
+            return
+        _refuse_overflow(after, before, name)
+        apart = np.abs(after.astype(np.float64) - expected) > _ulp(wanted, content.dtype)
+        if np.any(apart & np.isfinite(expected)):
+            raise AuditError(
+                f"{name}: {int(apart.sum())} numbers are more than 1 ULP from what the frames say; nothing was written"
+            )
+
+
+def _channels(content: Scaled, block: Block) -> tuple[Array, Array]:
+    """Number the output and the input channel of each element of a block, shaped to broadcast against it."""
+    contracted, shape = content.contracted, content.weight.shape
+    index = [np.arange(size)[part] for size, part in zip(shape, block, strict=True)]
+    grid = [numbers.reshape([-1 if k == axis else 1 for k in range(len(shape))]) for axis, numbers in enumerate(index)]
+    outputs, inputs = grid[contracted.out_axis], grid[contracted.in_axis]
+    if contracted.groups == 1:
+        return outputs, inputs
+    first = grid[0] // (shape[0] // contracted.groups) * shape[1]
+    return (outputs, first + inputs) if contracted.out_axis == 0 else (first + outputs, inputs)
+
+
+def _ulp(wanted: Array, dtype: str) -> Floats:
+    """The spacing of the dtype's numbers at these."""
+    if dtype == "bfloat16":
+        exponent = np.frexp(wanted.astype(np.float64))[1]
+        spacing: Floats = np.ldexp(1.0, np.maximum(exponent - 8, -133))
+        return spacing
+    with np.errstate(all="ignore"):
+        found: Floats = np.abs(np.spacing(wanted.astype(numpy_dtype(dtype)))).astype(np.float64)
+    return found
+
+
+def _refuse_overflow(after: Array, before: Array | Floats, name: str) -> None:
+    """Refuse infinities and NaN where there were numbers."""
+    if math.isfinite(float(np.sum(after, dtype=np.float64))):
+        return
+    lost = ~np.isfinite(after.astype(np.float64)) & np.isfinite(np.asarray(before, np.float64))
+    if lost.any():
+        raise BnfoldError(f"{name}: {int(lost.sum())} numbers would overflow {after.dtype.name}; nothing was written")

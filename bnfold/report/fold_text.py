@@ -1,0 +1,112 @@
+"""A fold for people: every affine, what it went into or why it stays, and the totals; plain, or with rich."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from bnfold import ops
+from bnfold.graph import Graph
+from bnfold.plan import Folded, Outcome, Plan
+from bnfold.report.fold_totals import Totals, totals
+from bnfold.report.text import visible
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+SHOWN = 4  # names or reasons in a cell; the JSON form has them all
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One affine. kind: BatchNorm or affine. detail: what it went into, or why it stays; advice: the ways out."""
+
+    name: str
+    kind: str
+    folded: bool
+    detail: tuple[str, ...]
+    advice: tuple[str, ...] = ()
+
+    @property
+    def word(self) -> str:
+        """`folded` or `stays`."""
+        return "folded" if self.folded else "stays"
+
+
+def rows(graph: Graph, plan: Plan) -> list[Row]:
+    """Give one row for each affine, in the graph's order."""
+    return [_row(graph, outcome) for outcome in plan.outcomes]
+
+
+def _row(graph: Graph, outcome: Outcome) -> Row:
+    node, name = graph.by_name.get(outcome.affine), visible(outcome.affine)
+    kind = "BatchNorm" if node is not None and isinstance(node.op, ops.BatchNorm) else "affine"
+    if isinstance(outcome, Folded):
+        return Row(name, kind, True, (f"into {_some(outcome.into)}" if outcome.into else "is the identity",))
+    detail = [f"{visible(str(reason))} [{reason.why.code}]" for reason in outcome.why[:SHOWN]]
+    if len(outcome.why) > SHOWN:
+        detail.append(f"and {len(outcome.why) - SHOWN} more (--json has all)")
+    advice = dict.fromkeys(reason.why.advice for reason in outcome.why[:SHOWN])
+    return Row(name, kind, False, tuple(detail), tuple(advice))
+
+
+def _some(names: tuple[str, ...]) -> str:
+    more = len(names) - SHOWN
+    return ", ".join(map(visible, names[:SHOWN])) + (f" and {more} more" if more > 0 else "")
+
+
+def plain(graph: Graph, plan: Plan) -> str:
+    """Give the report as text without colours or control characters, for files, pipes and logs."""
+    found = rows(graph, plan)
+    lines = list(_table(found)) if found else ["no BatchNorm and no other per-channel affine found"]
+    return "\n".join([*lines, "", *_totals_table(*totals(graph, plan))])
+
+
+def _table(found: list[Row]) -> Iterator[str]:
+    name_width = max(len(row.name) for row in found)
+    for row in found:
+        head = f"{row.name:{name_width}}  {row.kind:9}  {row.word:6}  "
+        for k, line in enumerate(row.detail):
+            yield (head if k == 0 else " " * len(head)) + line
+        for line in row.advice:
+            yield " " * len(head) + f"-> {line}"
+
+
+def _totals_table(before: Totals, after: Totals) -> Iterator[str]:
+    yield f"{'':22}{'before':>15}{'after':>15}"
+    for label, old, new in total_rows(before, after):
+        yield f"{label:22}{old:>15}{new:>15}"
+
+
+def total_rows(before: Totals, after: Totals) -> Iterator[tuple[str, str, str]]:
+    """Give (label, before, after), formatted; a line on other affines only where there are some."""
+    yield "BatchNorms", f"{before.batch_norms:,}", f"{after.batch_norms:,}"
+    if before.affines:
+        yield "other affines", f"{before.affines:,}", f"{after.affines:,}"
+    yield "operators", f"{before.operators:,}", f"{after.operators:,}"
+    yield "parameters", f"{before.parameters:,}", f"{after.parameters:,}"
+    yield "multiply-adds", _count(before.multiply_adds), _count(after.multiply_adds)
+
+
+def _count(number: int | None) -> str:
+    return "unknown" if number is None else f"{number:,}"
+
+
+def show(graph: Graph, plan: Plan, console: "Console") -> None:
+    """Print the report in colour, as wide as the terminal."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table("affine", "kind", "outcome", "into, or why it stays", box=None, pad_edge=False, header_style="bold")
+    styles: Mapping[bool, str] = {True: "green", False: "yellow"}
+    for row in rows(graph, plan):
+        lines = [*map(escape, row.detail), *(f"[dim]-> {escape(line)}[/dim]" for line in row.advice)]
+        word = f"[{styles[row.folded]}]{row.word}[/]"
+        table.add_row(escape(row.name), row.kind, word, "\n".join(lines))
+    sums = Table("", "before", "after", box=None, pad_edge=False, header_style="bold")
+    for column in sums.columns[1:]:
+        column.justify = "right"
+    for cells in total_rows(*totals(graph, plan)):
+        sums.add_row(*cells)
+    console.print(table)
+    console.print()
+    console.print(sums)

@@ -1,0 +1,151 @@
+"""ONNX Runtime as the device under test: sessions that are proven to run where they were asked to."""
+
+import contextlib
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bnfold.checking.providers import SESSION_OPTIONS, Target, short_name
+from bnfold.checking.result import NodeRecord
+from bnfold.errors import BnfoldError, UnverifiedError
+
+Array = np.ndarray[Any, Any]
+CPU = "CPUExecutionProvider"
+_RECORD = "session.record_ep_graph_assignment_info"
+_NO_FALLBACK = "session.disable_cpu_ep_fallback"
+
+
+class ProviderMissingError(UnverifiedError):
+    """The provider is known to ONNX Runtime, and can't be used on this machine."""
+
+
+class FallbackError(UnverifiedError):
+    """Nodes ran elsewhere than asked for."""
+
+
+@dataclass(frozen=True)
+class OrtSession:
+    """A session with what is known of where its nodes run."""
+
+    session: Any
+    nodes: tuple[NodeRecord, ...]
+    proven: bool
+
+    def run(self, feed: Mapping[str, Array]) -> dict[str, Array]:
+        """Run once; outputs by name."""
+        names = [output.name for output in self.session.get_outputs()]
+        with _as_bnfold_error("run"):
+            return dict(zip(names, self.session.run(names, dict(feed)), strict=True))
+
+
+def open_session(model: bytes | Path, target: Target, *, allow_fallback: bool = False) -> OrtSession:
+    """Open `model` on the provider that `target` asks for, and prove that its nodes are there.
+
+    Raises `ProviderMissingError` where the provider isn't usable, `FallbackError` where nodes fell back to the CPU
+    (unless allowed), `UnverifiedError` where ONNX Runtime isn't installed or doesn't know the provider.
+    """
+    ort = runtime()
+    name = _known(ort, target)
+    if name not in ort.get_available_providers():
+        raise ProviderMissingError(
+            f"provider {target.provider} is not in the installed ONNX Runtime; `bnfold doctor` tells what is"
+        )
+    session = _create(ort, model, target, name, {_RECORD: "1"})
+    if name not in session.get_providers():  # get_available_providers() lists what was built in, not what loads
+        raise ProviderMissingError(
+            f"provider {target.provider} did not load, and ONNX Runtime went on with"
+            f" {', '.join(map(short_name, session.get_providers()))}; `bnfold doctor` names the missing library"
+        )
+    nodes = assignment(session)
+    fallen = [node for node in nodes if node.provider != short_name(name)]
+    if fallen and not allow_fallback:
+        first = ", ".join(f"{node.name} ({node.operator})" for node in fallen[:3])
+        raise FallbackError(f"{len(fallen)} of {len(nodes)} nodes fell back from {target.provider}: {first}")
+    if name == CPU:
+        return OrtSession(session, nodes, proven=session.get_providers() == [CPU])
+    if not nodes and not allow_fallback:
+        # A runtime that records no assignment still refuses a session with a fallback.
+        session = _create(ort, model, target, name, {_NO_FALLBACK: "1"})
+        if name not in session.get_providers():
+            raise FallbackError(f"nodes fell back from {target.provider}")
+    return OrtSession(session, nodes, proven=bool(nodes))
+
+
+def runtime() -> Any:
+    """Import ONNX Runtime; `UnverifiedError` where there is none."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise UnverifiedError(
+            f"ONNX Runtime can't be imported ({error}); install bnfold[cpu] or bnfold[cuda]"
+        ) from error
+    return onnxruntime
+
+
+def assignment(session: Any) -> tuple[NodeRecord, ...]:
+    """Give the provider of every node (names from before the runtime's fusions); empty where it keeps no record."""
+    tell = getattr(session, "get_provider_graph_assignment_info", None)
+    if tell is None:
+        return ()
+    return tuple(
+        NodeRecord(node.name, node.op_type, short_name(part.ep_name)) for part in tell() for node in part.get_nodes()
+    )
+
+
+def _known(ort: Any, target: Target) -> str:
+    known = ort.get_all_providers()
+    name = target.full_name(known)
+    if name is None:
+        near = target.near(known)
+        advice = f"; did you mean {' or '.join(near)}?" if near else ""
+        raise UnverifiedError(f"ONNX Runtime knows no provider {target.provider!r}{advice}")
+    return str(name)
+
+
+def _create(ort: Any, model: bytes | Path, target: Target, name: str, entries: Mapping[str, str]) -> Any:
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.graph_optimization_level = _level(ort, target.option("level", "all"))
+    if target.option("threads"):
+        options.intra_op_num_threads = int(target.option("threads"))
+    for key, value in entries.items():
+        options.add_session_config_entry(key, value)
+    provider_options = {key: value for key, value in target.options if key not in SESSION_OPTIONS}
+    source = model if isinstance(model, bytes) else str(model)
+    with _as_bnfold_error(f"load the model on {target.provider}"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a fallback is told by get_providers(), not by a warning
+        return ort.InferenceSession(source, options, providers=[(name, provider_options)])
+
+
+def _level(ort: Any, name: str) -> Any:
+    levels = {
+        "disable": "ORT_DISABLE_ALL",
+        "basic": "ORT_ENABLE_BASIC",
+        "extended": "ORT_ENABLE_EXTENDED",
+        "layout": "ORT_ENABLE_LAYOUT",
+        "all": "ORT_ENABLE_ALL",
+    }
+    found = getattr(ort.GraphOptimizationLevel, levels[name], None)
+    if found is None:
+        raise BnfoldError(f"this ONNX Runtime has no optimisation level {name!r}")
+    return found
+
+
+@contextlib.contextmanager
+def _as_bnfold_error(what: str) -> Iterator[None]:
+    """ONNX Runtime raises a class of its own for each status, all of them plain RuntimeErrors or Exceptions."""
+    try:
+        yield
+    except Exception as error:
+        if "fallback to CPU EP has been explicitly disabled" in str(error):
+            raise FallbackError("nodes fell back to the CPU") from error
+        raise UnverifiedError(f"ONNX Runtime could not {what}: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:300] if lines else type(error).__name__

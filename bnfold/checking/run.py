@@ -1,0 +1,292 @@
+"""The check itself: load both sides, draw inputs, run everything on all of them, judge."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bnfold.checking import samples
+from bnfold.checking.environment import environment
+from bnfold.checking.frames import Correspondence
+from bnfold.checking.inputs import Sample, draw, explore, random_feed
+from bnfold.checking.pairing import common_specs
+from bnfold.checking.providers import Target, parse_targets
+from bnfold.checking.result import (
+    AuditRow,
+    CheckResult,
+    Coverage,
+    Divergence,
+    InputRecord,
+    Run,
+    Skip,
+    Verdict,
+    worst,
+)
+from bnfold.checking.subject import Feed, InputSpec, Subject, load_subject
+from bnfold.checking.tolerance import budget_for
+from bnfold.checking.trial import Trial
+from bnfold.checking.truth import Truth, truth_of
+from bnfold.errors import BnfoldError, UnverifiedError
+
+_LOW_COVERAGE = 0.75
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a check is made; `check` documents each."""
+
+    seed: int = 0
+    search: int = 0
+    allow_missing: bool = False
+    allow_fallback: bool = False
+    by_position: bool = False
+    allow_folded_reference: bool = False
+    budget: Mapping[str, float] | None = None
+    correspondence: Correspondence | None = None
+    audit: Sequence[AuditRow] | None = None
+    localise: bool = True
+    save: Path | None = None
+
+
+def check(
+    reference: Any,
+    candidate: Any,
+    inputs: Any = None,
+    providers: str | Sequence[str] = ("cpu",),
+    *,
+    seed: int = 0,
+    search: int = 0,
+    allow_missing: bool = False,
+    allow_fallback: bool = False,
+    by_position: bool = False,
+    allow_folded_reference: bool = False,
+    budget: Mapping[str, float] | None = None,
+    correspondence: Correspondence | None = None,
+    audit: Sequence[AuditRow] | None = None,
+    localise: bool = True,
+    save: str | Path | None = None,
+    arch: str | None = None,
+    arch_kwargs: Mapping[str, Any] | None = None,
+    trust: bool = False,
+) -> CheckResult:
+    """Are `reference` and `candidate` the same function?
+
+    reference, candidate: an nn.Module, an onnx.ModelProto, or a path to a .pt, .pt2 or .onnx file; `candidate` may be a
+    list of them. inputs: samples of your own beside the drawn ones: a path (.npz, .npy, a folder of such), an array, a
+    tuple of arrays (one an input), a dict by input name, or a list of any of these. providers: for instance
+    "cpu,cuda:use_tf32=0,device_id=1"; `level` and `threads` are options too.
+
+    search: steps of gradient ascent for the input that tells the two apart most. allow_missing: a provider that is not
+    there is a skip. allow_fallback: nodes may run on the CPU. by_position: pair inputs and outputs in their order.
+    allow_folded_reference: take a reference whose BatchNorm was folded by its exporter. budget: figures in place of the
+    table's (rms, channel, peak, floor, ceiling). correspondence: {value of the reference: Frame(value of the candidate,
+    axis, scale, shift)}, for naming the first divergence. audit: rows of a weight audit, judged with the outputs.
+    save: a file for the smallest input that shows a difference. arch, arch_kwargs, trust: how a .pt file is opened.
+
+    Never raises for a difference: see `CheckResult.verdict`. Raises `BnfoldError` (exit status 2) for what can't be
+    read and `UnsafeError` (4) for a file that is not safe to open.
+    """
+    options = Options(
+        seed, search, allow_missing, allow_fallback, by_position, allow_folded_reference, budget, correspondence, audit,
+        localise, Path(save) if save else None,
+    )  # fmt: skip
+    targets = parse_targets(providers)
+    loading: Any = {"arch": arch, "arch_kwargs": arch_kwargs, "trust": trust}
+    examples = samples.first_arrays(inputs) if inputs is not None else ()
+    side = load_subject(reference, examples=examples, **loading)
+    many = candidate if isinstance(candidate, (list, tuple)) else [candidate]
+    if not many:
+        raise BnfoldError("no candidate to check")
+    others = [load_subject(model, examples=examples, **loading) for model in many]
+    return Check(side, others, targets, options).run(inputs)
+
+
+class Check:
+    """One check under way."""
+
+    def __init__(
+        self, reference: Subject, candidates: Sequence[Subject], targets: Sequence[Target], options: Options
+    ) -> None:
+        self.reference, self.candidates, self.options = reference, _with_own_labels(candidates), options
+        self.specs, notes = self._agree_on_inputs()
+        self.trials = [self._trial(candidate, target) for candidate in self.candidates for target in targets]
+        self.assumptions = [*reference.assumptions, *notes]
+        for candidate in candidates:
+            self.assumptions += candidate.assumptions
+        self.records: list[InputRecord] = []
+        self.why: list[str] = []
+        self.warnings: list[str] = []
+        self.truth: Truth | None = None
+        self.coverage: Coverage | None = None
+
+    def _agree_on_inputs(self) -> tuple[tuple[InputSpec, ...], tuple[str, ...]]:
+        known = next((side.inputs for side in (self.reference, *self.candidates) if side.inputs), ())
+        if not known:
+            raise BnfoldError(f"{self.reference.label}: a module does not tell its inputs; give some with --inputs")
+        for side in (self.reference, *self.candidates):
+            adopt = getattr(side, "adopt_inputs", None)
+            if adopt is not None:
+                adopt(known)
+        return common_specs(self.reference, self.candidates)
+
+    def _trial(self, candidate: Subject, target: Target) -> Trial:
+        # The candidate earns no wider budget by being narrower than the reference.
+        mode = target.mode if target.mode and self.reference.dtype == "float32" else self.reference.dtype
+        return Trial(
+            reference=self.reference,
+            candidate=candidate,
+            target=target,
+            row=budget_for(mode, self.options.budget),
+            by_position=self.options.by_position,
+            allow_missing=self.options.allow_missing,
+            allow_fallback=self.options.allow_fallback,
+        )
+
+    def run(self, inputs: Any) -> CheckResult:
+        """Run every sample through every trial and judge."""
+        for trial in self.trials:
+            trial.open()
+        try:
+            self._examine_reference()
+            if any(trial.runner for trial in self.trials):
+                self.truth = truth_of(self.reference)
+                if self.truth.mode:
+                    self.warnings.append(f"the truth is {self.truth.description}")
+                    for trial in self.trials:
+                        trial.row = budget_for(self.truth.mode, self.options.budget)
+                self._run_samples(inputs)
+        except UnverifiedError as error:
+            self.why.append(str(error))
+        return self._result()
+
+    def _examine_reference(self) -> None:
+        from bnfold.checking.provenance import folded_by_its_exporter
+
+        found = folded_by_its_exporter(self.reference)
+        if not found:
+            return
+        if not self.options.allow_folded_reference:
+            raise UnverifiedError(found)
+        self.warnings.append(found)
+
+    def _run_samples(self, inputs: Any) -> None:
+        recorder = self.reference.recorder
+        for sample in self._samples(inputs):
+            with recorder:
+                self._take(sample)
+        if self.options.search:
+            self._search()
+        self.coverage = recorder.coverage()
+        self._warn_of_low_coverage()
+
+    def _samples(self, inputs: Any) -> Iterator[Sample]:
+        assert self.truth is not None
+        if inputs is not None:  # first: a module's own truth is asked before sizes are explored
+            yield from samples.read_samples(inputs, self.specs)
+        dimensions, assumed = explore(self.specs, self._accepts, self.options.seed)
+        self.assumptions += assumed
+        scale = self._scale(dimensions.with_batch(dimensions.typical, dimensions.batches[0]))
+        yield from draw(self.specs, dimensions, self.options.seed, scale)
+
+    def _accepts(self, feed: Feed) -> bool:
+        assert self.truth is not None
+        try:
+            self.truth.outputs(feed)
+        except UnverifiedError:
+            return False
+        return True
+
+    def _scale(self, sizes: Mapping[str, int]) -> float:
+        assert self.truth is not None
+        if self.truth.mode:
+            return 1.0
+        return self.reference.input_scale(random_feed(self.specs, sizes, self.options.seed, 1.0))
+
+    def _take(self, sample: Sample) -> None:
+        assert self.truth is not None
+        truth, own = self.truth.outputs(sample.feed)
+        self.records.append(sample.record(self.specs))
+        for trial in self.trials:
+            trial.take(sample, truth, own)
+
+    def _search(self) -> None:
+        from bnfold.checking.torch_search import search
+
+        done: set[int] = set()
+        for trial in self.trials:
+            if trial.runner is None or trial.telling is None or id(trial.candidate) in done:
+                continue
+            done.add(id(trial.candidate))
+            found = search(trial, self.options.search)
+            if isinstance(found, str):
+                self.warnings.append(found)
+            else:
+                self._take(found)
+
+    def _warn_of_low_coverage(self) -> None:
+        if self.coverage is not None and self.coverage.branches < _LOW_COVERAGE:
+            least = min(self.coverage.layers, key=lambda layer: layer.branches_reached / max(layer.branches, 1))
+            self.warnings.append(
+                f"the inputs reached {self.coverage.branches:.0%} of the activations' branches (least at {least.layer}:"
+                f" {least.branches_reached} of {least.branches}); give samples of your own with --inputs"
+            )
+
+    def _result(self) -> CheckResult:
+        runs = tuple(trial.run() for trial in self.trials)
+        audit = tuple(self.options.audit or ())
+        verdicts = [run.verdict for run in runs]
+        if self.why:
+            verdicts.append(Verdict.UNVERIFIED)
+        failed = [row for row in audit if not row.passed]
+        if failed:
+            row = max(failed, key=lambda row: row.ulp)
+            self.why.append(
+                f"audit: {len(failed)} of {len(audit)} folded constants differ from their recomputation; the worst is"
+                f" {row.layer}, {row.what} of channel {row.channel}: {row.ulp:.3g} ULP, {row.allowed:g} allowed"
+            )
+            verdicts.append(Verdict.DIFFERENT)
+        return CheckResult(
+            reference=self.reference.label,
+            candidates=tuple(candidate.label for candidate in self.candidates),
+            verdict=worst(verdicts),
+            why=tuple(self.why),
+            truth=self.truth.description if self.truth else "none",
+            runs=runs,
+            inputs=tuple(self.records),
+            budget=tuple({trial.row.mode: trial.row for trial in self.trials}.values()),
+            environment=environment(),
+            seed=self.options.seed,
+            assumptions=tuple(dict.fromkeys([*self.assumptions, *(x for t in self.trials for x in t.assumptions)])),
+            warnings=tuple(dict.fromkeys(self.warnings)),
+            skips=_skips(runs),
+            coverage=self.coverage,
+            divergences=self._divergences(runs),
+            audit=audit,
+            audit_source="plan" if audit else "",
+        )
+
+    def _divergences(self, runs: Sequence[Run]) -> tuple[Divergence, ...]:
+        if not self.options.localise or self.truth is None or self.truth.mode:
+            return ()
+        from bnfold.checking.torch_localise import localise
+
+        found: dict[str, Divergence] = {}
+        for trial, run in zip(self.trials, runs, strict=True):
+            if run.verdict is Verdict.DIFFERENT and trial.telling is not None and run.candidate not in found:
+                divergence = localise(trial, self.options.correspondence, self.options.save)
+                if divergence is not None:
+                    found[run.candidate] = divergence
+        return tuple(found.values())
+
+
+def _skips(runs: Sequence[Run]) -> tuple[Skip, ...]:
+    return tuple(Skip(run.label, why) for run in runs if run.verdict is Verdict.SKIPPED for why in run.why)
+
+
+def _with_own_labels(candidates: Sequence[Subject]) -> Sequence[Subject]:
+    """Number candidates of one name, so that a report tells them apart."""
+    labels = [candidate.label for candidate in candidates]
+    for i, candidate in enumerate(candidates):
+        if labels.count(candidate.label) > 1:
+            candidate.label = f"{candidate.label}#{i + 1}"
+    return candidates

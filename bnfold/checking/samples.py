@@ -1,0 +1,94 @@
+"""The user's own samples: arrays, dicts, an .npz or .npy file, or a folder of them, read one at a time."""
+
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bnfold.checking.inputs import Sample, is_float, numpy_dtype
+from bnfold.checking.subject import Array, Feed, InputSpec
+from bnfold.errors import BnfoldError
+
+_SUFFIXES = (".npz", ".npy")
+
+
+def read_samples(source: Any, specs: Sequence[InputSpec]) -> Iterator[Sample]:
+    """Read samples for inputs `specs`.
+
+    `source`: a path (.npz, .npy, or a folder of such), an array, a tuple of arrays (one an input), a dict by input
+    name, or a list of any of these. Raises `BnfoldError` where a name, a shape or a dtype does not fit.
+    """
+    for name, item in named_items(source):
+        for i, feed in enumerate(_feeds(name, item, specs)):
+            yield Sample(f"sample/{name}" + (f"/{i}" if i else ""), "sample", feed)
+
+
+def first_arrays(source: Any) -> tuple[Array, ...]:
+    """Give the arrays of the first sample, by position: what a module takes, where nothing else tells."""
+    for _, item in named_items(source):
+        return tuple(item.values()) if isinstance(item, Mapping) else item
+    return ()
+
+
+def named_items(source: Any) -> Iterator[tuple[str, Mapping[str, Array] | tuple[Array, ...]]]:
+    """Give each sample with its name, as a dict by input name or a tuple by position."""
+    if isinstance(source, (str, Path)):
+        yield from _files(Path(source))
+    elif isinstance(source, list):
+        for i, item in enumerate(source):
+            yield from ((f"{i}" if name == "0" else f"{i}/{name}", x) for name, x in named_items(item))
+    elif isinstance(source, Mapping):
+        yield "0", {str(key): _array(value) for key, value in source.items()}
+    elif isinstance(source, tuple):
+        yield "0", tuple(_array(value) for value in source)
+    else:
+        yield "0", (_array(source),)
+
+
+def _files(path: Path) -> Iterator[tuple[str, Mapping[str, Array] | tuple[Array, ...]]]:
+    if path.is_dir():
+        files = sorted(file for file in path.iterdir() if file.suffix in _SUFFIXES)
+        if not files:
+            raise BnfoldError(f"{path}: no .npz or .npy file in it")
+        for file in files:
+            yield from _files(file)
+        return
+    if not path.is_file():
+        raise BnfoldError(f"{path}: no such file")
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            yield path.stem, (loaded,)
+            return
+        with loaded:
+            yield path.stem, {name: loaded[name] for name in loaded.files}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise BnfoldError(f"{path}: can't be read as arrays: {str(error).splitlines()[0]}") from error
+
+
+def _feeds(name: str, item: Mapping[str, Array] | tuple[Array, ...], specs: Sequence[InputSpec]) -> Iterable[Feed]:
+    if isinstance(item, tuple):
+        if len(item) != len(specs):
+            raise BnfoldError(f"sample {name}: {len(item)} arrays for {len(specs)} inputs")
+        return [tuple(_fit(name, spec, array) for spec, array in zip(specs, item, strict=True))]
+    if set(item) == {spec.name for spec in specs}:
+        return [tuple(_fit(name, spec, item[spec.name]) for spec in specs)]
+    if len(specs) == 1:  # every array is a sample of the one input, whatever it is called
+        return [(_fit(name, specs[0], array),) for array in item.values()]
+    wanted = ", ".join(spec.name for spec in specs)
+    raise BnfoldError(f"sample {name} has arrays {', '.join(item)}; the inputs are {wanted}")
+
+
+def _fit(name: str, spec: InputSpec, array: Array) -> Array:
+    fixed = zip(spec.dims, array.shape, strict=False)
+    if len(spec.dims) != array.ndim or any(isinstance(dim, int) and dim != size for dim, size in fixed):
+        raise BnfoldError(f"sample {name}: {spec.name} has shape {array.shape}; wanted {spec.dims}")
+    if is_float(spec.dtype) != np.issubdtype(array.dtype, np.floating):
+        raise BnfoldError(f"sample {name}: {spec.name} is of {array.dtype}; wanted {spec.dtype}")
+    return array.astype(numpy_dtype(spec.dtype))
+
+
+def _array(value: Any) -> Array:
+    return value.detach().cpu().numpy() if hasattr(value, "detach") else np.asarray(value)

@@ -1,0 +1,79 @@
+"""How far is too far: the one table of budgets.
+
+Every figure is relative to the reference's own error to the float64 truth, in the reference's own dtype, and so needs
+no knowledge of the network's depth or width. What a candidate may err, for numbers whose truth has rms `scale`:
+
+    rms      over a whole output    <= rms * own           own = max(the reference's error, floor * unit * scale)
+    channel  over one channel       <= channel * own
+    sample   over one input         <= channel * own
+    peak     of one element         <= peak * max(own peak, 4 own)
+
+Measured: correct folds of 4 networks up to ResNet-50 have 0.68 to 1.26 times the reference's rms error, and planted
+faults less than 3 times it in 6 of 147 cases (those the audit of the weights finds).
+"""
+
+from collections.abc import Mapping
+from dataclasses import fields
+
+from bnfold.checking.result import BudgetRow
+from bnfold.errors import BnfoldError
+
+# A budget beyond `ceiling` (relative to the truth's rms) lets a dropped channel pass, so it proves nothing.
+TABLE: Mapping[str, BudgetRow] = {
+    row.mode: row
+    for row in (
+        BudgetRow(
+            "float32", 2.0**-24, rms=3.0, channel=5.0, peak=5.0, floor=2.0, ceiling=1e-2,
+            why="one rounding of each folded weight adds to the reference's own roundings; correct folds measured up to"
+            " 1.3 as rms, and one channel's error varies more the fewer numbers it has",
+        ),
+        BudgetRow(
+            "float64", 2.0**-53, rms=3.0, channel=5.0, peak=5.0, floor=8.0, ceiling=1e-2,
+            why="the truth is no better than the model, so the reference's own error is that of its float32 run times"
+            " 2^-29; the truth's own rounding is in the floor",
+        ),
+        BudgetRow(
+            "float16", 2.0**-11, rms=3.0, channel=5.0, peak=5.0, floor=2.0, ceiling=1e-1,
+            why="as float32; 11 bits leave few roundings below one per cent, so the ceiling is higher",
+        ),
+        BudgetRow(
+            "bfloat16", 2.0**-8, rms=3.0, channel=5.0, peak=5.0, floor=2.0, ceiling=5e-1,
+            why="as float32, with 8 bits",
+        ),
+        BudgetRow(
+            "tf32", 2.0**-11, rms=24576.0, channel=40960.0, peak=40960.0, floor=2.0, ceiling=5e-2,
+            why="TF32 keeps 11 of float32's 24 bits of each factor: float32's factors times 2^13 (1,300 to 4,350 times"
+            " float32's error measured, emulated)",
+        ),
+        BudgetRow(
+            "runtime", 2.0**-24, rms=6.0, channel=10.0, peak=10.0, floor=16.0, ceiling=1e-2,
+            why="no float64 truth: the unoptimised runtime stands in for it, and its error is taken from what one"
+            " rounding of every weight and input changes; twice float32's factors, since both sides now err",
+        ),
+    )
+}  # fmt: skip
+
+_SETTABLE = ("rms", "channel", "peak", "floor", "ceiling")
+
+
+def budget_for(mode: str, overrides: Mapping[str, float] | None = None) -> BudgetRow:
+    """Give the row of `mode`, with the user's figures in place of the table's. `BnfoldError` for an unknown name."""
+    if mode not in TABLE:
+        raise BnfoldError(f"no budget for {mode!r}; there is one for {', '.join(TABLE)}")
+    overrides = overrides or {}
+    unknown = sorted(set(overrides) - set(_SETTABLE))
+    if unknown:
+        raise BnfoldError(f"no budget figure {', '.join(unknown)}; there are {', '.join(_SETTABLE)}")
+    bad = [name for name, value in overrides.items() if not 0 < value < float("inf")]
+    if bad:
+        raise BnfoldError(f"budget figure {bad[0]} is {overrides[bad[0]]!r}; wanted a positive number")
+    row = TABLE[mode]
+    if not overrides:
+        return row
+    figures = {name: overrides.get(name, getattr(row, name)) for name in _SETTABLE}
+    return BudgetRow(row.mode, row.unit, **figures, why=f"overridden by the user; else: {row.why}")
+
+
+def columns() -> tuple[str, ...]:
+    """Name the figures of a row, in the table's order."""
+    return tuple(field.name for field in fields(BudgetRow))

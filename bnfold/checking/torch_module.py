@@ -1,0 +1,257 @@
+"""A PyTorch module as one side of a check: in float64 for the truth, eagerly in its own dtype as it is."""
+
+import contextlib
+import copy
+import inspect
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from bnfold.checking.ort import ProviderMissingError
+from bnfold.checking.providers import Target
+from bnfold.checking.result import NodeRecord
+from bnfold.checking.subject import Array, Feed, InputSpec, Outputs
+from bnfold.checking.torch_coverage import Recorder
+from bnfold.errors import BnfoldError, UnverifiedError
+
+_NARROW = (torch.float32, torch.float16, torch.bfloat16)
+
+
+class UpcastMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Makes float64 of every float that code inside a forward asks for by name (`.float()`, `dtype=torch.float32`)."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Call `func` with a float64 dtype in place of a narrower one."""
+        kwargs = dict(kwargs or {})
+        if kwargs.get("dtype") in _NARROW:
+            kwargs["dtype"] = torch.float64
+        return func(*args, **kwargs)
+
+
+class ModuleSubject:
+    """An nn.Module. It is copied where it can be, and never changed.
+
+    `examples`: arrays that it takes, one an input; the first axis is taken for the batch.
+    """
+
+    named = False
+
+    def __init__(
+        self,
+        module: nn.Module,
+        label: str,
+        examples: Sequence[Array] = (),
+        normalisation: tuple[tuple[float, ...], tuple[float, ...]] | None = None,
+    ) -> None:
+        self.label = label
+        self.normalisation = normalisation
+        self.assumptions: tuple[str, ...] = ()
+        self.module = self._prepared(module)
+        self.double = as_double(self.module)
+        self.dtype = majority_dtype(self.module)
+        self.inputs = self._specs(examples)
+        self.recorder = Recorder()
+
+    def _prepared(self, module: nn.Module) -> nn.Module:
+        own = copy_module(module).cpu()
+        if own.training:
+            self.assumptions = (f"{self.label} was in training mode; its eval mode is what was checked",)
+            return own.eval()
+        if any(child.training for child in own.modules()):
+            self.assumptions = (f"parts of {self.label} are in training mode on purpose and were run so",)
+        return own
+
+    def _specs(self, examples: Sequence[Array]) -> tuple[InputSpec, ...]:
+        names = list(inspect.signature(self.module.forward).parameters)
+        limits = [child.num_embeddings for child in self.module.modules() if isinstance(child, nn.Embedding)]
+        return tuple(
+            InputSpec(
+                name=names[i] if i < len(names) else f"input_{i}",
+                dtype=self.dtype if np.issubdtype(example.dtype, np.floating) else example.dtype.name,
+                dims=("batch", *example.shape[1:]) if example.ndim else (),
+                limit=min(limits, default=2),
+            )
+            for i, example in enumerate(np.asarray(array) for array in examples)
+        )
+
+    def adopt_inputs(self, specs: Sequence[InputSpec]) -> None:
+        """Take the inputs of the other side, by position, where this one's are not known."""
+        self.inputs = self.inputs or tuple(specs)
+
+    def truth(self, feed: Feed) -> Outputs:
+        """Run in float64."""
+        with UpcastMode(), self.recorder.mode():  # type: ignore[no-untyped-call]
+            return self._call(self.double, feed, torch.float64)
+
+    def own(self, feed: Feed) -> Outputs:
+        """Run eagerly on the CPU."""
+        return self._call(self.module, feed, getattr(torch, self.dtype))
+
+    def narrowed(self, feed: Feed) -> Outputs:
+        """Run a float64 module in float32: what its own rounding would be with 29 bits less."""
+        return self._call(copy_module(self.module).float(), feed, torch.float32)
+
+    def input_scale(self, feed: Feed) -> float:
+        """Tell what to multiply `feed` by so that the first BatchNorm sees the variance that it was trained on."""
+        found: list[float] = []
+
+        def look(norm: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+            running = getattr(norm, "running_var", None)
+            if isinstance(running, Tensor) and not found:
+                found.append(variance_ratio(arguments[0], running))
+
+        norms = [m for m in self.double.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        handles = [norm.register_forward_pre_hook(look) for norm in norms]
+        try:
+            self.truth(feed)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return found[0] if found else 1.0
+
+    def _call(self, module: nn.Module, feed: Feed, dtype: torch.dtype) -> Outputs:
+        with torch.no_grad(), _as_bnfold_error(self.label):
+            return {name: to_array(value) for name, value in flatten(module(*to_tensors(feed, dtype))).items()}
+
+    def open(self, target: Target, *, allow_fallback: bool) -> "ModuleRunner":
+        """Run on torch's own device of that name: cpu or cuda."""
+        provider = target.provider.lower()
+        if provider not in ("cpu", "cuda"):
+            raise UnverifiedError(f"a module runs on cpu or cuda, not on {target.provider}")
+        if provider == "cuda" and not torch.cuda.is_available():
+            raise ProviderMissingError("torch has no CUDA device here; `bnfold doctor` tells why")
+        device = (
+            torch.device("cpu") if provider == "cpu" else torch.device("cuda", int(target.option("device_id", "0")))
+        )
+        module = copy_module(self.module).to(device) if provider == "cuda" else self.module
+        return ModuleRunner(self, module, device, tf32=target.mode == "tf32")
+
+
+@dataclass(frozen=True)
+class ModuleRunner:
+    """A module on a torch device."""
+
+    subject: ModuleSubject
+    module: nn.Module
+    device: torch.device
+    tf32: bool
+    proven: bool = True
+
+    @property
+    def nodes(self) -> tuple[NodeRecord, ...]:
+        """The module as one node: eager torch runs everything where its tensors are."""
+        return (NodeRecord(self.subject.label, type(self.module).__name__, self.device.type),)
+
+    def run(self, feed: Feed) -> Outputs:
+        """Run once, TF32 as asked for."""
+        dtype = getattr(torch, self.subject.dtype)
+        tensors = [tensor.to(self.device) for tensor in to_tensors(feed, dtype)]
+        with torch.no_grad(), _tf32(self.device, self.tf32), _as_bnfold_error(self.subject.label):
+            return {name: to_array(value) for name, value in flatten(self.module(*tensors)).items()}
+
+
+def copy_module(module: nn.Module) -> nn.Module:
+    """Deep-copy, also a module that holds computed tensors (old-style weight_norm, spectral_norm, prune)."""
+    computed: dict[int, Any] = {
+        id(value): value.detach().clone()
+        for child in module.modules()
+        for value in vars(child).values()
+        if isinstance(value, Tensor) and not value.is_leaf
+    }
+    try:
+        return copy.deepcopy(module, computed)
+    except (RuntimeError, TypeError, ValueError, AttributeError) as error:
+        raise UnverifiedError(f"{type(module).__name__} can't be copied for its float64 truth: {error}") from error
+
+
+def as_double(module: nn.Module) -> nn.Module:
+    """Copy in float64, plain tensor attributes included."""
+    double = copy_module(module).double()
+    for child in double.modules():
+        for name, value in vars(child).items():
+            if isinstance(value, Tensor) and value.is_floating_point():
+                vars(child)[name] = value.double()
+    return double
+
+
+def variance_ratio(x: Tensor, running_var: Tensor) -> float:
+    """Give the median over channels (axis 1) of sqrt(running_var / the variance of x), within sane bounds."""
+    seen = x.detach().double().var(tuple(axis for axis in range(x.ndim) if axis != 1), correction=0)
+    usable = (seen > 0) & (running_var > 0)
+    if not bool(usable.any()):
+        return 1.0
+    ratio = float((running_var.double()[usable] / seen[usable]).sqrt().median())
+    return min(max(ratio, 1e-3), 1e3)
+
+
+def majority_dtype(module: nn.Module) -> str:
+    """Give the float dtype that holds most of the module's numbers; float32 where there are none."""
+    sizes: Counter[torch.dtype] = Counter()
+    for tensor in (*module.parameters(), *module.buffers()):
+        if tensor.is_floating_point():
+            sizes[tensor.dtype] += tensor.numel()
+    return str(sizes.most_common(1)[0][0]).removeprefix("torch.") if sizes else "float32"
+
+
+def to_tensors(feed: Feed, dtype: torch.dtype) -> list[Tensor]:
+    """Turn arrays into tensors, floats in `dtype`."""
+    tensors = [torch.from_numpy(np.array(np.asarray(a, float) if _is_float(a) else a, order="C")) for a in feed]
+    return [tensor.to(dtype) if tensor.is_floating_point() else tensor for tensor in tensors]
+
+
+def to_array(tensor: Tensor) -> Array:
+    """Turn a tensor of any dtype into an array of the same."""
+    tensor = tensor.detach().cpu()
+    if tensor.dtype is torch.bfloat16:
+        return tensor.contiguous().view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+    return tensor.numpy()
+
+
+def flatten(outputs: Any, name: str = "output") -> dict[str, Tensor]:
+    """Name what a forward gave: output, or output_0 and so on, or a dict's keys."""
+    if isinstance(outputs, Tensor):
+        return {name: outputs}
+    if isinstance(outputs, Mapping):
+        parts = [(str(key) if name == "output" else f"{name}.{key}", value) for key, value in outputs.items()]
+    elif isinstance(outputs, (tuple, list)):
+        parts = [(f"{name}_{i}", value) for i, value in enumerate(outputs)]
+    elif outputs is None:
+        return {}
+    else:
+        raise BnfoldError(f"the module gives a {type(outputs).__name__}; wanted tensors, or tuples or dicts of them")
+    return {key: tensor for part, value in parts for key, tensor in flatten(value, part).items()}
+
+
+def _is_float(array: Array) -> bool:
+    return np.issubdtype(array.dtype, np.floating) or array.dtype == ml_dtypes.bfloat16
+
+
+@contextlib.contextmanager
+def _tf32(device: torch.device, wanted: bool) -> Iterator[None]:
+    if device.type != "cuda":
+        yield
+        return
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = wanted
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+
+@contextlib.contextmanager
+def _as_bnfold_error(label: str) -> Iterator[None]:
+    try:
+        yield
+    except BnfoldError:
+        raise
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise UnverifiedError(f"{label} could not be run: {lines[0][:300]}") from error

@@ -1,0 +1,206 @@
+"""An ONNX model as one side of a check: in float64 for the truth, in ONNX Runtime as it is."""
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor
+
+from bnfold.checking.ort import OrtSession, open_session
+from bnfold.checking.providers import Target
+from bnfold.checking.result import NodeRecord
+from bnfold.checking.subject import Array, Feed, InputSpec, Outputs
+from bnfold.checking.torch_coverage import Recorder
+from bnfold.checking.torch_executor import Executor, Watch
+from bnfold.checking.torch_module import to_array, to_tensors, variance_ratio
+from bnfold.checking.torch_ops import Node
+from bnfold.errors import BnfoldError, UnverifiedError
+
+_FLOATS = {
+    TensorProto.FLOAT16: "float16",
+    TensorProto.BFLOAT16: "bfloat16",
+    TensorProto.FLOAT: "float32",
+    TensorProto.DOUBLE: "float64",
+}
+UNOPTIMISED = Target("cpu", (("level", "disable"),))
+
+
+class OnnxSubject:
+    """An ONNX model. `source` is what ONNX Runtime opens: the file (external data lies beside it) or the bytes."""
+
+    named = True
+
+    def __init__(self, model: onnx.ModelProto, label: str, source: bytes | Path | None = None) -> None:
+        if not model.graph.node and not model.graph.output:
+            raise BnfoldError(f"{label}: not a model (no node and no output)")
+        self.model, self.label = model, label
+        self.source = model.SerializeToString() if source is None else source
+        self.assumptions: tuple[str, ...] = ()
+        self.inputs = _specs(model)
+        self.outputs = tuple(value.name for value in model.graph.output)
+        self.dtype = _majority_dtype(model)
+        self.recorder = Recorder()
+        self._executor: Executor | None = None
+        self._unoptimised: OrtSession | Executor | None = None
+
+    @classmethod
+    def from_file(cls, path: Path) -> "OnnxSubject":
+        """Load a file and its external data. `BnfoldError` where it can't be read."""
+        try:
+            model = onnx.load(path)
+        except Exception as error:
+            raise BnfoldError(f"{path}: can't be read as ONNX: {str(error).splitlines()[0][:200]}") from error
+        return cls(model, path.name, path)
+
+    @property
+    def executor(self) -> Executor:
+        """The model in float64. `MissingOperatorError` names what it lacks."""
+        if self._executor is None:
+            self._executor = Executor(self.model)
+        return self._executor
+
+    def truth(self, feed: Feed) -> Outputs:
+        """Run in float64."""
+        return self._run_executor(self.executor, feed, torch.float64, watch=self.recorder.watch)
+
+    def own(self, feed: Feed) -> Outputs:
+        """Run in ONNX Runtime with optimisation off, or in the executor where the runtime can't."""
+        if self._unoptimised is None:
+            self._unoptimised = self._open_unoptimised()
+        if isinstance(self._unoptimised, Executor):
+            return self._run_executor(self._unoptimised, feed, torch.float32)
+        return self._unoptimised.run(self.by_name(feed))
+
+    def narrowed(self, feed: Feed) -> Outputs:
+        """Run a float64 model in float32: what its own rounding would be with 29 bits less."""
+        return self._run_executor(Executor(self.model, torch.float32), feed, torch.float32)
+
+    def input_scale(self, feed: Feed) -> float:
+        """Tell what to multiply `feed` by so that the first BatchNorm sees the variance that it was trained on."""
+        found: list[float] = []
+
+        def look(node: Node, inputs: tuple[Tensor | None, ...], _: tuple[Tensor, ...]) -> None:
+            if node.operator == "BatchNormalization" and not found:
+                x, running = inputs[0], inputs[4]
+                assert x is not None
+                assert running is not None
+                found.append(variance_ratio(x, running))
+
+        self._run_executor(self.executor, feed, torch.float64, watch=look)
+        return found[0] if found else 1.0
+
+    def by_name(self, feed: Feed) -> dict[str, Array]:
+        """Name a feed's arrays, each in its input's dtype."""
+        return {
+            spec.name: np.ascontiguousarray(array, _numpy_dtype(spec.dtype))
+            for spec, array in zip(self.inputs, feed, strict=True)
+        }
+
+    def open(self, target: Target, *, allow_fallback: bool) -> "OnnxRunner":
+        """Open in ONNX Runtime, proven to be on the provider."""
+        return OnnxRunner(self, open_session(self.source, target, allow_fallback=allow_fallback))
+
+    def _open_unoptimised(self) -> OrtSession | Executor:
+        try:
+            return open_session(self.source, UNOPTIMISED)
+        except UnverifiedError as error:
+            if self.dtype != "float32":
+                raise
+            self.assumptions = (f"{self.label}: its own error is that of bnfold's float32 executor, since {error}",)
+            return Executor(self.model, torch.float32)
+
+    def _run_executor(self, executor: Executor, feed: Feed, dtype: torch.dtype, watch: Watch | None = None) -> Outputs:
+        tensors = to_tensors(feed, dtype)
+        names = [spec.name for spec in self.inputs]
+        try:
+            with torch.no_grad():
+                outputs = executor.run(dict(zip(names, tensors, strict=True)), watch=watch)
+        except (RuntimeError, ValueError, IndexError, TypeError, KeyError) as error:
+            raise UnverifiedError(f"{self.label} could not be run: {str(error).splitlines()[0][:300]}") from error
+        return {name: to_array(value) for name, value in outputs.items()}
+
+
+@dataclass(frozen=True)
+class OnnxRunner:
+    """An ONNX model on one provider."""
+
+    subject: OnnxSubject
+    session: OrtSession
+
+    @property
+    def nodes(self) -> tuple[NodeRecord, ...]:
+        """Where each node runs."""
+        return self.session.nodes
+
+    @property
+    def proven(self) -> bool:
+        """Whether the runtime told the provider of every node."""
+        return self.session.proven
+
+    def run(self, feed: Feed) -> Outputs:
+        """Run once."""
+        return self.session.run(self.subject.by_name(feed))
+
+
+def _numpy_dtype(name: str) -> Any:
+    if name == "bfloat16":
+        import ml_dtypes
+
+        return ml_dtypes.bfloat16
+    return np.dtype(name)
+
+
+def _specs(model: onnx.ModelProto) -> tuple[InputSpec, ...]:
+    stored = {x.name for x in model.graph.initializer} | {x.values.name for x in model.graph.sparse_initializer}
+    return tuple(_spec(model.graph, value) for value in model.graph.input if value.name not in stored)
+
+
+def _spec(graph: onnx.GraphProto, value: onnx.ValueInfoProto) -> InputSpec:
+    if not value.type.HasField("tensor_type"):
+        raise UnverifiedError(f"input {value.name} is no tensor; only tensors can be fed")
+    kind = value.type.tensor_type
+    if not kind.HasField("shape"):
+        raise UnverifiedError(f"input {value.name} has no shape; give inputs of your own")
+    dims = tuple(
+        dim.dim_value if dim.HasField("dim_value") else dim.dim_param or f"{value.name}_{axis}"
+        for axis, dim in enumerate(kind.shape.dim)
+    )
+    dtype = _FLOATS.get(kind.elem_type) or helper.tensor_dtype_to_np_dtype(kind.elem_type).name
+    return InputSpec(value.name, dtype, dims, _limit(graph, value.name))
+
+
+def _limit(graph: onnx.GraphProto, name: str) -> int:
+    """The smallest number of rows that the input's integers index."""
+    rows = {x.name: x.dims[0] for x in graph.initializer if x.dims}
+    used = [rows[n.input[0]] for n in graph.node if n.op_type == "Gather" and n.input[1] == name and n.input[0] in rows]
+    return min(used, default=2)
+
+
+def _majority_dtype(model: onnx.ModelProto) -> str:
+    sizes: Counter[str] = Counter()
+    for tensor in model.graph.initializer:
+        if tensor.data_type in _FLOATS:
+            sizes[_FLOATS[tensor.data_type]] += int(np.prod(tensor.dims))
+    if not sizes:
+        kinds = [value.type.tensor_type.elem_type for value in (*model.graph.input, *model.graph.output)]
+        sizes.update(_FLOATS[kind] for kind in kinds if kind in _FLOATS)
+    return sizes.most_common(1)[0][0] if sizes else "float32"
+
+
+def nudged(subject: OnnxSubject) -> OnnxSubject:
+    """Copy with every float32 initializer multiplied by 1 +- 2^-24, signs at random (seeded)."""
+    model = onnx.ModelProto()
+    model.CopyFrom(subject.model)
+    generator = np.random.default_rng(0)
+    for tensor in model.graph.initializer:
+        if tensor.data_type == TensorProto.FLOAT:
+            array = numpy_helper.to_array(tensor).astype(np.float64)
+            # One whole step for half of the weights: a step of one half would round back for all of them.
+            moved = array * (1 + 2.0**-23 * generator.integers(-1, 2, array.shape))
+            tensor.CopyFrom(numpy_helper.from_array(moved.astype(np.float32), tensor.name))
+    return OnnxSubject(model, subject.label)

@@ -1,0 +1,74 @@
+"""Gradient ascent for the input that tells two models apart most, in float64 and within the input's range."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bnfold.checking.inputs import Sample, numpy_dtype
+from bnfold.checking.subject import Feed, Subject
+from bnfold.checking.torch_module import ModuleSubject, UpcastMode, flatten, to_tensors
+from bnfold.checking.torch_onnx import OnnxSubject
+from bnfold.checking.trial import Trial
+from bnfold.errors import UnverifiedError
+
+_RANGE = 4.0  # in standard deviations of the starting point
+_STEP = 0.05  # of the range
+
+
+def search(trial: Trial, steps: int) -> Sample | str:
+    """Climb from the most telling sample; give what was found, or say why there was no search."""
+    assert trial.telling is not None
+    start = trial.telling.feed
+    if not any(np.issubdtype(array.dtype, np.floating) for array in start):
+        return "no search: the model has no float input"
+    try:
+        feed = _climb(trial, start, steps)
+    except (UnverifiedError, RuntimeError, ValueError) as error:
+        return f"no search: {str(error).splitlines()[0]}"
+    return Sample(f"search/{trial.candidate.label}", "search", feed)
+
+
+def _climb(trial: Trial, start: Feed, steps: int) -> Feed:
+    points = to_tensors(start, torch.float64)
+    floats = [point for point in points if point.is_floating_point()]
+    bounds = [_RANGE * float(point.std()) if point.numel() > 1 and float(point.std()) else 1.0 for point in floats]
+    for point in floats:
+        point.requires_grad_()
+    best, best_gap = [point.detach().clone() for point in points], -1.0
+    for _ in range(steps):
+        gap = _gap(trial, points)
+        if float(gap) > best_gap:
+            best, best_gap = [point.detach().clone() for point in points], float(gap)
+        gradients = torch.autograd.grad(torch.log(gap + 1e-300), floats, allow_unused=True)
+        with torch.no_grad():
+            for point, gradient, bound in zip(floats, gradients, bounds, strict=True):
+                if gradient is not None and bool(gradient.abs().max() > 0):
+                    # The direction of steepest ascent under a bound on the largest change, as the range is a box.
+                    point += _STEP * bound * gradient / gradient.abs().max()
+                    point.clamp_(-bound, bound)
+    return tuple(
+        tensor.numpy().astype(numpy_dtype(spec.dtype)) if tensor.is_floating_point() else tensor.numpy()
+        for tensor, spec in zip(best, trial.reference.inputs, strict=True)
+    )
+
+
+def _gap(trial: Trial, points: list[Tensor]) -> Tensor:
+    """Squared difference relative to the truth, summed over the outputs."""
+    truth = differentiable(trial.reference, points)
+    theirs = differentiable(trial.candidate, [points[i] for i in trial.order])
+    total = points[0].new_zeros(())
+    for name, comparison in trial.comparisons.items():
+        a, b = truth[name], theirs[comparison.candidate_name]
+        if a.is_floating_point() and a.shape == b.shape:
+            total = total + (a - b).square().sum() / a.detach().square().sum().clamp(min=1e-300)
+    return total
+
+
+def differentiable(subject: Subject, points: list[Tensor]) -> dict[str, Tensor]:
+    """Run in float64, keeping the graph of gradients."""
+    if isinstance(subject, OnnxSubject):
+        names = [spec.name for spec in subject.inputs]
+        return subject.executor.run(dict(zip(names, points, strict=True)))
+    assert isinstance(subject, ModuleSubject)
+    with UpcastMode():  # type: ignore[no-untyped-call]
+        return flatten(subject.double(*points))

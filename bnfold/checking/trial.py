@@ -1,0 +1,136 @@
+"""One (candidate, provider, options) triple, taken through the samples."""
+
+import time
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from bnfold.checking.compare import Comparison
+from bnfold.checking.inputs import Sample
+from bnfold.checking.ort import ProviderMissingError
+from bnfold.checking.pairing import Pairing, pair
+from bnfold.checking.providers import Target
+from bnfold.checking.result import BudgetRow, Run, Verdict, worst
+from bnfold.checking.subject import Array, Feed, Outputs, Runner, Subject
+from bnfold.errors import UnverifiedError
+
+
+@dataclass
+class Trial:
+    """Runs one candidate on one provider and compares it, sample by sample."""
+
+    reference: Subject
+    candidate: Subject
+    target: Target
+    row: BudgetRow
+    by_position: bool
+    allow_missing: bool
+    allow_fallback: bool
+    runner: Runner | None = None
+    faults: list[tuple[Verdict, str]] = field(default_factory=list)
+    assumptions: list[str] = field(default_factory=list)
+    comparisons: dict[str, Comparison] = field(default_factory=dict)
+    order: tuple[int, ...] = ()
+    paired: bool = False
+    repeats_equal: bool | None = None
+    seconds: float = 0.0
+    telling: Sample | None = None  # the sample with the largest error for its size
+    _telling_by: float = -1.0
+
+    def open(self) -> None:
+        """Open the runner and pair the inputs; what stands in the way becomes the verdict."""
+        self._pair_inputs()
+        try:
+            self.runner = self.candidate.open(self.target, allow_fallback=self.allow_fallback)
+        except ProviderMissingError as error:
+            self._stop(Verdict.SKIPPED if self.allow_missing else Verdict.UNVERIFIED, str(error))
+        except UnverifiedError as error:
+            self._stop(Verdict.UNVERIFIED, str(error))
+
+    def _stop(self, verdict: Verdict, why: str) -> None:
+        if (verdict, why) not in self.faults:
+            self.faults.append((verdict, why))
+        self.runner = None
+
+    def _pair_inputs(self) -> None:
+        ours, theirs = ([spec.name for spec in side.inputs] for side in (self.reference, self.candidate))
+        found = self._pair("input", ours, theirs)
+        places = {name: i for i, name in enumerate(ours)}
+        sources = {b: a for a, b in found.pairs}
+        if set(sources) == set(theirs):
+            self.order = tuple(places[sources[name]] for name in theirs)
+        else:
+            self.order = ()
+
+    def _pair(self, what: str, ours: list[str], theirs: list[str]) -> Pairing:
+        named = self.reference.named and self.candidate.named
+        found = pair(what, ours, theirs, named=named, by_position=self.by_position)
+        self.assumptions += found.assumptions
+        self.faults += found.faults
+        return found
+
+    def feed(self, sample: Feed) -> Feed:
+        """Put a feed of the reference into the candidate's order."""
+        return tuple(sample[i] for i in self.order)
+
+    def take(self, sample: Sample, truth: Outputs, own: Outputs) -> None:
+        """Run one sample and compare every output."""
+        if self.runner is None or len(self.order) != len(self.candidate.inputs):
+            return
+        started = time.perf_counter()
+        try:
+            outputs = self.runner.run(self.feed(sample.feed))
+            if self.repeats_equal is None:
+                self.repeats_equal = same_bits(outputs, self.runner.run(self.feed(sample.feed)))
+        except UnverifiedError as error:
+            ran = any(comparison.samples for comparison in self.comparisons.values())
+            why = f"fails on {sample.name}, which the reference takes: {error}" if ran else str(error)
+            self._stop(Verdict.DIFFERENT if ran else Verdict.UNVERIFIED, why)
+            return
+        finally:
+            self.seconds += time.perf_counter() - started
+        self._compare(sample, truth, own, outputs)
+
+    def _compare(self, sample: Sample, truth: Outputs, own: Outputs, outputs: Outputs) -> None:
+        if not self.paired:
+            self.paired = True
+            for name, theirs in self._pair("output", list(truth), list(outputs)).pairs:
+                self.comparisons[name] = Comparison(name, theirs, str(own[name].dtype), self.row)
+        for name, comparison in self.comparisons.items():
+            comparison.add(sample.name, truth[name], own[name], outputs[comparison.candidate_name])
+            excess = comparison.latest_excess()
+            if excess > self._telling_by:
+                self._telling_by, self.telling = excess, sample
+
+    def run(self) -> Run:
+        """Judge."""
+        outputs = tuple(comparison.record() for comparison in self.comparisons.values())
+        verdicts = [verdict for verdict, _ in self.faults] + [output.verdict for output in outputs]
+        why = [reason for _, reason in self.faults]
+        if self.repeats_equal is False and self.target.provider.lower() == "cpu":
+            verdicts.append(Verdict.UNVERIFIED)
+            why.append("the same input gave two different results, so the candidate is not a function of its input")
+        if not verdicts:
+            why.append("nothing was compared")
+        return Run(
+            candidate=self.candidate.label,
+            provider=self.target.provider,
+            options=self.target.options,
+            mode=self.row.mode,
+            verdict=worst(verdicts),
+            why=tuple(why),
+            outputs=outputs,
+            nodes=self.runner.nodes if self.runner else (),
+            nodes_proven=self.runner.proven if self.runner else False,
+            repeats_equal=self.repeats_equal,
+            seconds=round(self.seconds, 4),
+        )
+
+
+def same_bits(first: Outputs, second: Outputs) -> bool:
+    """Whether two runs gave the same bits, NaN included."""
+
+    def bits(array: Array) -> bytes:
+        return np.ascontiguousarray(array).tobytes()
+
+    return all(bits(first[name]) == bits(second[name]) for name in first)

@@ -196,7 +196,7 @@ class _Run:
         self.history.append(epoch)
         task = self.architecture.task
         last = self._checkpoint(loop, epoch.metrics(task))
-        better = self.best is None or epoch.test_score > self._best_score()
+        better = epoch is max(self.history, key=_merit)
         self.best = last if better else self.best
         if self.outputs is None:
             return
@@ -214,10 +214,6 @@ class _Run:
             outputs.begin_log(header, self._earlier, self.architecture.task)
             self._logging = True
         outputs.add_to_log(event, record)
-
-    def _best_score(self) -> float:
-        best = cast(Checkpoint, self.best)
-        return self.history[int(best.metrics["epoch"]) - 1].test_score
 
     def _save_state(self, loop: Loop, outputs: Outputs) -> None:
         state = {
@@ -246,6 +242,11 @@ class _Run:
         if self.outputs is not None:
             best.save(self.outputs.best)
         return TrainResult(best.model(), best, tuple(self.history), self.settings, self.outputs)
+
+
+def _merit(epoch: Epoch) -> tuple[float, float]:
+    """Rank epochs by their held-out score, which few images make coarse, and those alike by their loss."""
+    return epoch.test_score, -epoch.test_loss
 
 
 def _device(name: str) -> torch.device:

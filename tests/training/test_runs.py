@@ -97,7 +97,17 @@ def test_figures_are_those_of_the_model_that_is_returned(tiny):
     assert (logits.argmax(1).numpy() == data["y_test"]).mean() == result.best.test_score
     loss = torch.nn.functional.cross_entropy(logits, torch.from_numpy(data["y_test"]))
     assert loss.item() == pytest.approx(result.best.test_loss, rel=1e-5)
-    assert result.best.test_score == max(epoch.test_score for epoch in result.history)
+
+
+def test_the_best_epoch_is_kept_and_not_the_last(tiny, tmp_path):
+    settings = {"learning_rate": 0.5, "schedule": "constant", "optimiser": "sgd", "epochs": 8, "batch_size": 4}
+    result = train("mlp", data=tiny, output=tmp_path / "model.pt", **settings)
+    merits = [(epoch.test_score, -epoch.test_loss) for epoch in result.history]
+    best = 1 + merits.index(max(merits))
+    assert 1 < best < 8
+    assert result.best.epoch == best
+    assert checkpoint.read(tmp_path / "model.pt").metrics["epoch"] == best
+    assert checkpoint.read(tmp_path / "model.last.pt").metrics["epoch"] == 8
 
 
 def test_batch_norm_settings_are_part_of_the_checkpoint(tiny, tmp_path):

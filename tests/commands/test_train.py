@@ -125,3 +125,10 @@ def test_quiet(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert invoke("mlp", "--epochs", "1", "--quiet").output == ""
     assert (tmp_path / "model.pt").exists()
+
+
+def test_help_imports_neither_torch_nor_numpy():
+    code = "import sys; from bnfold.commands import train; print(*sys.modules)"
+    modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "bnfold.commands.train" in modules
+    assert not {"torch", "numpy", "onnx", "rich"} & set(modules)

@@ -18,4 +18,5 @@ def page(why: Why) -> str:
     """Give the page as text: the code, the sentence, why it is so, an example, and the way out."""
     found = PAGES[why]
     example = "\n".join(f"    {line}" if line else "" for line in found.example.strip("\n").split("\n"))
-    return f"{why.code}: NODE {why.sentence}\n\n{found.text.strip()}\n\nExample\n\n{example}\n\nWhat to do\n\n    {why.advice}\n"
+    title = f"{why.code}: NODE {why.sentence}"
+    return f"{title}\n\n{found.text}\n\nExample\n\n{example}\n\nWhat to do\n\n    {why.advice}\n"

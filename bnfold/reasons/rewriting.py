@@ -6,8 +6,9 @@ from bnfold.why import Why
 REWRITING = {
     Why.COMPUTED: Page(
         """\
-The weight isn't stored: the model computes it in every run, from its input or from other weights, and there is nothing
-to multiply in advance. A weight that only depends on stored numbers can be baked into a plain one first.""",
+The weight isn't stored: the model computes it in every run, from its input or from other weights, and there is
+nothing to multiply in advance. A weight that only depends on stored numbers can be baked into a plain one
+first.""",
         """
 weight = self.weight - self.weight.mean(dim=(1, 2, 3), keepdim=True)   # weight standardisation
 bn(F.conv2d(x, weight))
@@ -30,16 +31,16 @@ bn(conv(x)) + conv(y)      # the second call has no BatchNorm behind it
     ),
     Why.HOOKED: Page(
         """\
-A forward hook reads or changes what goes in or out of this module. After the fold it would see other numbers, or never
-run at all where the module is gone.""",
+A forward hook reads or changes what goes in or out of this module. After the fold it would see other numbers,
+or never run at all where the module is gone.""",
         """
 bn.register_forward_hook(lambda module, inputs, output: output * 2)
 """,
     ),
     Why.PARAMETRIZED: Page(
         """\
-The weight is made from other parameters (weight_norm, spectral_norm, pruning) and would be made anew over whatever the
-fold writes. --bake makes plain weights of them.""",
+The weight is made from other parameters (weight_norm, spectral_norm, pruning) and would be made anew over
+whatever the fold writes. --bake makes plain weights of them.""",
         """
 conv = nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 8, 3))
 bn(conv(x))
@@ -56,8 +57,8 @@ class Projection(nn.Module):
     ),
     Why.CODE: Page(
         """\
-The affine is arithmetic in the middle of a forward, not a module that could be replaced. The class and its code stay as
-they are, so a module can't lose it; a graph can.""",
+The affine is arithmetic in the middle of a forward, not a module that could be replaced. The class and its code
+stay as they are, so a module can't lose it; a graph can.""",
         """
 def forward(self, x):
     x = self.conv(x)
@@ -66,8 +67,8 @@ def forward(self, x):
     ),
     Why.OVERRIDABLE: Page(
         """\
-In this ONNX file the weight is listed among the graph's inputs too: a caller may pass another one, to which the fold
-would not apply. Old exporters list every weight so, and nobody overrides them.""",
+In this ONNX file the weight is listed among the graph's inputs too: a caller may pass another one, to which the
+fold would not apply. Old exporters list every weight so, and nobody overrides them.""",
         """
 graph (float[1,3,8,8] x, float[8,3,3,3] weight) => (float[1,8,6,6] y)
 <float[8,3,3,3] weight = {...}>
@@ -75,8 +76,8 @@ graph (float[1,3,8,8] x, float[8,3,3,3] weight) => (float[1,8,6,6] y)
     ),
     Why.QUANTIZED: Page(
         """\
-The weight is stored in integers with a scale. A factor by output channel can go into the scales where there is one for
-each channel; anything else would round the integers again.""",
+The weight is stored in integers with a scale. A factor by output channel can go into the scales where there is
+one for each channel; anything else would round the integers again.""",
         """
 w = DequantizeLinear(w_int8, scale)      # one scale for all channels
 y = BatchNormalization(Conv(x, w), ...)
@@ -84,8 +85,8 @@ y = BatchNormalization(Conv(x, w), ...)
     ),
     Why.SUBCLASS: Page(
         """\
-The module is of a class with a forward of its own, which does more with the weight, or after it, than the class that it
-derives from.""",
+The module is of a class with a forward of its own, which does more with the weight, or after it, than the class
+that it derives from.""",
         """
 class StdConv2d(nn.Conv2d):
     def forward(self, x):

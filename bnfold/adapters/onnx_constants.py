@@ -20,6 +20,7 @@ from bnfold.graph import Constant
 
 Array: TypeAlias = NDArray[np.generic]
 LIMIT = 1 << 20  # elements that a chain may make of fewer
+_ARITHMETIC = ("Add", "Sub", "Mul", "Div")
 _FEW = 4096  # elements that may be evaluated to learn a shape
 
 
@@ -78,6 +79,8 @@ def evaluated(
     largest = max((item.size for item in operands), default=0)
     if evaluate is None or not operands or any(item.dtype in ("str", "unknown") for item in operands):
         return None
+    if not _can_be(node, operands):
+        return None
 
     def compute() -> Array:
         arrays = [None if item is None else item.array() for item in inputs]
@@ -93,6 +96,14 @@ def evaluated(
     except (ValueError, TypeError, IndexError, OverflowError):
         return None
     return Known(node.outputs[0], result.shape, result.dtype.name, lambda: result, None, node)
+
+
+def _can_be(node: FileNode, operands: list[Known]) -> bool:
+    """Whether the evaluator covers this use: of arithmetic, that on sizes (`bnfold.raising` sees that on floats)."""
+    if node.kind in _ARITHMETIC:
+        return len(operands) == 2 and all(item.dtype in ("int32", "int64") for item in operands)
+    blocks = node.attribute("block_size")
+    return blocks is None or blocks.i == 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,27 +214,25 @@ def _concat(call: _Call) -> Array:
 
 
 def _arithmetic(call: _Call) -> Array:
-    """Integers only: sizes and places. What floats do is for `bnfold.raising` to see."""
-    left, right = call.x, call.operand(1)
-    if right is None or left.dtype.kind not in "iu" or right.dtype.kind not in "iu":
-        raise TypeError("floats")
-    _within(np.broadcast_shapes(left.shape, right.shape), left)
-    one, other = left.astype(np.int64), right.astype(np.int64)
+    """Integers: sizes and places."""
+    other = call.operand(1)
+    assert other is not None
+    _within(np.broadcast_shapes(call.x.shape, other.shape), call.x)
+    left, right = call.x.astype(np.int64), other.astype(np.int64)
     match call.node.kind:
         case "Add":
-            return np.asarray(one + other)
+            return np.asarray(left + right)
         case "Sub":
-            return np.asarray(one - other)
+            return np.asarray(left - right)
         case "Mul":
-            return np.asarray(one * other)
-        case _:
-            return np.asarray(np.trunc(one / other).astype(np.int64))
+            return np.asarray(left * right)
+    if np.any(right == 0):
+        raise ValueError("division by zero")
+    return np.asarray(np.trunc(left / right).astype(np.int64))
 
 
 def _dequantize(call: _Call) -> Array:
     """(q - zero_point) * scale, along `axis` where scale is (C,); exact in float64."""
-    if call.number("block_size", 0):
-        raise ValueError("blocked quantisation")
     q, scale, zero = call.x.astype(np.float64), call.operand(1), call.operand(2)
     assert scale is not None
     place = [1] * q.ndim
@@ -247,10 +256,7 @@ _EVALUATORS: Mapping[str, Callable[[_Call], Array]] = {
     "Gather": _gather,
     "Slice": _slice,
     "Concat": _concat,
-    "Add": _arithmetic,
-    "Sub": _arithmetic,
-    "Mul": _arithmetic,
-    "Div": _arithmetic,
+    **dict.fromkeys(_ARITHMETIC, _arithmetic),
     "DequantizeLinear": _dequantize,
 }
 EVALUATED = frozenset(_EVALUATORS) | {"Shape", "Constant"}

@@ -14,7 +14,7 @@ from bnfold.ops import Clip, Pad
 from bnfold.plan import Edit, Folded, Kept, Outcome, Plan, Reason, Remove, ScaleWeight, SetBias
 from bnfold.relation import Site
 from bnfold.rules import rewritten
-from bnfold.rules.linear import channels_of, contraction
+from bnfold.rules.linear import bias_of, bias_shape, channels_of, contraction
 from bnfold.solving.axes import may_have_frame
 from bnfold.solving.problem import Solution, solve
 from bnfold.why import Why
@@ -101,13 +101,10 @@ def _with_dead_rows(site: Site, own: Sequence[Edit], dead: np.ndarray, frames: F
     scaled = next((e for e in own if isinstance(e, ScaleWeight)), None)
     scaled = scaled or ScaleWeight(site.node.name, np.ones(outputs), np.ones(inputs))
     biased = next((e for e in own if isinstance(e, SetBias)), None)
-    bias = biased.bias if biased else _bias(site, linear.bias, linear.beta, outputs)
-    flat = np.where(dead, -frame.shift / frame.scale, bias.reshape(-1) if bias.size == outputs else bias)
-    return [replace(scaled, out_factor=np.where(dead, 0.0, scaled.out_factor)), SetBias(site.node.name, flat)]
-
-
-def _bias(site: Site, name: str, beta: float, outputs: int) -> np.ndarray:
-    return beta * site.graph.constants[name].load() if name else np.zeros(outputs)
+    place = bias_shape(site, linear)
+    bias = biased.bias if biased else bias_of(site, linear)
+    bias = np.where(dead.reshape(place), (-frame.shift / frame.scale).reshape(place), bias)
+    return [replace(scaled, out_factor=np.where(dead, 0.0, scaled.out_factor)), SetBias(site.node.name, bias)]
 
 
 def _outcomes(

@@ -24,13 +24,13 @@ def _concat(op: Concat, site: Site) -> tuple[Tie, ...]:
 
 @ties.register
 def _sum(op: Sum, site: Site) -> tuple[Tie, ...]:
-    """sum c (a x' + d) == a sum c x' + sum c d; a tensor that is added twice counts twice."""
+    """sum c (a x' + d) == a sum c x' + sum c d; a tensor that is added twice counts twice, or cancels."""
     if any(name not in site.graph.values for name in site.node.inputs):
         return pinned(site, Why.NO_RULE)
     total: dict[str, float] = {}
     for name, coefficient in zip(site.node.inputs, op.coefficients, strict=True):
         total[name] = total.get(name, 0.0) + coefficient
-    return (Summed(tuple(total.items()), site.y),)
+    return (Summed(tuple((name, times) for name, times in total.items() if times), site.y),)
 
 
 @ties.register

@@ -140,17 +140,26 @@ def _rewritten(op: Op, site: Site, frames: Frames) -> tuple[Edit, ...]:
 
 
 def _bias(site: Site, found: Contracted, scale: Floats, added: Floats) -> Floats | None:
-    """(beta * b + added) / scale along the target's channels; None where that is what the node has already.
+    """(beta * b + added) / scale along the target's channels; None where that is what the node has already."""
+    place = bias_shape(site, found)
+    old = bias_of(site, found)
+    new: Floats = (old + added.reshape(place)) / scale.reshape(place)
+    return None if np.array_equal(new, np.broadcast_to(old, new.shape)) else new
+
+
+def bias_of(site: Site, found: Contracted) -> Floats:
+    """Load what is added to W x: beta * b, as the node stores it; a zero where there is no bias."""
+    return found.beta * site.graph.constants[found.bias].load() if found.bias else np.zeros(1)
+
+
+def bias_shape(site: Site, found: Contracted) -> tuple[int, ...]:
+    """Shape what varies along the target's channels as a bias (-1 stands for them).
 
     A convolution's bias has no axes but the channels'; any other operator's is broadcast against its output.
     """
-    behind = 0
-    if not isinstance(site.node.op, (Conv, ConvTranspose)):
-        behind = len(site.shape(found.target)) - 1 - found.target_axis
-    place = (-1, *(1,) * behind)
-    old = found.beta * site.graph.constants[found.bias].load() if found.bias else np.zeros(1)
-    new: Floats = (old + added.reshape(place)) / scale.reshape(place)
-    return None if np.array_equal(new, np.broadcast_to(old, new.shape)) else new
+    if isinstance(site.node.op, (Conv, ConvTranspose)):
+        return (-1,)
+    return (-1, *(1,) * (len(site.shape(found.target)) - 1 - found.target_axis))
 
 
 def _pass_by(found: Contracted, frames: Frames) -> bool:

@@ -184,7 +184,8 @@ def _add(terms: dict[int, Coefficient], unknown: int, value: Coefficient, modulu
     """terms[unknown] += value; what cancels in every lane goes, what cancels in some becomes exactly 0 there."""
     before = terms.get(unknown)
     if before is None:
-        terms[unknown] = _tidy(value, modulus)
+        if np.any(tidied := _tidy(value, modulus)):
+            terms[unknown] = tidied
         return
     total = _tidy(before + value, modulus)
     if isinstance(total, float) and isinstance(before, float) and isinstance(value, float):

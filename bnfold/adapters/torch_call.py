@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import fx
 
+from bnfold.graph import Dim
 from bnfold.ops import Op
 from bnfold.why import Why
 
@@ -77,10 +78,17 @@ def reads(*targets: str) -> Callable[[Reader], Reader]:
     return register
 
 
+class SymbolicError(Exception):
+    """A reader needs a number where the program has a symbol."""
+
+
 def draft(call: Call, target: Any) -> Draft | None:
-    """Read a call; None where no reader knows it."""
+    """Read a call; None where no reader knows it, or what it needs to know is not known before the run."""
     reader = _READERS.get(target)
-    return None if reader is None else reader(call)
+    try:
+        return None if reader is None else reader(call)
+    except SymbolicError:
+        return None
 
 
 def known() -> frozenset[str]:
@@ -102,9 +110,24 @@ def bind(node: fx.Node, target: Any) -> Call:
     return Call(node, arguments)
 
 
-def shape_of(node: fx.Node) -> tuple[int, ...]:
-    """Give the concrete shape of a tensor."""
-    return tuple(int(size) for size in node.meta["val"].shape)
+def shape_of(node: fx.Node) -> tuple[Dim, ...]:
+    """Give the shape of a tensor; a length that is not known before the run is a symbol."""
+    return tuple(map(dim_of, node.meta["val"].shape))
+
+
+def dim_of(size: Any) -> Dim:
+    """Give a length as a number, or the text of its expression."""
+    if isinstance(size, int):
+        return size
+    expression = size.node.expr
+    return int(expression) if expression.is_number else str(expression)
+
+
+def length(size: object) -> int:
+    """Demand a number. Raises SymbolicError for a symbol or what the program computes."""
+    if not isinstance(size, int):
+        raise SymbolicError
+    return size
 
 
 def dtype_of(node: fx.Node) -> torch.dtype:
@@ -120,5 +143,5 @@ def is_tensor(value: object) -> bool:
 
 def per_axis(value: Any, count: int) -> tuple[int, ...]:
     """Give one number an axis, where one number may stand for all."""
-    numbers = [value] if isinstance(value, int) else list(value)
+    numbers = [value] if isinstance(value, int) else [length(number) for number in value]
     return tuple(numbers * count) if len(numbers) == 1 else tuple(numbers)

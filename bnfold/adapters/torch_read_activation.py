@@ -3,7 +3,7 @@
 import torch
 
 from bnfold import ops
-from bnfold.adapters.torch_call import Call, Derived, Draft, dtype_of, is_tensor, reads, shape_of
+from bnfold.adapters.torch_call import Call, Derived, Draft, dtype_of, is_tensor, length, reads, shape_of
 
 
 @reads("relu.default")
@@ -27,7 +27,7 @@ def _rrelu(call: Call) -> Draft | None:
 @reads("prelu.default")
 def _prelu(call: Call) -> Draft:
     """The slopes (C,) stand on axis 1; NumPy aligns (C, 1, ...) with it."""
-    (count,) = shape_of(call["weight"])
+    count = length(shape_of(call["weight"])[0])
     shape = (count, *[1] * max(call.rank - 2, 0)) if call.rank >= 2 else (count,)
     return Draft(ops.PRelu(), (call.x, Derived(call["weight"], shape)))
 

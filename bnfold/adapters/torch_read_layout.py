@@ -4,7 +4,7 @@ import torch
 from torch import fx
 
 from bnfold import ops
-from bnfold.adapters.torch_call import Call, Draft, is_tensor, reads, shape_of
+from bnfold.adapters.torch_call import Call, Draft, is_tensor, length, reads, shape_of
 
 
 @reads(
@@ -65,23 +65,23 @@ def _take(call: Call, axis: int, indices: range | list[int]) -> Draft:
 @reads("slice.Tensor")
 def _slice(call: Call) -> Draft:
     axis = call.axis("dim")
-    length = shape_of(call.x)[axis]
-    return _take(call, axis, range(length)[slice(call["start"], call["end"], call["step"])])
+    bounds = [None if call[name] is None else length(call[name]) for name in ("start", "end", "step")]
+    return _take(call, axis, range(length(shape_of(call.x)[axis]))[slice(*bounds)])
 
 
 @reads("narrow.default")
-def _narrow(call: Call) -> Draft | None:
-    if not isinstance(call["start"], int):
-        return None
-    axis = call.axis("dim")
-    start = call["start"] % shape_of(call.x)[axis] if call["start"] < 0 else call["start"]
-    return _take(call, axis, range(start, start + call["length"]))
+def _narrow(call: Call) -> Draft:
+    axis, start = call.axis("dim"), length(call["start"])
+    if start < 0:
+        start += length(shape_of(call.x)[axis])
+    return _take(call, axis, range(start, start + length(call["length"])))
 
 
 @reads("select.int")
 def _select(call: Call) -> Draft:
     axis = call.axis("dim")
-    return Draft(ops.Select(axis, call["index"] % shape_of(call.x)[axis]), (call.x,))
+    index = length(call["index"])
+    return Draft(ops.Select(axis, index if index >= 0 else index + length(shape_of(call.x)[axis])), (call.x,))
 
 
 @reads("flip.default")
@@ -89,7 +89,7 @@ def _flip(call: Call) -> Draft | None:
     if len(call["dims"]) != 1:
         return None
     axis = call["dims"][0] % call.rank
-    return _take(call, axis, range(shape_of(call.x)[axis])[::-1])
+    return _take(call, axis, range(length(shape_of(call.x)[axis]))[::-1])
 
 
 @reads("roll.default")
@@ -97,15 +97,15 @@ def _roll(call: Call) -> Draft | None:
     if len(call["shifts"]) != 1 or len(call["dims"]) != 1:
         return None
     axis = call["dims"][0] % call.rank
-    length = shape_of(call.x)[axis]
-    return _take(call, axis, [(index - call["shifts"][0]) % length for index in range(length)])
+    count, shift = length(shape_of(call.x)[axis]), length(call["shifts"][0])
+    return _take(call, axis, [(index - shift) % count for index in range(count)])
 
 
 @reads("channel_shuffle.default", "native_channel_shuffle.default")
 def _channel_shuffle(call: Call) -> Draft:
     """Channel g * n + k goes to k * groups + g, for n channels a group."""
     groups = call["groups"]
-    each = shape_of(call.x)[1] // groups
+    each = length(shape_of(call.x)[1]) // groups
     return _take(call, 1, [g * each + k for k in range(each) for g in range(groups)])
 
 
@@ -123,7 +123,7 @@ def _pixel_unshuffle(call: Call) -> Draft | None:
 def _split(call: Call) -> Draft:
     """The sizes stand in what the capture saw."""
     axis = call.axis("dim")
-    return Draft(ops.Split(axis, tuple(int(part.shape[axis]) for part in parts(call.node))), (call.x,))
+    return Draft(ops.Split(axis, tuple(length(part.shape[axis]) for part in parts(call.node))), (call.x,))
 
 
 def parts(node: fx.Node) -> list[torch.Tensor]:

@@ -1,7 +1,7 @@
 """Convolutions and matrix products of ATen."""
 
 from bnfold import ops
-from bnfold.adapters.torch_call import Call, Draft, is_tensor, per_axis, reads, shape_of
+from bnfold.adapters.torch_call import Call, Draft, is_tensor, length, per_axis, reads, shape_of
 
 
 @reads("conv1d.default", "conv2d.default", "conv3d.default", "conv1d.padding", "conv2d.padding", "conv3d.padding")
@@ -11,7 +11,7 @@ def _conv(call: Call) -> Draft | None:
     if call.rank != spatial + 2:  # without a batch, the channels are on axis 0
         return None
     dilations = per_axis(call["dilation"], spatial)
-    kernel = shape_of(call["weight"])[2:]
+    kernel = tuple(map(length, shape_of(call["weight"])[2:]))
     pads = _pads(call["padding"], kernel, dilations)
     op = ops.Conv(per_axis(call["stride"], spatial), dilations, pads, call["groups"])
     return Draft(op, (call["input"], call["weight"], call["bias"]))

@@ -1,7 +1,7 @@
 """Poolings, reductions, resampling and padding of ATen."""
 
 from bnfold import ops
-from bnfold.adapters.torch_call import Call, Draft, reads, shape_of
+from bnfold.adapters.torch_call import Call, Draft, length, reads, shape_of
 
 
 def _batched(call: Call, spatial: int) -> bool:
@@ -85,7 +85,7 @@ def _mirrors(mode: str, *targets: str) -> None:
 
 def _pairs(call: Call) -> ops.Pads:
     """torch counts pairs from the last axis."""
-    flat = list(call["pad"] if "pad" in call.arguments else call["padding"])
+    flat = [length(size) for size in (call["pad"] if "pad" in call.arguments else call["padding"])]
     pairs = [(flat[k], flat[k + 1]) for k in range(0, len(flat), 2)]
     return ((0, 0),) * (len(shape_of(call.x)) - len(pairs)) + tuple(reversed(pairs))
 

@@ -20,7 +20,7 @@ from bnfold.adapters import (  # noqa: F401 - importing a family registers its r
     torch_read_linear,
     torch_read_pooling,
 )
-from bnfold.adapters.torch_call import Call, Derived, Draft, bind, draft, is_tensor, shape_of
+from bnfold.adapters.torch_call import Call, Derived, Draft, Operand, bind, dim_of, draft, is_tensor, length, shape_of
 from bnfold.adapters.torch_names import Names, Paths, path_of
 from bnfold.affine import Floats
 from bnfold.errors import BnfoldError
@@ -38,7 +38,8 @@ class Reading:
     """A graph and where its parts come from.
 
     sources: by graph node, the node of the exported graph. tensors: by constant that is a parameter, buffer or
-    attribute of the module, the tensor. chained: those that other constants are computed from.
+    attribute of the module, the tensor. chained: those that other constants are computed from. operands: by graph node,
+    what its inputs are in the exported graph.
     """
 
     graph: Graph
@@ -46,6 +47,7 @@ class Reading:
     sources: dict[str, fx.Node]
     tensors: dict[str, Tensor]
     chained: frozenset[str]
+    operands: dict[str, tuple[Operand, ...]]
 
 
 def read_program(program: ExportedProgram, module: nn.Module | None = None) -> Reading:
@@ -69,6 +71,7 @@ class _Reading:
         self.sources: dict[str, fx.Node] = {}
         self.tensors: dict[str, Tensor] = {}
         self.chained: set[str] = set()
+        self.operands: dict[str, tuple[Operand, ...]] = {}
         self.known: dict[fx.Node, str] = {}  # placeholders of weights, by their path
         self.fixed: set[fx.Node] = set()  # nodes that are known before the run
         self.renamed: dict[fx.Node, fx.Node] = {}  # a tensor that was changed in place -> the node that did it
@@ -79,7 +82,7 @@ class _Reading:
         for node in self.calls:
             self._call(node)
         graph = Graph(tuple(inputs), self._outputs(), tuple(self.nodes), self.values, self.constants)
-        return Reading(graph, self.program, self.sources, self.tensors, frozenset(self.chained))
+        return Reading(graph, self.program, self.sources, self.tensors, frozenset(self.chained), self.operands)
 
     # Inputs and outputs.
 
@@ -165,8 +168,12 @@ class _Reading:
             drafted = Draft(ops.Unknown(kind), operands)
         name = self.names.of(node)
         inputs = tuple(self._operand(node, index, item) for index, item in enumerate(drafted.operands))
-        self.nodes.append(Node(name, drafted.op, inputs, self._results(node), drafted.limits))
+        results = self._results(node)
+        if isinstance(drafted.op, ops.BatchNorm):
+            results = results[:1]  # the others are what training saves
+        self.nodes.append(Node(name, drafted.op, inputs, results, drafted.limits))
         self.sources[name] = node
+        self.operands[name] = drafted.operands
 
     def _results(self, node: fx.Node) -> tuple[str, ...]:
         """Name what a node gives: by itself, or by the getitems that pick from it."""
@@ -231,7 +238,9 @@ class _Reading:
             self._mark_chained(node)
             value = node.meta["val"]
             load = partial(self._evaluate, node)
-            self.constants[node.name] = Constant(node.name, shape_of(node), _dtype(value.dtype), load)
+            self.constants[node.name] = Constant(
+                node.name, tuple(map(length, shape_of(node))), _dtype(value.dtype), load
+            )
         return node.name
 
     def _mark_chained(self, node: fx.Node) -> None:
@@ -298,7 +307,7 @@ def _float64(tensor: Tensor) -> Floats:
 
 
 def _value(name: str, tensor: Tensor) -> Value:
-    return Value(name, tuple(int(size) for size in tensor.shape), _dtype(tensor.dtype))
+    return Value(name, tuple(map(dim_of, tensor.shape)), _dtype(tensor.dtype))
 
 
 def _dtype(dtype: torch.dtype) -> str:
@@ -333,9 +342,10 @@ def _gives_nothing(node: fx.Node) -> bool:
 
 
 def _is_metadata(node: fx.Node) -> bool:
-    """Whether a node asks for a shape, or asserts one, and gives no tensor."""
+    """Whether a node computes with shapes, or asserts one, and gives no tensor."""
     name = getattr(node.target, "__name__", str(node.target))
-    return not _any_tensor(node) and name.startswith(_METADATA_ONLY)
+    numbers = isinstance(node.meta.get("val"), (int, float, torch.SymInt, torch.SymFloat, torch.SymBool))
+    return numbers or (not _any_tensor(node) and name.startswith(_METADATA_ONLY))
 
 
 def _changes_first(node: fx.Node) -> bool:

@@ -23,7 +23,7 @@ class Float64(TorchFunctionMode):
         """Widen what goes in, less what is written to, and what is made of nothing."""
         kwargs = dict(kwargs or {})
         kept = {name: kwargs.pop(name) for name in ("out",) if name in kwargs}
-        first = args[:1] if _writes(getattr(func, "__name__", "")) else ()
+        first = args[:1] if _writes(getattr(func, "__name__", "").partition(".")[0]) else ()
         wide_args, wide_kwargs = pytree.tree_map(_wide, (tuple(args[len(first) :]), kwargs))
         result = func(*first, *wide_args, **wide_kwargs, **kept)
         made = not any(isinstance(item, Tensor) for item in pytree.tree_leaves((args, kwargs)))

@@ -1,0 +1,307 @@
+"""The edits of a plan on an exported program's graph: new weights as placeholders, affines bypassed."""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.export import ExportedProgram
+from torch.export.graph_signature import (
+    ExportGraphSignature,
+    InputKind,
+    InputSpec,
+    OutputSpec,
+    TensorArgument,
+)
+
+from bnfold import ops
+from bnfold.adapters.torch_call import Derived, Operand
+from bnfold.adapters.torch_reading import Reading
+from bnfold.adapters.torch_write import rounded
+from bnfold.affine import Floats
+from bnfold.errors import BnfoldError
+from bnfold.graph import Graph, Node
+from bnfold.plan import Edit, Plan, Remove, ReplaceByClip, ScaleWeight, SetBias, SetBounds, SetConstants
+from bnfold.relation import Site
+from bnfold.rules.linear import contraction, scale_weight
+
+_ATEN = torch.ops.aten
+_BATCH_NORM = ("input", "weight", "bias", "running_mean", "running_var")
+_DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in ("float16", "bfloat16", "float32", "float64")}
+
+
+def write_program(reading: Reading, graph: Graph, plan: Plan) -> ExportedProgram:
+    """Give a new program with the plan carried out. graph: `reading.graph`, raised. Raises BnfoldError."""
+    writer = _Writer(reading, graph)
+    for edit in plan.edits:
+        if not isinstance(edit, Remove):
+            writer.apply(edit)
+    for edit in plan.edits:
+        if isinstance(edit, Remove):
+            writer.remove(graph.by_name[edit.node])
+    return writer.finish()
+
+
+class _Writer:
+    def __init__(self, reading: Reading, graph: Graph) -> None:
+        self.program = reading.program
+        self.reading = reading
+        self.graph = graph
+        self.module = _copied(reading.program.graph_module)
+        self.by_name: dict[str, fx.Node] = {node.name: node for node in self.module.graph.nodes}
+        self.state: dict[str, Tensor] = dict(reading.program.state_dict)
+        signature = reading.program.graph_signature
+        self.inputs = list(signature.input_specs)
+        self.outputs = list(signature.output_specs)
+        self.fake_mode = _fake_mode(self.module)
+
+    def apply(self, edit: Edit) -> None:
+        node = self.graph.by_name.get(edit.node)
+        if node is None:
+            raise BnfoldError(f"the plan names {edit.node}, which this program hasn't; make the plan anew")
+        match edit:
+            case ScaleWeight(_, out_factor, in_factor):
+                linear = contraction(Site(node, self.graph))
+                if linear is None:
+                    raise BnfoldError(f"{node.name}: has no constant weight to scale")
+                weight = self.graph.constants[linear.weight].load()
+                self._set(node, node.inputs.index(linear.weight), scale_weight(linear, weight, out_factor, in_factor))
+            case SetBias(_, bias):
+                self._set_bias(node, bias)
+            case SetConstants(_, constants) if isinstance(node.op, ops.Affine):
+                self._rewrite_affine(node, node.op.axis, constants)
+            case SetConstants(_, constants):
+                for index, numbers in constants.items():
+                    self._set(node, index, numbers.reshape(-1))
+            case SetBounds(_, lo, hi):
+                self._set_bounds(node, lo, hi)
+            case ReplaceByClip(_, axis, lo, hi):
+                self._clip(node, axis, lo, hi)
+            case Remove():
+                self.remove(node)
+
+    def remove(self, node: Node) -> None:
+        """Let the readers of the output read the input."""
+        self._bypass(self.by_name[node.output], self.by_name[node.inputs[0]])
+
+    def _bypass(self, old: fx.Node, new: fx.Node) -> None:
+        old.replace_all_uses_with(new)
+        self.outputs = [_renamed(spec, old.name, new.name) for spec in self.outputs]
+
+    def _source(self, node: Node, index: int = 0) -> str:
+        return (node.sources or (node.name,))[index]
+
+    def _fx(self, source: str) -> fx.Node:
+        return self.by_name[self.reading.sources[source].name]
+
+    # Operands.
+
+    def _set(self, node: Node, index: int, numbers: Floats) -> None:
+        """Give the node's operand new numbers, in a placeholder of its own where others read the old one."""
+        source = self._source(node)
+        operands = self.reading.operands[source]
+        operand = operands[index] if index < len(operands) else None
+        dtype = self._dtype_of(node, index)
+        target = self._fx(source)
+        names = [argument.name for argument in target.target._schema.arguments]  # type: ignore[union-attr]
+        old = self._operand_node(operand)
+        if old is None:
+            name = _BATCH_NORM[index] if isinstance(node.op, ops.BatchNorm) else "bias"
+        else:
+            name = next(key for key, item in zip(names, _arguments(target, names), strict=True) if item is old)
+        value = self._placeholder(f"{source}.{name}", numbers, dtype)
+        _put(target, names, name, value)
+
+    def _operand_node(self, operand: Operand) -> fx.Node | None:
+        if isinstance(operand, Derived):
+            operand = operand.source
+        return self.by_name[operand.name] if isinstance(operand, fx.Node) else None
+
+    def _dtype_of(self, node: Node, index: int) -> torch.dtype:
+        name = node.inputs[index] if index < len(node.inputs) else ""
+        found = self.graph.constants[name].dtype if name else self.graph.values[node.output].dtype
+        return _DTYPES[found]
+
+    def _placeholder(self, path: str, numbers: Floats, dtype: torch.dtype) -> fx.Node:
+        """Add a parameter to the program."""
+        path = re.sub(r"[^\w.]", "_", path)
+        while path in self.state or any(spec.target == path for spec in self.inputs):
+            path += "_"
+        old = next(iter(self.state.values()), None)
+        device = old.device if old is not None else torch.device("cpu")
+        tensor = rounded(numbers, torch.empty(0, dtype=dtype, device=device))
+        if not bool(torch.isfinite(tensor).all()):
+            raise BnfoldError(f"{path}: would overflow {dtype}; fold in float32, then convert")
+        self.state[path] = nn.Parameter(tensor, requires_grad=False)
+        first = next(node for node in self.module.graph.nodes if node.op == "placeholder" or node.op == "output")
+        with self.module.graph.inserting_before(first):
+            node: fx.Node = self.module.graph.placeholder(f"p_{re.sub(r'[^a-zA-Z0-9_]', '_', path)}")
+        node.meta["val"] = self.fake_mode.from_tensor(tensor, static_shapes=True)
+        self.inputs.insert(0, InputSpec(InputKind.PARAMETER, TensorArgument(node.name), path))
+        return node
+
+    # Edits that change operators.
+
+    def _set_bias(self, node: Node, bias: Floats) -> None:
+        joined = len(node.sources) == 2
+        match node.op:
+            case ops.Conv() | ops.ConvTranspose() | ops.Linear():
+                linear = self._fx(self._source(node))
+                self._set_own_bias(node, linear, bias.reshape(-1))
+                if joined:
+                    self._bypass(self._fx(node.sources[1]), linear)
+            case ops.Gemm(beta=beta) if not joined and len(node.inputs) > 2 and node.inputs[2]:
+                self._set(node, 2, bias / beta)
+            case ops.MatMul() | ops.Gemm():
+                self._add_behind(node, bias)
+            case _:
+                raise BnfoldError(f"{node.name}: a {type(node.op).__name__} takes no bias")
+
+    def _set_own_bias(self, node: Node, linear: fx.Node, bias: Floats) -> None:
+        source = self._source(node)
+        names = [argument.name for argument in linear.target._schema.arguments]  # type: ignore[union-attr]
+        value = self._placeholder(f"{source}.bias", bias, _DTYPES[self.graph.values[node.output].dtype])
+        _put(linear, names, "bias", value)
+
+    def _add_behind(self, node: Node, bias: Floats) -> None:
+        """Add the bias behind a product, in the place of the Add that was there."""
+        product = self._fx(self._source(node))
+        value = self._placeholder(f"{self._source(node)}.bias", bias, _DTYPES[self.graph.values[node.output].dtype])
+        old = self.by_name[node.output]
+        self._instead(old, lambda graph: graph.call_function(_ATEN.add.Tensor, (product, value)))
+
+    def _rewrite_affine(self, node: Node, axis: int, constants: Any) -> None:
+        """Write a kept affine that was made of arithmetic as a product and a sum."""
+        x, old = self.by_name[node.inputs[0]], self.by_name[node.output]
+        dtype = _DTYPES[self.graph.values[node.output].dtype]
+        rank = len(self.graph.values[node.output].shape or ())
+        parts = []
+        for index, name in ((1, "scale"), (2, "shift")):
+            numbers = constants.get(index)
+            numbers = self.graph.constants[node.inputs[index]].load() if numbers is None else numbers
+            parts.append(self._placeholder(f"{node.name}.{name}", _along(numbers, axis, rank), dtype))
+
+        def build(graph: fx.Graph) -> fx.Node:
+            product = graph.call_function(_ATEN.mul.Tensor, (x, parts[0]))
+            product.meta.update(old.meta)
+            return graph.call_function(_ATEN.add.Tensor, (product, parts[1]))
+
+        self._instead(old, build)
+
+    def _set_bounds(self, node: Node, lo: float | None, hi: float | None) -> None:
+        target = self._fx(self._source(node))
+        if isinstance(node.op, ops.Pad):
+            names = [argument.name for argument in target.target._schema.arguments]  # type: ignore[union-attr]
+            _put(target, names, "value", 0.0 if lo is None else lo)
+            return
+        x = self.by_name[node.inputs[0]]
+        self._instead(target, lambda graph: graph.call_function(_ATEN.clamp.default, (x, lo, hi)))
+
+    def _clip(self, node: Node, axis: int, lo: Floats, hi: Floats) -> None:
+        old, x = self._fx(self._source(node)), self.by_name[node.inputs[0]]
+        dtype = _DTYPES[self.graph.values[node.output].dtype]
+        rank = len(self.graph.values[node.output].shape or ())
+        bounds: list[fx.Node | None] = []
+        for name, numbers in (("lo", lo), ("hi", hi)):
+            if np.isinf(numbers).all():
+                bounds.append(None)
+                continue
+            least = torch.finfo(dtype)
+            finite = np.clip(_along(numbers, axis, rank), least.min, least.max)
+            bounds.append(self._placeholder(f"{node.name}.{name}", finite, dtype))
+        self._instead(old, lambda graph: graph.call_function(_ATEN.clamp.Tensor, (x, *bounds)))
+
+    def _instead(self, old: fx.Node, build: Callable[[fx.Graph], fx.Node]) -> None:
+        with self.module.graph.inserting_after(old):
+            pass
+        with self.module.graph.inserting_before(old.next):
+            new = build(self.module.graph)
+        new.meta.update(old.meta)
+        self._bypass_but(old, new)
+
+    def _bypass_but(self, old: fx.Node, new: fx.Node) -> None:
+        made = {new, *new.all_input_nodes}
+        old.replace_all_uses_with(new, delete_user_cb=lambda user: user not in made)
+        self.outputs = [_renamed(spec, old.name, new.name) for spec in self.outputs]
+        self.by_name[old.name] = new
+
+    # The end.
+
+    def finish(self) -> ExportedProgram:
+        graph = self.module.graph
+        graph.eliminate_dead_code()
+        self._drop_unused()
+        graph.lint()
+        self.module.recompile()
+        program = self.program
+        signature = ExportGraphSignature(self.inputs, self.outputs)
+        return ExportedProgram(
+            root=self.module,
+            graph=graph,
+            graph_signature=signature,
+            state_dict=self.state,
+            range_constraints=program.range_constraints,
+            module_call_graph=program.module_call_graph,
+            example_inputs=program.example_inputs,
+            constants=program.constants,
+            verifiers=program.verifiers,
+        )
+
+    def _drop_unused(self) -> None:
+        """Leave out the weights that nobody reads any more."""
+        used = {node.name: node for node in self.module.graph.nodes if node.op == "placeholder"}
+        weights = (InputKind.PARAMETER, InputKind.BUFFER)
+        written = {spec.target for spec in self.outputs if spec.target is not None}
+        kept = []
+        for spec in self.inputs:
+            node = used[spec.arg.name]
+            if spec.kind in weights and not node.users and spec.target not in written:
+                self.module.graph.erase_node(node)
+                self.state.pop(str(spec.target), None)
+            else:
+                kept.append(spec)
+        self.inputs = kept
+
+
+def _copied(module: fx.GraphModule) -> fx.GraphModule:
+    """Copy the graph, and share what its nodes say of their tensors: deep copies have symbols of their own."""
+    graph, copies = fx.Graph(), dict[fx.Node, fx.Node]()
+    for node in module.graph.nodes:
+        copies[node] = graph.node_copy(node, copies.__getitem__)
+        copies[node].name = node.name
+    return fx.GraphModule(module, graph)
+
+
+def _arguments(node: fx.Node, names: list[str]) -> list[Any]:
+    return [node.args[k] if k < len(node.args) else node.kwargs.get(name) for k, name in enumerate(names)]
+
+
+def _put(node: fx.Node, names: list[str], name: str, value: Any) -> None:
+    index = names.index(name)
+    if index < len(node.args):
+        node.update_arg(index, value)
+    else:
+        node.update_kwarg(name, value)
+
+
+def _along(numbers: Floats, axis: int, rank: int) -> Floats:
+    shape = [1] * rank
+    shape[axis] = -1
+    return np.asarray(numbers).reshape(shape)
+
+
+def _renamed(spec: OutputSpec, old: str, new: str) -> OutputSpec:
+    if isinstance(spec.arg, TensorArgument) and spec.arg.name == old:
+        return OutputSpec(spec.kind, TensorArgument(new), spec.target)
+    return spec
+
+
+def _fake_mode(module: fx.GraphModule) -> FakeTensorMode:
+    for node in module.graph.nodes:
+        mode = getattr(node.meta.get("val"), "fake_mode", None)
+        if mode is not None:
+            return mode  # type: ignore[no-any-return]
+    return FakeTensorMode()

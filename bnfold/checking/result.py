@@ -141,6 +141,7 @@ class Run:
     nodes_proven: bool = False  # whether the assignment of every node is known
     repeats_equal: bool | None = None  # the same input twice, bit for bit
     seconds: float = 0.0
+    replay: str = ""  # file with the smallest input that shows the difference, for `bnfold check --replay`
 
     @property
     def label(self) -> str:

@@ -11,6 +11,7 @@ from bnfold.checking.frames import Correspondence
 from bnfold.checking.inputs import Sample, draw, explore, random_feed
 from bnfold.checking.pairing import common_specs
 from bnfold.checking.providers import Target, parse_targets
+from bnfold.checking.replay import save_replay
 from bnfold.checking.result import (
     AuditRow,
     CheckResult,
@@ -45,6 +46,7 @@ class Options:
     correspondence: Correspondence | None = None
     audit: Sequence[AuditRow] | None = None
     localise: bool = True
+    only_given: bool = False
     save: Path | None = None
 
 
@@ -64,6 +66,7 @@ def check(
     correspondence: Correspondence | None = None,
     audit: Sequence[AuditRow] | None = None,
     localise: bool = True,
+    only_given: bool = False,
     save: str | Path | None = None,
     arch: str | None = None,
     arch_kwargs: Mapping[str, Any] | None = None,
@@ -81,14 +84,15 @@ def check(
     allow_folded_reference: take a reference whose BatchNorm was folded by its exporter. budget: figures in place of the
     table's (rms, channel, peak, floor, ceiling). correspondence: {value of the reference: Frame(value of the candidate,
     axis, scale, shift)}, for naming the first divergence. audit: rows of a weight audit, judged with the outputs.
-    save: a file for the smallest input that shows a difference. arch, arch_kwargs, trust: how a .pt file is opened.
+    localise: name the first divergence. only_given: draw no inputs beside `inputs`. save: a file for the smallest
+    input that shows a difference. arch, arch_kwargs, trust: how a .pt file is opened.
 
     Never raises for a difference: see `CheckResult.verdict`. Raises `BnfoldError` (exit status 2) for what can't be
     read and `UnsafeError` (4) for a file that is not safe to open.
     """
     options = Options(
         seed, search, allow_missing, allow_fallback, by_position, allow_folded_reference, budget, correspondence, audit,
-        localise, Path(save) if save else None,
+        localise, only_given, Path(save) if save else None,
     )  # fmt: skip
     targets = parse_targets(providers)
     loading: Any = {"arch": arch, "arch_kwargs": arch_kwargs, "trust": trust}
@@ -183,6 +187,8 @@ class Check:
         assert self.truth is not None
         if inputs is not None:  # first: a module's own truth is asked before sizes are explored
             yield from samples.read_samples(inputs, self.specs)
+        if self.options.only_given:
+            return
         dimensions, assumed = explore(self.specs, self._accepts, self.options.seed)
         self.assumptions += assumed
         scale = self._scale(dimensions.with_batch(dimensions.typical, dimensions.batches[0]))
@@ -232,6 +238,7 @@ class Check:
             )
 
     def _result(self) -> CheckResult:
+        self._save_replays()
         runs = tuple(trial.run() for trial in self.trials)
         audit = tuple(self.options.audit or ())
         verdicts = [run.verdict for run in runs]
@@ -265,6 +272,20 @@ class Check:
             audit_source="plan" if audit else "",
         )
 
+    def _save_replays(self) -> None:
+        """Save the smallest telling input of each candidate that differs."""
+        if self.options.save is None:
+            return
+        saved: dict[str, str] = {}
+        for trial in self.trials:
+            if trial.telling is None or trial.run().verdict is not Verdict.DIFFERENT:
+                continue
+            if trial.candidate.label not in saved:
+                path = self.options.save.with_stem(f"{self.options.save.stem}{f'-{len(saved) + 1}' if saved else ''}")
+                sides = {"reference": self.reference.source_name, "candidates": [trial.candidate.source_name]}
+                saved[trial.candidate.label] = save_replay(path, self.reference.inputs, trial.smallest_telling(), sides)
+            trial.replay = saved[trial.candidate.label]
+
     def _divergences(self, runs: Sequence[Run]) -> tuple[Divergence, ...]:
         if not self.options.localise or self.truth is None or self.truth.mode:
             return ()
@@ -273,7 +294,7 @@ class Check:
         found: dict[str, Divergence] = {}
         for trial, run in zip(self.trials, runs, strict=True):
             if run.verdict is Verdict.DIFFERENT and trial.telling is not None and run.candidate not in found:
-                divergence = localise(trial, self.options.correspondence, self.options.save)
+                divergence = localise(trial, self.options.correspondence)
                 if divergence is not None:
                     found[run.candidate] = divergence
         return tuple(found.values())

@@ -51,6 +51,7 @@ class Subject(Protocol):
     """One side of a check. `named` tells whether its outputs' names mean anything; a module's tuple has none."""
 
     label: str
+    source_name: str  # the path it was loaded from; empty for an object
     inputs: tuple[InputSpec, ...]
     dtype: str
     named: bool
@@ -113,4 +114,4 @@ def _load_file(
 
     loaded = load_module(path, arch=arch, arch_kwargs=arch_kwargs, trust=trust)
     own = examples or [tensor.numpy() for tensor in loaded.example_inputs]
-    return ModuleSubject(loaded.module, path.name, own, normalisation=loaded.normalisation)
+    return ModuleSubject(loaded.module, path.name, own, str(path))

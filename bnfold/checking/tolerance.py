@@ -23,7 +23,7 @@ TABLE: Mapping[str, BudgetRow] = {
     row.mode: row
     for row in (
         BudgetRow(
-            "float32", 2.0**-24, rms=3.0, channel=5.0, peak=5.0, floor=2.0, ceiling=1e-2,
+            "float32", 2.0**-24, rms=3.0, channel=5.0, peak=5.0, floor=1.0, ceiling=1e-2,
             why="one rounding of each folded weight adds to the reference's own roundings; correct folds measured up to"
             " 1.3 as rms, and one channel's error varies more the fewer numbers it has",
         ),
@@ -33,15 +33,15 @@ TABLE: Mapping[str, BudgetRow] = {
             " 2^-29; the truth's own rounding is in the floor",
         ),
         BudgetRow(
-            "float16", 2.0**-11, rms=3.0, channel=5.0, peak=5.0, floor=2.0, ceiling=1e-1,
+            "float16", 2.0**-11, rms=3.0, channel=5.0, peak=5.0, floor=1.0, ceiling=1e-1,
             why="as float32; 11 bits leave few roundings below one per cent, so the ceiling is higher",
         ),
         BudgetRow(
-            "bfloat16", 2.0**-8, rms=3.0, channel=5.0, peak=5.0, floor=2.0, ceiling=5e-1,
+            "bfloat16", 2.0**-8, rms=3.0, channel=5.0, peak=5.0, floor=1.0, ceiling=5e-1,
             why="as float32, with 8 bits",
         ),
         BudgetRow(
-            "tf32", 2.0**-11, rms=24576.0, channel=40960.0, peak=40960.0, floor=2.0, ceiling=5e-2,
+            "tf32", 2.0**-11, rms=24576.0, channel=40960.0, peak=40960.0, floor=1.0, ceiling=5e-2,
             why="TF32 keeps 11 of float32's 24 bits of each factor: float32's factors times 2^13 (1,300 to 4,350 times"
             " float32's error measured, emulated)",
         ),

@@ -8,16 +8,18 @@ would fail correct folds, since a conv's output has one name and two meanings.
 
 import math
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+import onnx
 import torch
 
 from bnfold.checking.frames import Correspondence, Frame
-from bnfold.checking.inputs import Sample
-from bnfold.checking.replay import save_replay
+from bnfold.checking.providers import parse_targets
 from bnfold.checking.result import BudgetRow, Divergence, LayerError
 from bnfold.checking.subject import Array, Feed
+from bnfold.checking.torch_onnx import OnnxSubject
 from bnfold.checking.torch_values import Value, values_of
 from bnfold.checking.trial import Trial
 from bnfold.errors import UnverifiedError
@@ -25,17 +27,11 @@ from bnfold.errors import UnverifiedError
 _SAME = 1e-3  # values whose relative difference is below this stand for one another
 
 
-def localise(trial: Trial, correspondence: Correspondence | None, save: Path | None) -> Divergence | None:
-    """Find the first divergence on the sample that tells most; None where every value agrees, or none can be laid out.
-
-    `save`: where the smallest input that shows it is written, for `bnfold check --replay`.
-    """
-    assert trial.telling is not None
-    sample = smallest_telling(trial, trial.telling)
+def localise(trial: Trial, correspondence: Correspondence | None) -> Divergence | None:
+    """Find the first divergence on the sample that tells most; None where all values agree or none can be compared."""
+    sample = trial.smallest_telling()
     try:
-        truth = values_of(trial.reference, sample.feed)
-        own = values_of(trial.reference, sample.feed, torch.float32)
-        theirs = values_of(trial.candidate, trial.feed(sample.feed))
+        truth, own, theirs = _three_runs(trial, sample.feed)
     except (UnverifiedError, RuntimeError, ValueError):
         return None
     if correspondence is None:
@@ -46,36 +42,8 @@ def localise(trial: Trial, correspondence: Correspondence | None, save: Path | N
     first = next((i for i, row in enumerate(rows) if row.beyond), None)
     if first is None:
         return None
-    replay = save_replay(save, trial.reference.inputs, sample) if save else ""
     layers = tuple(row.layer for row in rows)
-    return rows[first].divergence(trial.candidate.label, sample.name, mapped_by, replay, layers)
-
-
-def smallest_telling(trial: Trial, sample: Sample) -> Sample:
-    """Cut a batch down to the one item that shows the largest difference, where that alone still shows it."""
-    if not sample.feed or sample.feed[0].ndim == 0 or sample.feed[0].shape[0] < 2:
-        return sample
-    best: tuple[float, Sample] | None = None
-    for i in range(sample.feed[0].shape[0]):
-        item = Sample(f"{sample.name}[{i}]", sample.kind, tuple(array[i : i + 1] for array in sample.feed))
-        try:
-            gap = _gap(trial, item.feed)
-        except (UnverifiedError, RuntimeError, ValueError):  # the batch is fixed
-            return sample
-        if best is None or gap > best[0]:
-            best = gap, item
-    assert best is not None
-    return best[1]
-
-
-def _gap(trial: Trial, feed: Feed) -> float:
-    truth, theirs = trial.reference.truth(feed), trial.candidate.truth(trial.feed(feed))
-    gaps = [
-        float(np.max(np.abs(truth[a] - theirs[c.candidate_name]), initial=0.0))
-        for a, c in trial.comparisons.items()
-        if truth[a].shape == theirs[c.candidate_name].shape
-    ]
-    return max(gaps, default=0.0)
+    return rows[first].divergence(trial.candidate.label, sample.name, mapped_by, trial.replay, layers)
 
 
 def _by_plan(
@@ -180,3 +148,58 @@ def _compare(budget: BudgetRow, truth: Value, own: Array, candidate: Value, fram
     if mapped.shape != truth.array.shape:
         mapped = np.full(truth.array.shape, math.nan)
     return _Row(budget, truth, own, candidate, mapped)
+
+
+@dataclass(frozen=True)
+class Parting:
+    """The first diverging pair, and the pairs of values before it that agree.
+
+    `agreed`: candidate's name -> reference's. `shapes`: of the reference's values. `starts`: the graph inputs alone.
+    """
+
+    agreed: Mapping[str, str]
+    shapes: Mapping[str, tuple[int, ...]]
+    ours: str
+    theirs: str
+    starts: Mapping[str, str]
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter((self.agreed, self.shapes, self.ours, self.theirs))
+
+    def from_the_start(self) -> "Parting":
+        """The same pair, cut from the models' own inputs."""
+        return replace(self, agreed=self.starts)
+
+
+def parting(reference: onnx.ModelProto, candidate: onnx.ModelProto) -> Parting | None:
+    """Find where two ONNX models part, for cutting them; None where no value inside differs beyond the budget."""
+    from bnfold.checking.run import Check, Options
+
+    sides = OnnxSubject(reference, "reference"), OnnxSubject(candidate, "candidate")
+    checked = Check(sides[0], [sides[1]], parse_targets("cpu"), Options(localise=False, allow_folded_reference=True))
+    checked.run(None)
+    (trial,) = checked.trials
+    if trial.telling is None:
+        return None
+    sample = trial.smallest_telling()
+    truth, own, theirs = _three_runs(trial, sample.feed)
+    rows = [
+        (name, frame.candidate, _compare(trial.row, truth[name], own[name].array, theirs[frame.candidate], frame))
+        for name, frame in _by_values(truth, theirs)
+    ]
+    first = next((i for i, (_, _, row) in enumerate(rows) if row.beyond), None)
+    if first is None:
+        return None
+    shapes = {name: value.array.shape for name, value in truth.items()}
+    shapes |= {spec.name: array.shape for spec, array in zip(trial.reference.inputs, sample.feed, strict=True)}
+    starts = {spec.name: trial.reference.inputs[i].name for spec, i in zip(sides[1].inputs, trial.order, strict=True)}
+    agreed = {b: a for a, b, row in rows[:first] if not row.beyond}
+    return Parting(starts | agreed, shapes, rows[first][0], rows[first][1], starts)
+
+
+def _three_runs(trial: Trial, feed: Feed) -> tuple[Mapping[str, Value], Mapping[str, Value], Mapping[str, Value]]:
+    return (
+        values_of(trial.reference, feed),
+        values_of(trial.reference, feed, torch.float32),
+        values_of(trial.candidate, trial.feed(feed)),
+    )

@@ -48,10 +48,9 @@ class ModuleSubject:
         module: nn.Module,
         label: str,
         examples: Sequence[Array] = (),
-        normalisation: tuple[tuple[float, ...], tuple[float, ...]] | None = None,
+        source_name: str = "",
     ) -> None:
-        self.label = label
-        self.normalisation = normalisation
+        self.label, self.source_name = label, source_name
         self.assumptions: tuple[str, ...] = ()
         self.module = self._prepared(module)
         self.double = as_double(self.module)

@@ -40,6 +40,7 @@ class OnnxSubject:
             raise BnfoldError(f"{label}: not a model (no node and no output)")
         self.model, self.label = model, label
         self.source = model.SerializeToString() if source is None else source
+        self.source_name = str(source) if isinstance(source, Path) else ""
         self.assumptions: tuple[str, ...] = ()
         self.inputs = _specs(model)
         self.outputs = tuple(value.name for value in model.graph.output)

@@ -37,8 +37,8 @@ def _climb(trial: Trial, start: Feed, steps: int) -> Feed:
     best, best_gap = [point.detach().clone() for point in points], -1.0
     for _ in range(steps):
         gap = _gap(trial, points)
-        if float(gap) > best_gap:
-            best, best_gap = [point.detach().clone() for point in points], float(gap)
+        if gap.item() > best_gap:
+            best, best_gap = [point.detach().clone() for point in points], gap.item()
         gradients = torch.autograd.grad(torch.log(gap + 1e-300), floats, allow_unused=True)
         with torch.no_grad():
             for point, gradient, bound in zip(floats, gradients, bounds, strict=True):

@@ -35,6 +35,7 @@ class Trial:
     repeats_equal: bool | None = None
     seconds: float = 0.0
     telling: Sample | None = None  # the sample with the largest error for its size
+    replay: str = ""
     _telling_by: float = -1.0
 
     def open(self) -> None:
@@ -102,6 +103,30 @@ class Trial:
             if excess > self._telling_by:
                 self._telling_by, self.telling = excess, sample
 
+    def smallest_telling(self) -> Sample:
+        """Cut the sample that tells most down to the one item that shows the largest difference."""
+        assert self.telling is not None
+        sample = self.telling
+        if not all(array.ndim for array in sample.feed) or sample.feed[0].shape[0] < 2:
+            return sample
+        items = [
+            Sample(f"{sample.name}[{i}]", sample.kind, tuple(array[i : i + 1] for array in sample.feed))
+            for i in range(sample.feed[0].shape[0])
+        ]
+        try:
+            return max(items, key=lambda item: self._gap(item.feed))
+        except (UnverifiedError, ValueError):  # the batch size is fixed, or the candidate has no float64 form
+            return sample
+
+    def _gap(self, feed: Feed) -> float:
+        truth, theirs = self.reference.truth(feed), self.candidate.truth(self.feed(feed))
+        gap = 0.0
+        for name, comparison in self.comparisons.items():
+            a, b = truth[name], theirs[comparison.candidate_name]
+            if a.shape == b.shape and a.size:
+                gap = max(gap, float(np.nan_to_num(np.abs(a - b), nan=np.inf).max()))
+        return gap
+
     def run(self) -> Run:
         """Judge."""
         outputs = tuple(comparison.record() for comparison in self.comparisons.values())
@@ -124,6 +149,7 @@ class Trial:
             nodes_proven=self.runner.proven if self.runner else False,
             repeats_equal=self.repeats_equal,
             seconds=round(self.seconds, 4),
+            replay=self.replay,
         )
 
 

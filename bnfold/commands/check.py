@@ -1,0 +1,125 @@
+"""`bnfold check`: are two models the same function?"""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bnfold.errors import BnfoldError
+
+_FIGURES = "rms, channel, peak, floor, ceiling"
+
+
+@click.command()
+@click.argument("reference", required=False, type=click.Path(path_type=Path))
+@click.argument("candidates", nargs=-1, metavar="[CANDIDATE]...", type=click.Path(path_type=Path))
+@click.option(
+    "--providers", default="cpu", show_default=True,
+    help="Execution providers with options, for instance cpu,cuda:use_tf32=0,device_id=1. level=disable|basic|extended|"
+    "all and threads=N are options too.",
+)  # fmt: skip
+@click.option("--inputs", type=click.Path(path_type=Path), help="Samples of your own: .npz, .npy, or a folder of them.")
+@click.option(
+    "--search", type=click.IntRange(min=0), default=0, metavar="N", help="Steps of search for a telling input"
+)
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@click.option("--report", default="", metavar="KIND=FILE,...", help="json, junit, sarif, markdown, github, html.")
+@click.option("--budget", metavar="show|FIGURE=X,...", help=f"Show the budgets, or override figures ({_FIGURES}).")
+@click.option("--allow-missing", is_flag=True, help="A provider that is not there is a visible skip.")
+@click.option("--allow-fallback", is_flag=True, help="Nodes may run on the CPU instead.")
+@click.option("--allow-folded-reference", is_flag=True, help="Take a reference whose BatchNorm its exporter folded.")
+@click.option("--by-position", is_flag=True, help="Pair inputs and outputs in their order, whatever they are called.")
+@click.option("--replay", type=click.Path(path_type=Path), help="Run only the input of a replay file.")
+@click.option("--save", type=click.Path(path_type=Path), default="bnfold-replay.npz", show_default=True,
+              help="Where the smallest input that shows a difference is written; an empty name for nowhere.")  # fmt: skip
+@click.option("--reduce", "reduce_to", type=click.Path(path_type=Path), metavar="DIR",
+              help="Cut two differing ONNX models down to the smallest that differ.")  # fmt: skip
+@click.option("--arch", help="What builds the network of a state_dict.")
+@click.option("--trust", is_flag=True, help="Let a model file run code.")
+def command(reference: Path | None, candidates: tuple[Path, ...], **options: Any) -> int:
+    """Are REFERENCE and each CANDIDATE (.pt, .pt2, .onnx) the same function?
+
+    Exit status: 0 verified, 1 different, 2 usage or internal error, 3 could not verify, 4 refused as unsafe.
+    """
+    if options["budget"] == "show":
+        return _show_budget()
+    replay = _replay(options["replay"])
+    if replay is not None:
+        reference = reference or _path(replay.arguments.get("reference"))
+        candidates = candidates or tuple(filter(None, map(_path, replay.arguments.get("candidates", []))))
+    if reference is None or not candidates:
+        raise click.UsageError("give a REFERENCE and at least one CANDIDATE.")
+    return _check(reference, candidates, options, replay)
+
+
+def _check(reference: Path, candidates: tuple[Path, ...], options: dict[str, Any], replay: Any) -> int:
+    from bnfold import report
+    from bnfold.checking import check
+    from bnfold.checking.text import render
+
+    reports = report.parse(options["report"])  # before the work, so that a misspelt kind costs none
+    result = check(
+        reference,
+        list(candidates),
+        dict(replay.arrays) if replay else options["inputs"],
+        options["providers"],
+        seed=options["seed"],
+        search=options["search"],
+        allow_missing=options["allow_missing"],
+        allow_fallback=options["allow_fallback"],
+        allow_folded_reference=options["allow_folded_reference"],
+        by_position=options["by_position"],
+        budget=_figures(options["budget"]),
+        only_given=replay is not None,
+        save=None if replay or not str(options["save"]).strip(".") else options["save"],
+        arch=options["arch"],
+        trust=options["trust"],
+    )
+    for kind, path in reports.items():
+        report.write(result, kind, path)
+    click.echo(result.to_json() if options["as_json"] else render(result))
+    if options["reduce_to"] is not None and result.exit_status == 1:
+        _reduce(reference, candidates, options)
+    return result.exit_status
+
+
+def _reduce(reference: Path, candidates: tuple[Path, ...], options: dict[str, Any]) -> None:
+    from bnfold.checking.reduce import reduce_files
+
+    for candidate in candidates:
+        found = reduce_files(reference, candidate, options["reduce_to"])
+        click.echo(found.sentence, err=options["as_json"])
+
+
+def _show_budget() -> int:
+    from bnfold.checking.text import render_budget
+    from bnfold.checking.tolerance import TABLE
+
+    click.echo(render_budget(TABLE.values()))
+    return 0
+
+
+def _figures(text: str | None) -> dict[str, float] | None:
+    if not text:
+        return None
+    figures = {}
+    for part in text.split(","):
+        name, _, value = part.partition("=")
+        try:
+            figures[name.strip()] = float(value)
+        except ValueError:
+            raise BnfoldError(f"--budget {part!r}: wanted show, or one of {_FIGURES} = a number") from None
+    return figures
+
+
+def _replay(path: Path | None) -> Any:
+    if path is None:
+        return None
+    from bnfold.checking.replay import load_replay
+
+    return load_replay(path)
+
+
+def _path(value: Any) -> Path | None:
+    return Path(value) if isinstance(value, str) and value else None

@@ -9,7 +9,8 @@ import numpy as np
 from bnfold.affine import Floats
 from bnfold.graph import Constant, Graph, Node
 from bnfold.ops import ChannelClip, Clip, Conv, ConvTranspose, Einsum, Gemm, Identity, Linear, MatMul, Pad
-from bnfold.plan import Edit, Plan, Remove, ReplaceByClip, ScaleWeight, SetBias, SetBounds, SetConstants
+from bnfold.merging import fused
+from bnfold.plan import Edit, Merge, Plan, Remove, ReplaceByClip, ScaleWeight, SetBias, SetBounds, SetConstants
 from bnfold.relation import Site
 from bnfold.rules.linear import contraction, scale_weight
 
@@ -56,6 +57,8 @@ class _Draft:
                 self._set_operand(node.name, 2, hi)
             case Remove():
                 self.removed.add(node.name)
+            case Merge():
+                self._merge(edit)
 
     def _scale_weight(self, node: Node, out_factor: Floats, in_factor: Floats) -> None:
         found = contraction(Site(node, replace(self.graph, constants=self.constants)))
@@ -71,6 +74,21 @@ class _Draft:
         elif not isinstance(node.op, (Conv, ConvTranspose, Linear, Gemm, MatMul, Einsum)):
             raise ValueError(f"{node.name}: {type(node.op).__name__} takes no bias")
         self._set_operand(node.name, BIAS, bias)
+
+    def _merge(self, edit: Merge) -> None:
+        """Compute from what the branches hold by now; the Conv stands where the Sum did."""
+        now = _closed(self)
+        weight, bias = fused(now, edit)
+        output = now.by_name[edit.after[-1] if edit.after else edit.node].output
+        self.nodes[edit.node] = Node(edit.node, edit.op, (edit.x,), (output,))
+        for name in edit.nodes:
+            if name != edit.node:
+                del self.nodes[name]
+        dtype = now.values[output].dtype
+        for index, numbers in ((1, weight), (2, bias)):
+            name = _fresh(f"{edit.node}.{index}", {*self.constants, *self.graph.values})
+            self.constants[name] = Constant(name, numbers.shape, dtype, _stored(numbers, dtype))
+            self.nodes[edit.node] = replace(self.nodes[edit.node], inputs=(*self.nodes[edit.node].inputs, name))
 
     def _set_bounds(self, node: Node, lo: float | None, hi: float | None) -> None:
         match node.op:

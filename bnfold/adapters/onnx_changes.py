@@ -150,7 +150,7 @@ class _Settling:
         part = {("Gemm", 2): "bias", ("Conv", 2): "bias", ("ConvTranspose", 2): "bias", ("Mul", 1): "scale"}
         part |= {("Add", 1): "shift", ("Max", 1): "min", ("Min", 1): "max"}
         part |= {("BatchNormalization", k): n for k, n in enumerate(("scale", "shift", "mean", "var"), start=1)}
-        base = use.work.node.proto.name or self.local.get(use.work.outputs[0], use.work.outputs[0])
+        base = use.work.node.proto.name or use.work.node.proto.output[0]
         return f"{base}.{part.get((kind, use.index), f'constant{use.index}')}"
 
     def _unique(self, wish: str) -> str:

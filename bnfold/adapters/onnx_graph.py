@@ -1,5 +1,6 @@
 """An ONNX file as a Graph."""
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -12,13 +13,13 @@ from bnfold.adapters import onnx_elementwise, onnx_layout, onnx_linear, onnx_poo
 from bnfold.adapters.onnx_constants import EVALUATED, Known, evaluated, literal, stored
 from bnfold.adapters.onnx_external import Folder
 from bnfold.adapters.onnx_scopes import FileNode, Scope, Scopes, scopes
-from bnfold.adapters.onnx_shapes import Shapes, inferred, shapes
+from bnfold.adapters.onnx_shapes import Shapes, completed, inferred, shapes
 from bnfold.adapters.onnx_skeleton import ATTRIBUTE, ATTRIBUTE_TENSOR, INITIALIZER, NODE, Skeleton
 from bnfold.adapters.onnx_tensors import Tensor, refuse_overlaps, tensor
 from bnfold.adapters.onnx_view import READERS, Part, View
 from bnfold.adapters.onnx_wire import Field
 from bnfold.errors import BnfoldError
-from bnfold.graph import Dim, Graph, Node, Value
+from bnfold.graph import Constant, Dim, Graph, Node, Value
 
 OLDEST = 7
 _LIMITABLE = {"Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum", "BatchNormalization", "PRelu"}
@@ -69,6 +70,13 @@ class Model:
             return frozenset()
         graph = self.scopes.main.graph
         return frozenset(item.name for item in graph.input) & {item.name for item in graph.initializer}
+
+    @cached_property
+    def shared(self) -> frozenset[str]:
+        """The values that are read more than once."""
+        reads = Counter(name for node in self.scopes.nodes for name in node.inputs)
+        reads.update(name for scope in self.scopes.scopes for name in _outputs(scope))
+        return frozenset(name for name, count in reads.items() if count > 1)
 
     @cached_property
     def graph(self) -> Graph:
@@ -155,11 +163,25 @@ def _read_node(reader: Model, node: FileNode, types: Shapes) -> None:
             reader.known[known.name] = known
             return
     reader.values |= outputs
+    if outputs:
+        first = next(iter(outputs))
+        reader.values[first] = completed(outputs[first], node.kind, _operands(reader, node), _groups(node))
     parts = _parts(reader, node)
     if parts is None:
         reader.nodes.append(Node(node.name, ops.Unknown(node.kind), node.inputs, node.outputs))
         return
     _append(reader, node, parts)
+
+
+def _operands(reader: Model, node: FileNode) -> list[Value | Constant | None]:
+    found = (reader.known.get(name) for name in node.inputs)
+    pairs = zip(node.inputs, found, strict=True)
+    return [reader.values.get(name) if item is None else item.constant() for name, item in pairs]
+
+
+def _groups(node: FileNode) -> int:
+    found = node.attribute("group")
+    return 1 if found is None else int(found.i)
 
 
 def _parts(reader: Model, node: FileNode) -> list[Part] | None:
@@ -169,7 +191,7 @@ def _parts(reader: Model, node: FileNode) -> list[Part] | None:
         return None
     if any(item.ref_attr_name for item in node.proto.attribute):
         return None
-    view = View(node, reader.known, reader.values, reader.opset, reader.overridable)
+    view = View(node, reader.known, reader.values, reader.opset, reader.overridable, reader.shared)
     reading = find(view)
     if reading is None:
         return None

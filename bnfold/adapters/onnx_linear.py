@@ -132,6 +132,8 @@ def _quantized(view: View, weight: int, out_axis: int) -> dict[str, Why]:
     scale = view.known.get(node.inputs[1])
     axis = node.attribute("axis")
     along = (axis.i if axis is not None else 1) % max(len(known.shape), 1)
+    if known.name in view.shared:
+        return {"weight": Why.SHARED}
     if scale is None or scale.dtype not in FLOATS or scale.name in view.held or view.opset < 13:
         return {"weight": Why.QUANTIZED}
     if scale.size != 1 and along != out_axis:

@@ -36,6 +36,7 @@ class View:
     values: Mapping[str, Value]
     opset: int
     held: frozenset[str]  # constants that are also inputs of the model, and may be overridden
+    shared: frozenset[str]  # values that are read more than once
 
     def input(self, index: int) -> str:
         """Give the name of an operand; empty where it is absent."""

@@ -1,10 +1,14 @@
 """What a fold gives back."""
 
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from bnfold.graph import Graph
 from bnfold.plan import Plan
+
+if TYPE_CHECKING:
+    from bnfold.checking.result import CheckResult
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -19,4 +23,18 @@ class FoldResult:
     model: Any
     plan: Plan
     graph: Graph
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ExportResult:
+    """An ONNX file that was written.
+
+    fold: what was folded before; None where the export keeps every BatchNorm. check: the file against the PyTorch
+    model; None where that was not asked for. notes: what the result assumes.
+    """
+
+    path: Path
+    fold: FoldResult | None
+    check: "CheckResult | None"
     notes: tuple[str, ...] = ()

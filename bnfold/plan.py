@@ -103,9 +103,9 @@ class Remove:
 class Merge:
     """Put one Conv on x in the place of a Sum of parallel linear branches, and of the affines right behind it.
 
-    node: the Sum. branches: for each of its operands, the nodes on the way from x, in the order of the data; none for x
-    itself. after: the affines behind the Sum that go with it. The Conv gives what the last of them, or the Sum, gave;
-    `bnfold.merging.fused` computes its weight (out, in / groups, *kernel) and bias (out,) in float64.
+    node: the Sum. inner: Sums that are its operands and go with it. branches: for each operand of them all, the nodes
+    on the way from x, in the order of the data; none for x itself. after: the affine behind the Sum that goes too. The Conv gives what that, or the Sum, gave; `bnfold.merging.fused` computes its weight (out, in / groups, *kernel)
+    and bias (out,) in float64.
     A module's forward has the branches as code, so that only graphs (.onnx, .pt2) can carry it out.
     """
 
@@ -114,11 +114,12 @@ class Merge:
     op: Conv
     branches: tuple[tuple[str, ...], ...]
     after: tuple[str, ...] = ()
+    inner: tuple[str, ...] = ()
 
     @property
     def nodes(self) -> tuple[str, ...]:
         """The nodes that the Conv replaces."""
-        return (*(name for branch in self.branches for name in branch), self.node, *self.after)
+        return (*(name for branch in self.branches for name in branch), *self.inner, self.node, *self.after)
 
 
 Edit: TypeAlias = ScaleWeight | SetBias | SetConstants | SetBounds | ReplaceByClip | Remove | Merge

@@ -138,8 +138,9 @@ def _edit_to_json(edit: Edit) -> dict[str, Any]:
             more = {"lo": _bound(lo), "hi": _bound(hi)}
         case ReplaceByClip(node, axis, lows, highs):
             more = {"axis": axis, "lo": _numbers(lows), "hi": _numbers(highs)}
-        case Merge(node, x, op, branches, after):
-            more = {"x": x, "op": asdict(op), "branches": [list(branch) for branch in branches], "after": list(after)}
+        case Merge(node, x, op, branches, after, inner):
+            more = {"x": x, "op": asdict(op), "branches": list(map(list, branches))}
+            more |= {"after": list(after), "inner": list(inner)}
         case Remove(node):
             more = {}
     return {"edit": type(edit).__name__, "node": node, **more}
@@ -163,7 +164,8 @@ def _replace_by_clip(node: str, item: Mapping[str, Any]) -> Edit:
 
 def _merge(node: str, item: Mapping[str, Any]) -> Edit:
     branches = tuple(tuple(_text(name) for name in branch) for branch in item["branches"])
-    return Merge(node, _text(item["x"]), _conv(item["op"]), branches, tuple(_text(name) for name in item["after"]))
+    after, inner = (tuple(_text(name) for name in item[key]) for key in ("after", "inner"))
+    return Merge(node, _text(item["x"]), _conv(item["op"]), branches, after, inner)
 
 
 _EDITS: Mapping[str, Callable[[str, Mapping[str, Any]], Edit]] = {

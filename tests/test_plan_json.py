@@ -44,7 +44,7 @@ PLAN = Plan(
         SetBounds("clip2", None, np.inf),
         ReplaceByClip("relu", 1, OPEN, OPEN[::-1].copy()),
         Remove("bn1"),
-        Merge("add", "x", CONV, (("conv1", "bn1"), (), ("bn3",)), ("bn4",)),
+        Merge("add", "x", CONV, (("conv1", "bn1"), (), ("bn3",)), ("bn4",), ("add0",)),
         Merge("add2", "x", dataclasses.replace(CONV, pads=None), ((), ())),
     ),
     {"y": Affine(1, HARD, OPEN)},

@@ -8,8 +8,8 @@ import numpy as np
 
 from bnfold.affine import Floats
 from bnfold.graph import Constant, Graph, Node
-from bnfold.ops import ChannelClip, Clip, Conv, ConvTranspose, Einsum, Gemm, Identity, Linear, MatMul, Pad
 from bnfold.merging import fused
+from bnfold.ops import ChannelClip, Clip, Conv, ConvTranspose, Einsum, Gemm, Identity, Linear, MatMul, Pad
 from bnfold.plan import Edit, Merge, Plan, Remove, ReplaceByClip, ScaleWeight, SetBias, SetBounds, SetConstants
 from bnfold.relation import Site
 from bnfold.rules.linear import contraction, scale_weight

@@ -1,0 +1,287 @@
+"""Parallel linear branches are one convolution (RepVGG, MobileOne, ACNet and the like), wherever the graph shows them.
+
+Convolutions of one x are linear in their kernels: with their taps at the same places,
+
+    c_1 * (K_1 x + b_1) + c_2 * (K_2 x + b_2) = (c_1 K_1 + c_2 K_2) x + (c_1 b_1 + c_2 b_2)
+
+x itself is a convolution whose 1x1 kernel is the identity, an affine of x one whose kernel is its scale; an affine
+behind a branch, or behind the sum, scales rows and moves biases. Kernels of different sizes are padded with zeros.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from bnfold import ops
+from bnfold.affine import Affine, Floats
+from bnfold.graph import Graph, Node
+from bnfold.plan import Folded, Kept, Merge, Outcome, Plan
+from bnfold.relation import Site
+from bnfold.rules.affine import affine_of
+
+DEPTH = 8  # Sums within each other: what a person writes
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Branch:
+    """coefficient * affine(conv(x)), where both are optional; nodes in the order of the data."""
+
+    x: str
+    coefficient: float
+    nodes: tuple[Node, ...] = ()
+
+    @property
+    def conv(self) -> Node | None:
+        return next((node for node in self.nodes if isinstance(node.op, ops.Conv)), None)
+
+
+def with_merges(graph: Graph, plan: Plan) -> Plan:
+    """Add to a fold the merges that are possible after it. graph: the one that the plan was made for.
+
+    A BatchNorm that the fold keeps and a merge takes in is Folded into the merged node then. Only writers of graphs can
+    carry the plan out.
+    """
+    from bnfold.adapters.memory import written  # which carries out merges itself
+
+    folded = written(graph, plan)
+    merges = {merge: _affines(folded, merge) for merge in find(folded)}
+    into = {name: merge.node for merge, names in merges.items() for name in names}
+    outcomes = tuple(_outcome(outcome, into) for outcome in plan.outcomes)
+    return replace(plan, outcomes=outcomes, edits=(*plan.edits, *merges))
+
+
+def _affines(graph: Graph, merge: Merge) -> list[str]:
+    return [name for name in merge.nodes if isinstance(graph.by_name[name].op, ops.BatchNorm | ops.Affine)]
+
+
+def _outcome(outcome: Outcome, into: dict[str, str]) -> Outcome:
+    if isinstance(outcome, Kept) and outcome.affine in into:
+        return Folded(outcome.affine, (into[outcome.affine],))
+    return outcome
+
+
+def find(graph: Graph) -> tuple[Merge, ...]:
+    """Find the Sums whose operands are all linear in one x, with strides, dilations, groups and padding that agree.
+
+    Merging never adds multiply-adds. The outermost Sum is taken where several lie within each other.
+    """
+    found: list[Merge] = []
+    taken: set[str] = set()
+    for node in reversed(graph.nodes):
+        if isinstance(node.op, ops.Sum) and node.name not in taken:
+            merge = _merge(graph, node)
+            if merge is not None:
+                found.append(merge)
+                taken.update(merge.nodes)
+    return tuple(reversed(found))
+
+
+def fused(graph: Graph, merge: Merge) -> tuple[Floats, Floats]:
+    """Give weight (out, in / groups, *kernel) and bias (out,), both float64, of the Conv that a merge puts in."""
+    node = graph.by_name[merge.node]
+    branches, _ = _branches(graph, node)
+    layout = _layout(graph, branches)
+    assert layout is not None, f"{merge.node}: not the graph that the merge was found in"
+    weight = np.zeros((layout.channels, layout.channels_in // merge.op.groups, *layout.kernel))
+    bias = np.zeros(layout.channels)
+    for branch, at in zip(branches, layout.places, strict=True):
+        kernel, shift = _linear(graph, branch, layout, merge.op.groups)
+        window = tuple(slice(start, start + size) for start, size in zip(at, kernel.shape[2:], strict=True))
+        weight[(slice(None), slice(None), *window)] += branch.coefficient * kernel
+        bias += branch.coefficient * shift
+    for name in merge.after:
+        affine = affine_of(Site(graph.by_name[name], graph))
+        weight *= affine.scale.reshape(-1, *(1,) * (weight.ndim - 1))
+        bias = affine.scale * bias + affine.shift
+    return weight, bias
+
+
+def _merge(graph: Graph, node: Node) -> Merge | None:
+    branches, inner = _branches(graph, node)
+    layout = _layout(graph, branches) if len(branches) > 1 else None
+    if layout is None or layout.cost > sum(layout.costs):
+        return None
+    names = tuple(tuple(part.name for part in branch.nodes) for branch in branches)
+    after = _affine_behind(graph, node)
+    return Merge(node.name, branches[0].x, layout.op, names, (after.name,) if after else (), inner)
+
+
+def _branches(
+    graph: Graph, node: Node, coefficient: float = 1.0, depth: int = 0
+) -> tuple[list[_Branch], tuple[str, ...]]:
+    """Follow every operand back; Sums that only this one reads are opened. Gives the branches and those Sums."""
+    assert isinstance(node.op, ops.Sum)
+    branches: list[_Branch] = []
+    inner: tuple[str, ...] = ()
+    for name, factor in zip(node.inputs, node.op.coefficients, strict=True):
+        made = _private_producer(graph, name)
+        if made is not None and isinstance(made.op, ops.Sum) and depth < DEPTH:
+            more, sums = _branches(graph, made, coefficient * factor, depth + 1)
+            branches += more
+            inner += (*sums, made.name)
+        else:
+            branches.append(_branch(graph, name, coefficient * factor))
+    return branches, inner
+
+
+def _branch(graph: Graph, value: str, coefficient: float) -> _Branch:
+    """Take an affine and a Conv that nobody else reads; what is before them is x."""
+    nodes: tuple[Node, ...] = ()
+    made = _private_producer(graph, value)
+    if made is not None and _is_affine(graph, made):
+        nodes, value = (made,), made.inputs[0]
+        made = _private_producer(graph, value)
+    if made is not None and _is_conv(graph, made):
+        nodes, value = (made, *nodes), made.inputs[0]
+    return _Branch(value, coefficient, nodes)
+
+
+def _private_producer(graph: Graph, value: str) -> Node | None:
+    node = graph.producer.get(value)
+    return node if node is not None and len(graph.readers[value]) == 1 and value not in graph.outputs else None
+
+
+def _is_affine(graph: Graph, node: Node) -> bool:
+    if not isinstance(node.op, ops.BatchNorm | ops.Affine) or node.unit or "remove" in node.limits:
+        return False
+    if any(name not in graph.constants for name in node.inputs[1:] if name):
+        return False
+    affine = affine_of(Site(node, graph))
+    return affine.axis == 1 and bool(np.isfinite([affine.scale, affine.shift]).all())
+
+
+def _is_conv(graph: Graph, node: Node) -> bool:
+    constant = all(name in graph.constants for name in node.inputs[1:] if name)
+    return isinstance(node.op, ops.Conv) and constant and node.op.pads is not None and not (node.unit or node.limits)
+
+
+def _affine_behind(graph: Graph, node: Node) -> Node | None:
+    readers = graph.readers.get(node.output, ())
+    if len(readers) != 1 or node.output in graph.outputs or not _is_affine(graph, readers[0]):
+        return None
+    return readers[0]
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """The merged operator. places: where each branch's kernel starts in it. cost: taps by output channel."""
+
+    op: ops.Conv
+    kernel: tuple[int, ...]
+    places: tuple[tuple[int, ...], ...]
+    channels_in: int
+    channels: int
+    cost: int
+    costs: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Taps:
+    """Where a branch reads along one axis: `size` taps from -low on, `dilation` apart; rest: low + high - reach."""
+
+    size: int
+    low: int
+    high: int
+    stride: int
+    dilation: int
+
+    @property
+    def rest(self) -> int:
+        """What the output is longer than the input, at stride 1."""
+        return self.low + self.high - self.dilation * (self.size - 1)
+
+
+def _layout(graph: Graph, branches: Sequence[_Branch]) -> _Layout | None:
+    """Put the kernels of all branches into one; None where they don't agree."""
+    convs = [branch.conv for branch in branches if branch.conv is not None]
+    found = [node.op for node in convs if isinstance(node.op, ops.Conv)]
+    if not found or any(branch.x != branches[0].x for branch in branches):
+        return None
+    groups, modes = {op.groups for op in found}, {op.pad_mode for op in found if _is_padded(op)}
+    weights = {graph.constants[node.inputs[1]].shape for node in convs}
+    channels = {(shape[0], shape[1] * found[0].groups) for shape in weights}
+    if len(groups) != 1 or len(modes) > 1 or len(channels) != 1 or not _same_types(graph, branches):
+        return None
+    ((outputs, inputs),) = channels
+    if len(convs) < len(branches) and inputs != outputs:
+        return None
+    spatial = len(found[0].strides)
+    axes = [_along(graph, branches, axis) for axis in range(spatial)]
+    known = [axis for axis in axes if axis is not None]
+    if len(known) != spatial:
+        return None
+    kernel = tuple(size for size, _, _ in known)
+    op = ops.Conv(
+        found[0].strides,
+        tuple(taps.dilation for _, taps, _ in known),
+        tuple((taps.low, taps.high) for _, taps, _ in known),
+        found[0].groups,
+        next(iter(modes), "zeros"),
+    )
+    places = tuple(zip(*(starts for _, _, starts in known), strict=True))
+    inside = inputs // found[0].groups
+    costs = tuple(inside * int(np.prod(_kernel(graph, branch, spatial))) if branch.conv else 1 for branch in branches)
+    return _Layout(op, kernel, places, inputs, outputs, inside * int(np.prod(kernel)), costs)
+
+
+def _is_padded(op: ops.Conv) -> bool:
+    return any(low or high for low, high in op.pads or ())
+
+
+def _same_types(graph: Graph, branches: Sequence[_Branch]) -> bool:
+    names = {branches[0].x} | {node.output for branch in branches for node in branch.nodes}
+    return len({graph.values[name].dtype for name in names}) == 1
+
+
+def _kernel(graph: Graph, branch: _Branch, spatial: int) -> tuple[int, ...]:
+    return (1,) * spatial if branch.conv is None else graph.constants[branch.conv.inputs[1]].shape[2:]
+
+
+def _along(graph: Graph, branches: Sequence[_Branch], axis: int) -> tuple[int, _Taps, tuple[int, ...]] | None:
+    """Join the taps along one spatial axis: (size, taps, where each branch starts); a single tap has no dilation."""
+    taps = [_taps(graph, branch, axis) for branch in branches]
+    dilations = {one.dilation for one in taps if one.size > 1} or {1}
+    if len(dilations) != 1 or len({one.stride for one in taps}) != 1 or len({one.rest for one in taps}) != 1:
+        return None
+    (dilation,) = dilations
+    low = max(one.low for one in taps)
+    if any((low - one.low) % dilation for one in taps):
+        return None
+    starts = tuple((low - one.low) // dilation for one in taps)
+    size = max(start + one.size for start, one in zip(starts, taps, strict=True))
+    high = taps[0].rest - low + dilation * (size - 1)
+    return size, _Taps(size, low, high, taps[0].stride, dilation), starts
+
+
+def _taps(graph: Graph, branch: _Branch, axis: int) -> _Taps:
+    if branch.conv is None:
+        return _Taps(1, 0, 0, 1, 1)
+    op = branch.conv.op
+    assert isinstance(op, ops.Conv)
+    assert op.pads is not None
+    size = graph.constants[branch.conv.inputs[1]].shape[2 + axis]
+    return _Taps(size, *op.pads[axis], op.strides[axis], op.dilations[axis])
+
+
+def _linear(graph: Graph, branch: _Branch, layout: _Layout, groups: int) -> tuple[Floats, Floats]:
+    """Give a branch's kernel (out, in / groups, *its size) and bias (out,), its affine taken in."""
+    outputs, spatial = layout.channels, len(layout.kernel)
+    weight = np.zeros((outputs, layout.channels_in // groups, *(1,) * spatial))
+    bias = np.zeros(outputs)
+    if branch.conv is None:
+        every = np.arange(outputs)
+        weight.reshape(outputs, -1)[every, every % weight.shape[1]] = 1.0
+    else:
+        weight = graph.constants[branch.conv.inputs[1]].load()
+        bias = graph.constants[branch.conv.inputs[2]].load() if any(branch.conv.inputs[2:]) else bias
+    for affine in _own_affines(graph, branch):
+        weight = weight * affine.scale.reshape(-1, *(1,) * (spatial + 1))
+        bias = affine.scale * bias + affine.shift
+    return weight, bias
+
+
+def _own_affines(graph: Graph, branch: _Branch) -> Iterator[Affine]:
+    for node in branch.nodes:
+        if not isinstance(node.op, ops.Conv):
+            yield affine_of(Site(node, graph))

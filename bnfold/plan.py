@@ -104,7 +104,8 @@ class Merge:
     """Put one Conv on x in the place of a Sum of parallel linear branches, and of the affines right behind it.
 
     node: the Sum. inner: Sums that are its operands and go with it. branches: for each operand of them all, the nodes
-    on the way from x, in the order of the data; none for x itself. after: the affine behind the Sum that goes too. The Conv gives what that, or the Sum, gave; `bnfold.merging.fused` computes its weight (out, in / groups, *kernel)
+    on the way from x, in the order of the data; none for x itself. after: the affine behind the Sum that goes too.
+    The Conv gives what that, or the Sum, gave; `bnfold.merging.fused` computes its weight (out, in / groups, *kernel)
     and bias (out,) in float64.
     A module's forward has the branches as code, so that only graphs (.onnx, .pt2) can carry it out.
     """

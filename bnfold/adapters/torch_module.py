@@ -46,12 +46,13 @@ def read(
     module; without, the graph is what a .pt2 or .onnx result can change.
     Raises BnfoldError where the module is in training mode or torch.export can't follow it.
     """
-    _require_ready(module)
+    require_ready(module)
     reading = _read(module, arguments(example_inputs, kwargs))
     return limited(reading, module).graph if strict_limits else reading.graph
 
 
-def _require_ready(module: nn.Module) -> None:
+def require_ready(module: nn.Module) -> None:
+    """Raise BnfoldError for a module in training mode, or without numbers (lazy, on the meta device)."""
     from bnfold.adapters.torch_load import refuse_unfinished
 
     if module.training:
@@ -93,7 +94,7 @@ def fold_module(
     The module is in eval mode; its argument stays as it is, and nothing changes where anything fails.
     Raises BnfoldError where the module can't be read, DifferentError where the result isn't the same function.
     """
-    _require_ready(module)
+    require_ready(module)
     given = arguments(example_inputs, kwargs)
     original = module
     notes: list[str] = []
@@ -101,7 +102,7 @@ def fold_module(
         module = module if inplace else copied(module)
         notes += [f"{path}: its parametrization was made a plain weight" for path in baked(module)]
     reading = _read(module, given)
-    sizes, more = _same_at_other_sizes(module, given, reading)
+    sizes, more = same_at_other_sizes(module, given, reading)
     writable, graph = _raised(reading, limited(reading, module))
     if plan is None:
         plan = fold(graph, level=level, only=only, skip=skip)
@@ -141,10 +142,14 @@ def _without_removal(node: Node) -> Node:
     return replace(node, limits={"remove": Why.CODE, "constants": Why.CODE, **node.limits}, unit="")
 
 
-def _same_at_other_sizes(
-    module: nn.Module, given: Arguments, reading: Reading
+def same_at_other_sizes(
+    module: nn.Module, given: Arguments, reading: Reading | None = None
 ) -> tuple[list[Arguments], tuple[str, ...]]:
-    """Capture at other sizes and demand the same graph. Gives the sizes that the module takes, and notes."""
+    """Capture at other sizes and demand the same graph. Gives the sizes that the module takes, and notes.
+
+    reading: what was read at the given sizes. Raises CaptureError where forward takes another path.
+    """
+    reading = reading or _read(module, given)
     own = form(reading.graph, reading.tensors)
     sizes, refused = [given], []
     for kind, others in (("batch", other_batches(given)), ("size", other_sizes(given))):

@@ -1,0 +1,221 @@
+"""PyTorch to ONNX: capture with dynamic shapes, fold the graph, export without the exporter's own folding, verify."""
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+from torch.utils import _pytree as pytree
+
+from bnfold import __version__
+from bnfold.adapters.torch_capture import Arguments, CaptureError, arguments, quietly
+from bnfold.adapters.torch_module import require_ready, same_at_other_sizes
+from bnfold.adapters.torch_onnx_clean import cleaned, with_names, with_properties
+from bnfold.adapters.torch_program import fold_program, functionalised
+from bnfold.atomic import replacing
+from bnfold.errors import BnfoldError
+from bnfold.plan import Plan
+from bnfold.plan_json import digest
+from bnfold.result import ExportResult, FoldResult
+
+BATCH: Mapping[int, str] = {0: "batch"}
+_SIMPLIFY_LIMIT = 1 << 30  # onnxsim needs about eight times the model's size
+
+
+def export(
+    model: "nn.Module | ExportedProgram",
+    example_inputs: Any,
+    path: str | Path,
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    fold: bool = True,
+    level: str = "default",
+    only: Sequence[str] = (),
+    skip: Sequence[str] = (),
+    plan: Plan | None = None,
+    opset: int | None = None,
+    dynamic: Mapping[int, str] | None = None,
+    input_names: Sequence[str] | None = None,
+    output_names: Sequence[str] | None = None,
+    simplify: bool = False,
+    verify: bool = True,
+    providers: str | Sequence[str] = ("cpu",),
+    properties: Mapping[str, str] | None = None,
+) -> ExportResult:
+    """Fold a model, write it as ONNX, and hold the file to the PyTorch model.
+
+    model: a module in eval mode, or an exported program. example_inputs: one tensor or the positional arguments.
+    fold: without, every BatchNormalization stays a node. level, only, skip, plan: as `bnfold.fold` takes them.
+    opset: of the ONNX operators (default: the exporter's). dynamic: names of axes whose length may change, for every
+    input that has the axis (default {0: "batch"}; {} for none). input_names, output_names: in order. simplify: run
+    onnxsim on the result. verify: run the file against the model before it takes its name, on `providers`.
+    properties: more metadata for the file.
+    Raises BnfoldError where the model can't be captured or written, DifferentError or UnverifiedError where the file
+    is not shown to be the same function; an old file at `path` then stays.
+    """
+    given = arguments(example_inputs, kwargs)
+    program, notes = captured(model, given, dynamic)
+    result = fold_program(program, level=level, only=only, skip=skip, plan=plan, verify=False) if fold else None
+    proto = _to_onnx(program if result is None else result.model, opset, input_names, output_names)
+    with_names(proto, _symbols(program, BATCH if dynamic is None else dynamic))
+    with_properties(proto, {**_provenance(result), **(properties or {})})
+    if simplify:
+        proto = _simplified(proto)
+    if not fold:
+        _require_batch_norms(program, proto)
+    check = _write(proto, Path(path), _verifier(model, given, providers) if verify else None)
+    return ExportResult(Path(path), result and replace(result, notes=notes), check, notes)
+
+
+def captured(
+    model: "nn.Module | ExportedProgram", given: Arguments, dynamic: Mapping[int, str] | None
+) -> tuple[ExportedProgram, tuple[str, ...]]:
+    """Export with the dynamic axes; notes say at which sizes the forward was seen to take the same path."""
+    if isinstance(model, ExportedProgram):
+        return functionalised(model), ()
+    require_ready(model)
+    axes = BATCH if dynamic is None else dynamic
+    if 0 in axes and given.batch == 1:  # torch.export takes a length of 1 as one that never changes
+        given = given.resized(None, 2)
+    _, notes = same_at_other_sizes(model, given)
+    try:
+        program = _exported(model, given, axes)
+    except CaptureError:
+        if dynamic is not None:
+            raise
+        program = _exported(model, given, {})
+    fixed = [name for axis, name in axes.items() if not _is_dynamic(program, axis)]
+    if fixed and dynamic is not None:
+        raise BnfoldError(f"--dynamic {', '.join(fixed)}: the forward needs these lengths as they are")
+    notes += tuple(f"the length of {name} is fixed: the forward needs it as it is" for name in fixed)
+    return functionalised(program), notes
+
+
+def _exported(module: nn.Module, given: Arguments, axes: Mapping[int, str]) -> ExportedProgram:
+    def spec(item: Any) -> Any:
+        if not isinstance(item, Tensor):
+            return None
+        return {axis: Dim.AUTO for axis in axes if axis < item.ndim}
+
+    shapes: Any = None
+    if axes:
+        shapes = (*pytree.tree_map(spec, given.args), *pytree.tree_map(spec, dict(given.kwargs)).values())
+    try:
+        with torch.no_grad(), quietly():
+            return torch.export.export(module, given.args, dict(given.kwargs), dynamic_shapes=shapes, strict=False)
+    except Exception as error:
+        line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+        raise CaptureError(
+            f"{type(module).__name__}: torch.export can't follow it ({type(error).__name__}: {line[:200]})"
+        ) from error
+
+
+def _inputs(program: ExportedProgram) -> list[Tensor]:
+    names = set(program.graph_signature.user_inputs)
+    nodes = [node for node in program.graph.nodes if node.op == "placeholder" and node.name in names]
+    return [node.meta["val"] for node in nodes if isinstance(node.meta.get("val"), Tensor)]
+
+
+def _is_dynamic(program: ExportedProgram, axis: int) -> bool:
+    return any(axis < item.ndim and isinstance(item.shape[axis], torch.SymInt) for item in _inputs(program))
+
+
+def _symbols(program: ExportedProgram, axes: Mapping[int, str]) -> dict[str, str]:
+    """Give the user's name for each symbol of the inputs; the first axis that has it decides."""
+    found: dict[str, str] = {}
+    for item in _inputs(program):
+        for axis, name in axes.items():
+            size: Any = item.shape[axis] if axis < item.ndim else None
+            if isinstance(size, torch.SymInt):
+                found.setdefault(str(size.node.expr), name)
+    return found
+
+
+def _to_onnx(
+    program: ExportedProgram, opset: int | None, input_names: Sequence[str] | None, output_names: Sequence[str] | None
+) -> onnx.ModelProto:
+    try:
+        with quietly():
+            exported = torch.onnx.export(
+                program,
+                (),
+                None,
+                dynamo=True,
+                optimize=False,  # the exporter's optimiser folds BatchNorm by itself
+                verbose=False,
+                opset_version=opset,
+                input_names=input_names,
+                output_names=output_names,
+            )
+            proto = cleaned(exported)
+        onnx.checker.check_model(proto)
+    except Exception as error:
+        line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+        raise BnfoldError(f"torch.onnx.export failed ({type(error).__name__}: {line[:300]})") from error
+    return proto
+
+
+def _provenance(result: FoldResult | None) -> dict[str, str]:
+    folded = {} if result is None else {"bnfold.plan_sha256": digest(result.plan)}
+    return {"bnfold.version": __version__, **folded}
+
+
+def _require_batch_norms(program: ExportedProgram, proto: onnx.ModelProto) -> None:
+    wanted = sum("batch_norm" in str(node.target) for node in program.graph.nodes)
+    got = sum(node.op_type == "BatchNormalization" for node in proto.graph.node)
+    if got < wanted:
+        raise BnfoldError(f"the exporter left {got} of {wanted} BatchNormalization nodes; give another --opset")
+
+
+def _simplified(proto: onnx.ModelProto) -> onnx.ModelProto:
+    import onnxsim
+
+    if proto.ByteSize() > _SIMPLIFY_LIMIT:
+        raise BnfoldError(f"--simplify: onnxsim takes too much memory for {proto.ByteSize():,} bytes; leave it out")
+    try:
+        simple, done = onnxsim.simplify(proto)
+    except Exception as error:
+        raise BnfoldError(f"--simplify: onnxsim failed ({type(error).__name__}: {error})") from error
+    if not done:
+        raise BnfoldError("--simplify: onnxsim's own check failed; leave it out")
+    return with_properties(simple, {item.key: item.value for item in proto.metadata_props})
+
+
+def _verifier(model: Any, given: Arguments, providers: str | Sequence[str]) -> Callable[[Path], Any]:
+    def verified(file: Path) -> Any:
+        from bnfold.checking import check
+
+        module = model.module() if isinstance(model, ExportedProgram) else model
+        arrays = tuple(item.detach().cpu().numpy() for item in given.tensors)
+        result = check(module, file, inputs=arrays, providers=providers)
+        result.raise_for_failure()
+        return result
+
+    return verified
+
+
+def _write(proto: onnx.ModelProto, path: Path, verified: Callable[[Path], Any] | None) -> Any:
+    """Write beside `path`, check, rename. Weights of more than 2 GiB go to a file of their own, which comes first."""
+    if proto.ByteSize() > onnx.checker.MAXIMUM_PROTOBUF:
+        return _write_external(proto, path, verified)
+    with replacing(path) as temporary:
+        temporary.write_bytes(proto.SerializeToString())
+        onnx.checker.check_model(str(temporary), full_check=True)
+        return None if verified is None else verified(temporary)
+
+
+def _write_external(proto: onnx.ModelProto, path: Path, verified: Callable[[Path], Any] | None) -> Any:
+    name = f"{path.name}.data"
+    with tempfile.TemporaryDirectory(prefix=f".{path.stem}.", dir=path.parent) as folder:
+        draft = Path(folder) / path.name
+        onnx.save_model(proto, draft, save_as_external_data=True, location=name)
+        onnx.checker.check_model(str(draft), full_check=True)
+        result = None if verified is None else verified(draft)
+        (Path(folder) / name).replace(path.parent / name)
+        draft.replace(path)
+    return result

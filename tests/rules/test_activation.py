@@ -8,7 +8,8 @@ from bnfold.ops import Abs, Cast, ChannelClip, Clip, Identity, LeakyRelu, PRelu,
 from bnfold.plan import ReplaceByClip, SetBounds
 from bnfold.rules import rewritten
 from bnfold.why import Why
-from tests.rules.law import SCALE, SHIFT, SIGN, Case, assert_law, assert_no_more, assert_stops, seeded
+from tests.rules.dense import SCALE, SHIFT, SIGN
+from tests.rules.law import Case, assert_law, assert_no_more, assert_stops, seeded
 
 X = (2, 3, 4)
 SLOPES = np.array([[0.5], [-2], [0.1]])

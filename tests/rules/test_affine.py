@@ -6,7 +6,8 @@ from bnfold.ops import Affine, BatchNorm
 from bnfold.rules.affine import affine_of
 from bnfold.why import Why
 from tests.oracle import run_graph
-from tests.rules.law import SCALE, SHIFT, Case, assert_law, assert_stops, seeded
+from tests.rules.dense import SCALE, SHIFT
+from tests.rules.law import Case, assert_law, assert_stops, seeded
 
 GAMMA, BETA = np.array([0.5, -2, 1.5]), np.array([1.0, 0, -3])
 MEAN, VARIANCE = np.array([-1.0, 4, 0.25]), np.array([2.0, 0, 9])

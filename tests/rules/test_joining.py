@@ -5,7 +5,8 @@ from bnfold.ops import Concat, Product, Sum
 from bnfold.relation import Summed
 from bnfold.rules import relation
 from bnfold.why import Why
-from tests.rules.law import SCALE, SHIFT, Case, assert_law, assert_no_more, assert_stops, seeded
+from tests.rules.dense import SCALE, SHIFT
+from tests.rules.law import Case, assert_law, assert_no_more, assert_stops, seeded
 
 X = (2, 3, 4)
 EACH = " ".join(f"{name}.{aspect}" for name in ("x0", "x1", "y0") for aspect in ("scale", "sign", "shift"))

@@ -2,7 +2,8 @@ import pytest
 
 from bnfold.ops import DepthToSpace, Expand, Rearrange, Reshape, Select, SpaceToDepth, Split, Take, Transpose
 from bnfold.why import Why
-from tests.rules.law import SCALE, SHIFT, Case, assert_law, assert_no_more, assert_stops, seeded
+from tests.rules.dense import SCALE, SHIFT
+from tests.rules.law import Case, assert_law, assert_no_more, assert_stops, seeded
 
 ANY = "scale sign shift"
 X = (2, 3, 4, 5)

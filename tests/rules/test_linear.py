@@ -3,7 +3,8 @@ import pytest
 
 from bnfold.ops import Conv, ConvTranspose, Einsum, Gemm, Linear, MatMul
 from bnfold.why import Why
-from tests.rules.law import SCALE, SHIFT, SIGN, Case, assert_law, assert_no_more, assert_stops, seeded
+from tests.rules.dense import SCALE, SHIFT, SIGN
+from tests.rules.law import Case, assert_law, assert_no_more, assert_stops, seeded
 
 rng = np.random.default_rng(0)
 ALL = "x0.scale x0.sign x0.shift y0.scale y0.sign y0.shift"

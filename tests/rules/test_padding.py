@@ -4,7 +4,8 @@ import pytest
 
 from bnfold.ops import Pad
 from bnfold.why import Why
-from tests.rules.law import SCALE, SHIFT, SIGN, Case, assert_law, assert_no_more, assert_stops, seeded
+from tests.rules.dense import SCALE, SHIFT, SIGN
+from tests.rules.law import Case, assert_law, assert_no_more, assert_stops, seeded
 
 X = (2, 3, 5, 4)
 SPATIAL = ((0, 0), (0, 0), (2, 1), (0, 3))

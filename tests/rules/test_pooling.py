@@ -2,7 +2,8 @@ import pytest
 
 from bnfold.ops import AvgPool, MaxPool, Reduce, Resize
 from bnfold.why import Why
-from tests.rules.law import SCALE, SHIFT, SIGN, Case, assert_law, assert_no_more, assert_stops, seeded
+from tests.rules.dense import SCALE, SHIFT, SIGN
+from tests.rules.law import Case, assert_law, assert_no_more, assert_stops, seeded
 
 X, HALF = (2, 3, 6, 5), (2, 3, 3, 2)
 ANY = "scale sign shift"

@@ -21,10 +21,10 @@ class Cell:
 
     @property
     def text(self) -> str:
-        """The error of the output that is nearest to its budget, over the reference's own: `1.2 of 3`."""
+        """The error of the output that is nearest to its budget, over the reference's own: `1.2 of 3`; or nothing."""
         records = [record for run in self.runs for record in run.outputs if record.error_ratio is not None]
         if not records:
-            return str(self.verdict or "-")
+            return ""
         peak = max(records, key=_excess)
         return f"{figure(peak.error_ratio)} of {figure(peak.allowed_ratio)}"
 

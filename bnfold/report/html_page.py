@@ -50,7 +50,8 @@ svg .path { fill: none; stroke-width: 2; } svg .path.reference { stroke: var(--r
 svg .path.candidate { stroke: var(--candidate); fill: none; }
 .key { display: inline-block; width: .8em; height: .8em; border-radius: 2px; margin: 0 .3em 0 .8em; }
 .key.reference { background: var(--reference); } .key.candidate { background: var(--candidate); }
-.key.allowed { height: 0; border-top: 2px dashed var(--allowed); width: 1.2em; vertical-align: middle; }
+.key.allowed { height: 0; border-top: 2px dashed var(--allowed); border-radius: 0; width: 1.9em;
+  vertical-align: middle; }
 @media print { body { background: #fff; max-width: none; } .card { break-inside: avoid; } }
 """
 

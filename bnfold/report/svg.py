@@ -8,7 +8,7 @@ from bnfold.checking.result import Bin, LayerError
 from bnfold.report.html_page import text
 from bnfold.report.text import figure
 
-_WIDTH = 520
+_WIDTH = 520  # of one column of the page; twice that for a picture of its own
 _HEIGHT = 190
 _LEFT, _BOTTOM, _TOP = 44, 34, 8
 _DECADES = 20.0  # below the largest number shown; an error of exactly 0 stands at the bottom
@@ -32,25 +32,25 @@ def histogram(reference: Sequence[Bin], candidate: Sequence[Bin], edge: Callable
     shares = [_shares(side, bins) for side in (reference, candidate)]
     peak = max(max(side) for side in shares) or 1.0
     step = (_WIDTH - _LEFT - 8) / len(bins)
-    marks = [_level(peak * part, part, f"{peak * part:.0%}") for part in (0.0, 0.5, 1.0)]
+    marks = [_level(part, f"{peak * part:.0%}", _WIDTH) for part in (0.0, 0.5, 1.0)]
     for i, (low, high) in enumerate(bins):
         for j, (name, side) in enumerate(zip(("reference", "candidate"), shares, strict=True)):
             tip = f"{name}: {side[i]:.2%} of the elements from {figure(low)} to {figure(high)}"
             marks.append(_column(_LEFT + step * (i + 0.1 + 0.4 * j), step * 0.38, side[i] / peak, name, tip))
-        if i % math.ceil(len(bins) / 12) == 0:
-            marks.append(_text(_LEFT + step * i, _HEIGHT - 18, edge(low), "start"))
+    named = [(i, edge(low)) for i, (low, _) in enumerate(bins) if edge(low)]
+    marks += [_text(_LEFT + step * i, _HEIGHT - 18, name, "middle") for i, name in named[:: math.ceil(len(named) / 12)]]
     marks.append(_text(_WIDTH - 8, _HEIGHT - 3, what, "end"))
-    return _svg(_HEIGHT, f"Histogram of {what}", marks)
+    return _svg(_WIDTH, _HEIGHT, f"Histogram of {what}", marks)
 
 
-def bars(rows: Sequence[Ratio], what: str) -> str:
+def bars(rows: Sequence[Ratio], what: str, total: int = _WIDTH) -> str:
     """Draw values beside what each is allowed (the dashed line, at the same place for all); worst first."""
     if not rows:
         return ""
     ratios = [row.value / row.allowed if row.allowed else math.inf for row in rows]
     finite = [ratio for ratio in ratios if math.isfinite(ratio)]
     top = max(1.25, min(max(finite, default=1.25), 1e6))
-    left, width, height = 150, _WIDTH - 150 - 74, 20
+    left, width, height = total * 0.28, total * 0.72 - 74, 20
     line = left + width / top
     marks = [f'<path class="allowed" d="M{line:.1f} 0V{height * len(rows)}"/>']
     for i, (row, ratio) in enumerate(zip(rows, ratios, strict=True)):
@@ -58,47 +58,69 @@ def bars(rows: Sequence[Ratio], what: str) -> str:
         length = width * (min(ratio, top) / top if not math.isnan(ratio) else 1.0)
         side = "candidate" if ratio <= 1 else "over"
         tip = f"{row.label}: {figure(row.value)}, allowed {figure(row.allowed)}" + (f"; {row.note}" if row.note else "")
-        marks.append(f'<rect class="track" x="{left}" y="{y + 4}" width="{width}" height="12" rx="2"/>')
+        marks.append(f'<rect class="track" x="{left:g}" y="{y + 4}" width="{width:g}" height="12" rx="2"/>')
         marks.append(_rect(left, y + 4, max(length, 1), 12, side, tip))
         marks.append(_text(left - 8, y + 14, _short(row.label), "end"))
         marks.append(_text(left + width + 8, y + 14, f"{figure(row.value)}", "start"))
-    return _svg(height * len(rows) + 4, what, [*marks[1:], marks[0]])
+    return _svg(total, height * len(rows) + 4, what, [*marks[1:], marks[0]])
+
+
+@dataclass(frozen=True)
+class _Decades:
+    """Places on a logarithmic picture of `count` layers, from 10^low to 10^high."""
+
+    low: float
+    high: float
+    count: int
+
+    @classmethod
+    def around(cls, rows: Sequence[LayerError]) -> "_Decades":
+        values = [x for row in rows for x in (row.reference_error, row.candidate_error, row.allowed)]
+        logs = [math.log10(x) for x in values if math.isfinite(x) and x > 0]
+        high = math.ceil(max(logs, default=0.0) + 1e-9)
+        low = max(math.floor(min(logs, default=-1.0)), high - _DECADES)
+        return cls(min(low, high - 1), high, len(rows))
+
+    def place(self, i: int, value: float) -> tuple[float, float]:
+        """Give x and y; NaN and infinities stand at the top, 0 at the bottom."""
+        x = _LEFT + (2 * _WIDTH - _LEFT - 16) * (i / max(self.count - 1, 1))
+        if not math.isfinite(value):
+            return x, _y(1.0)
+        return x, _y(max(self.share(math.log10(value)), 0.0) if value > 0 else 0.0)
+
+    def share(self, log: float) -> float:
+        return (log - self.low) / (self.high - self.low)
+
+    @property
+    def levels(self) -> list[str]:
+        ticks = range(int(self.low), int(self.high) + 1, max(1, math.ceil((self.high - self.low) / 5)))
+        return [_level(self.share(tick), f"1e{tick}", 2 * _WIDTH) for tick in ticks]
 
 
 def layers(rows: Sequence[LayerError]) -> str:
     """Draw the errors of both sides and what is allowed, by layer in the order of the data; logarithmic."""
     if not rows:
         return ""
-    values = [x for row in rows for x in (row.reference_error, row.candidate_error, row.allowed)]
-    logs = [math.log10(x) for x in values if math.isfinite(x) and x > 0]
-    high = math.ceil(max(logs, default=0.0) + 1e-9)
-    low = max(math.floor(min(logs, default=-1.0)), high - _DECADES)
-    low = min(low, high - 1)
-
-    def place(i: int, value: float) -> tuple[float, float]:
-        x = _LEFT + (_WIDTH - _LEFT - 16) * (i / max(len(rows) - 1, 1))
-        share = (math.log10(value) - low) / (high - low) if value > 0 else 0.0
-        share = 1.0 if math.isnan(value) else min(max(share, 0.0), 1.0)
-        return x, _y(share)
-
-    ticks = range(int(low), int(high) + 1, max(1, math.ceil((high - low) / 5)))
-    marks = [_level(0.0, (tick - low) / (high - low), f"1e{tick}") for tick in ticks]
-    for name, kind in (("allowed", "allowed"), ("reference", "path reference"), ("candidate", "path candidate")):
-        field = "allowed" if name == "allowed" else f"{name}_error"
-        points = [place(i, getattr(row, field)) for i, row in enumerate(rows)]
+    decades = _Decades.around(rows)
+    marks = decades.levels
+    for kind, field in (
+        ("allowed", "allowed"), ("path reference", "reference_error"), ("path candidate", "candidate_error"),
+    ):  # fmt: skip
+        points = [decades.place(i, getattr(row, field)) for i, row in enumerate(rows)]
         marks.append(f'<path class="{kind}" d="M' + "L".join(f"{x:.1f} {y:.1f}" for x, y in points) + '"/>')
-    for i, row in enumerate(rows):
-        x, y = place(i, row.candidate_error)
-        beyond = not row.candidate_error <= row.allowed
-        tip = (
-            f"{row.reference}: candidate {figure(row.candidate_error)}, reference {figure(row.reference_error)}, "
-            f"allowed {figure(row.allowed)}"
-        )
-        kind, radius = ("over", 4.5) if beyond else ("candidate", 3)
-        marks.append(f'<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="{radius}">{_title(tip)}</circle>')
+    marks += [_dot(row, *decades.place(i, row.candidate_error)) for i, row in enumerate(rows)]
     marks.append(_text(_LEFT, _HEIGHT - 18, _short(rows[0].reference), "start"))
-    marks.append(_text(_WIDTH - 8, _HEIGHT - 18, _short(rows[-1].reference) if len(rows) > 1 else "", "end"))
-    return _svg(_HEIGHT, "Error by layer", marks)
+    marks.append(_text(2 * _WIDTH - 8, _HEIGHT - 18, _short(rows[-1].reference) if len(rows) > 1 else "", "end"))
+    return _svg(2 * _WIDTH, _HEIGHT, "Error by layer", marks)
+
+
+def _dot(row: LayerError, x: float, y: float) -> str:
+    tip = (
+        f"{row.reference}: candidate {figure(row.candidate_error)}, reference {figure(row.reference_error)}, "
+        f"allowed {figure(row.allowed)}"
+    )
+    kind, radius = ("candidate", 3.0) if row.candidate_error <= row.allowed else ("over", 4.5)
+    return f'<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="{radius}">{_title(tip)}</circle>'
 
 
 def _union(*sides: Sequence[Bin]) -> list[tuple[float, float]]:
@@ -132,9 +154,9 @@ def _rect(x: float, y: float, width: float, height: float, kind: str, tip: str) 
     return f'<rect class="{kind}" {place} rx="1.5">{_title(tip)}</rect>'
 
 
-def _level(_value: float, share: float, label: str) -> str:
+def _level(share: float, label: str, width: int) -> str:
     y = _y(share)
-    return f'<path class="axis" d="M{_LEFT} {y:.1f}H{_WIDTH - 8}"/>' + _text(_LEFT - 6, y + 4, label, "end")
+    return f'<path class="axis" d="M{_LEFT} {y:.1f}H{width - 8}"/>' + _text(_LEFT - 6, y + 4, label, "end")
 
 
 def _text(x: float, y: float, label: str, anchor: str) -> str:
@@ -149,6 +171,6 @@ def _short(label: str) -> str:
     return label if len(label) <= 22 else f"…{label[-21:]}"
 
 
-def _svg(height: float, label: str, marks: Sequence[str]) -> str:
+def _svg(width: float, height: float, label: str, marks: Sequence[str]) -> str:
     inner = "\n".join(marks)
-    return f'<svg viewBox="0 0 {_WIDTH} {height:g}" role="img" aria-label="{text(label)}">\n{inner}\n</svg>'
+    return f'<svg viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{text(label)}">\n{inner}\n</svg>'

@@ -60,6 +60,7 @@ def _epilog() -> str:
 @click.option("--bn-eps", type=float, default=_DEFAULTS["bn_eps"], show_default=True)
 @click.option("--seed", type=int, default=_DEFAULTS["seed"], show_default=True, help="Same seed, same bits (CPU).")
 @click.option("--device", default=_DEFAULTS["device"], show_default=True, help="cpu, cuda or cuda:N.")
+@click.option("--threads", type=int, default=_DEFAULTS["threads"], show_default=True, help="CPU threads.")
 @click.option("--resume", is_flag=True, help="Continue the run that wrote the output, with its settings.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress bar and no summary.")
 @click.pass_context

@@ -1,7 +1,8 @@
 """Whole runs: from a name and data to a trained network and its files, and from an interrupted run onwards."""
 
+import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, cast
@@ -136,7 +137,11 @@ class _Run:
         if self.outputs is not None:
             check_writable(self.outputs.best)
         cuda = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=cuda), Interruption() as interruption:
+        with (
+            torch.random.fork_rng(devices=cuda),
+            _threads(self.settings.threads),
+            Interruption() as interruption,
+        ):
             torch.manual_seed(self.settings.seed)
             loop = self._loop()
             if state is not None:
@@ -247,6 +252,16 @@ class _Run:
 def _merit(epoch: Epoch) -> tuple[float, float]:
     """Rank epochs by their held-out score, which few images make coarse, and those alike by their loss."""
     return epoch.test_score, -epoch.test_loss
+
+
+@contextlib.contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _device(name: str) -> torch.device:

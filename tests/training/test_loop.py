@@ -80,6 +80,7 @@ WRONG = [
     ({"weight_decay": float("inf")}, "weight decay inf: must be"),
     ({"bn_momentum": 0.0}, "bn momentum 0.0: must be above 0"),
     ({"bn_eps": 0.0}, "bn eps 0.0: must be above 0"),
+    ({"threads": 0}, "threads 0: must be from 1"),
     ({"seed": -1}, "seed -1: must be"),
 ]
 

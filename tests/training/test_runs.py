@@ -21,14 +21,6 @@ from bnfold.training.progress import Progress, Watcher
 TINY = {"epochs": 4, "batch_size": 4, "schedule": "cosine"}
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory):
     """Four classes that a bright bar tells apart, with noise: 41 images to train, 12 held out."""
@@ -283,6 +275,19 @@ def test_the_second_interrupt_raises_and_the_old_handler_comes_back():
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_threads_are_set_for_the_run_alone(tiny):
+    before = torch.get_num_threads()
+    seen = []
+
+    class Look(StopAt):
+        def batch_done(self, *_):
+            seen.append(torch.get_num_threads())
+
+    train("mlp", data=tiny, epochs=1, threads=before + 1, progress=Look(1, 1))
+    assert set(seen) == {before + 1}
+    assert torch.get_num_threads() == before
 
 
 def test_other_threads_can_train(tiny):

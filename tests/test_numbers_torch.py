@@ -1,0 +1,85 @@
+"""Folding costs no accuracy: the folded network's error to the float64 truth beside the unfolded network's own.
+
+The statistics are those of the data (as training leaves them), gamma and beta are random. Ratios of single inputs
+scatter around 1, since the two round differently; their median is what folding costs.
+"""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import models
+from bnfold.adapters.torch_module import fold_module
+from bnfold.training.statistics import batch_norms, randomise_
+
+ALLOWED = {torch.float32: 1.05, torch.float16: 1.3, torch.bfloat16: 1.3}  # in half, the rounded weights cost that
+QUICK = ("lenet", "lenet_scratch", "convnet", "mlp")
+
+
+def calibrated(name: str, seed: int) -> nn.Module:
+    """A network whose running statistics are those of random inputs, with random gamma and beta."""
+    torch.manual_seed(seed)
+    network = randomise_(models.create(name), seed)
+    shape = models.ARCHITECTURES[name].input_shape
+    for layer in network.modules():
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+            layer.momentum = None
+            layer.reset_running_stats()
+    network.train()
+    for _ in range(3):
+        network(torch.randn(16, *shape))
+    assert all(torch.isfinite(tensors.mean).all() for tensors in batch_norms(network))
+    return network.eval()
+
+
+def error(output: Tensor, truth: Tensor) -> float:
+    return float((output.double() - truth).pow(2).mean().sqrt())
+
+
+def ratios(name: str, seeds: int, dtype: torch.dtype) -> list[float]:
+    found = []
+    shape = models.ARCHITECTURES[name].input_shape
+    for seed in range(seeds):
+        network = calibrated(name, seed).to(dtype)
+        folded = fold_module(network, (torch.randn(2, *shape).to(dtype),)).model
+        exact = copy.deepcopy(network).double()
+        with torch.no_grad():
+            for _ in range(2):
+                x = torch.randn(4, *shape).to(dtype)
+                truth = exact(x.double())
+                found.append(error(folded(x), truth) / error(network(x), truth))
+    return found
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_folding_costs_no_accuracy(name: str) -> None:
+    assert np.median(ratios(name, 6, torch.float32)) <= ALLOWED[torch.float32] * 1.1  # few seeds: a wider median
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ALLOWED, ids=str)
+@pytest.mark.parametrize("name", models.ARCHITECTURES)
+def test_folding_costs_no_accuracy_anywhere(name: str, dtype: torch.dtype) -> None:
+    assert np.median(ratios(name, 10, dtype)) <= ALLOWED[dtype]
+
+
+def test_half_precision_with_a_tiny_eps_gives_what_float64_gives() -> None:
+    """Elsewhere sqrt(var + 1e-8) is computed in float16, where 1e-8 is 0: NaN for a channel that never varies."""
+    layer = nn.Conv2d(3, 4, 3)
+    norm = nn.BatchNorm2d(4, eps=1e-8).eval()
+    with torch.no_grad():
+        norm.running_var.copy_(torch.tensor([0.0, 1e-4, 1.0, 2.0]))
+        norm.weight.copy_(torch.tensor([1e-4, -0.5, 2.0, 0.5]))
+        norm.bias.copy_(torch.tensor([0.5, -1.0, 2.0, 0.25]))
+        layer.weight.mul_(0.01)
+    network = nn.Sequential(layer, norm).eval().half()
+    folded = fold_module(network, (torch.randn(2, 3, 6, 6).half(),)).model
+    exact = copy.deepcopy(network).double()
+    x = torch.randn(4, 3, 6, 6).half()
+    with torch.no_grad():
+        truth = exact(x.double())
+        assert torch.isfinite(folded(x)).all()
+        assert error(folded(x), truth) <= 2e-3 * float(truth.abs().max())

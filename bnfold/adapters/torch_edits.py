@@ -44,6 +44,15 @@ class ModuleEdits:
             _add_parameter(_submodule(module, owner), name, shape)
         module.eval()
 
+    def then(self, other: "ModuleEdits") -> "ModuleEdits":
+        """Give the edits of a fold of what was folded before."""
+        return ModuleEdits(
+            (*self.identity, *other.identity),
+            {**self.kept_children, **other.kept_children},
+            {**self.biases, **other.biases},
+            tuple(dict.fromkeys((*self.copying, *other.copying))),
+        )
+
     def to_json(self) -> str:
         """Give the text that a file stores."""
         content = {

@@ -18,6 +18,7 @@ from bnfold.adapters.torch_capture import (
 )
 from bnfold.adapters.torch_copy import bake as baked
 from bnfold.adapters.torch_copy import copied
+from bnfold.adapters.torch_edits import ModuleEdits
 from bnfold.adapters.torch_form import difference, form
 from bnfold.adapters.torch_limits import Writable, in_place_after, limited
 from bnfold.adapters.torch_names import Paths, path_of
@@ -94,6 +95,34 @@ def fold_module(
     The module is in eval mode; its argument stays as it is, and nothing changes where anything fails.
     Raises BnfoldError where the module can't be read, DifferentError where the result isn't the same function.
     """
+    return fold_with_edits(
+        module,
+        example_inputs,
+        kwargs,
+        level=level,
+        only=only,
+        skip=skip,
+        inplace=inplace,
+        bake=bake,
+        plan=plan,
+        dry_run=dry_run,
+    )[0]
+
+
+def fold_with_edits(
+    module: nn.Module,
+    example_inputs: Any,
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    level: str = "default",
+    only: Sequence[str] = (),
+    skip: Sequence[str] = (),
+    inplace: bool = False,
+    bake: bool = False,
+    plan: Plan | None = None,
+    dry_run: bool = False,
+) -> tuple[FoldResult, ModuleEdits]:
+    """Do what `fold_module` does, and give the edits that a file has to store beside the weights."""
     require_ready(module)
     given = arguments(example_inputs, kwargs)
     original = module
@@ -108,11 +137,11 @@ def fold_module(
         plan = fold(graph, level=level, only=only, skip=skip)
     result = FoldResult(original, plan, graph, (*notes, *more))
     if dry_run or not plan.edits:
-        return replace(result, model=original if inplace or dry_run else copied(module))
+        return replace(result, model=original if inplace or dry_run else copied(module)), ModuleEdits()
     job = _Job(module, given, sizes, reading, writable, graph)
     target = module if inplace or module is not original else copied(module)
-    job.carry_out(plan, target)
-    return replace(result, model=target)
+    done = job.carry_out(plan, target)
+    return replace(result, model=target), done.edits
 
 
 def _raised(reading: Reading, writable: Writable) -> tuple[Writable, Graph]:

@@ -86,12 +86,12 @@ def _train(output: Path, progress: "Progress | None", settings: dict[str, Any]) 
 
 def _resume(ctx: click.Context, output: Path, progress: "Progress | None") -> "TrainResult":
     """Continue a run; what was said on the command line may not contradict its settings, but for the free ones."""
+    from bnfold.training import run_state
     from bnfold.training.outputs import Outputs
-    from bnfold.training.runs import read_state
     from bnfold.training.runs import resume as resume_run
 
     outputs = Outputs.beside(output)
-    earlier = Settings.from_dict(read_state(outputs).get("settings")).to_dict()
+    earlier = Settings.from_dict(run_state.read(outputs.resume).get("settings")).to_dict()
     said = {
         name: value
         for name, value in ctx.params.items()

@@ -1,11 +1,10 @@
 """Whole runs: from a name and data to a trained network and its files, and from an interrupted run onwards."""
 
-import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Unpack, cast
 
 import torch
 from torch import nn
@@ -13,7 +12,7 @@ from torch import nn
 from bnfold.atomic import check_writable
 from bnfold.errors import BnfoldError
 from bnfold.models import ARCHITECTURES, create
-from bnfold.training import archive, data
+from bnfold.training import data, hardware, run_state
 from bnfold.training.checkpoint import Checkpoint
 from bnfold.training.data.shaping import image_size, normalisation, normalise_, to_inputs
 from bnfold.training.history import SCORES, Epoch
@@ -21,12 +20,8 @@ from bnfold.training.interruption import Interruption
 from bnfold.training.loop import Loop, Part
 from bnfold.training.outputs import Outputs
 from bnfold.training.progress import Progress, Silent
-from bnfold.training.settings import Settings
+from bnfold.training.settings import Options, Settings
 from bnfold.training.tasks import objective
-
-_RESUME_FORMAT: Final = "bnfold.resume"
-_RESUME_VERSION: Final = 1
-_RESUME_KIND: Final = "the state of a run of bnfold train"
 
 
 class TrainingInterrupted(KeyboardInterrupt):
@@ -37,8 +32,8 @@ class TrainingInterrupted(KeyboardInterrupt):
 class TrainResult:
     """A trained network.
 
-    `model` has the weights of the epoch with the best held-out score and is in eval mode; `checkpoint` holds the
-    same. The score of the best of many epochs on the images that chose it is a little optimistic.
+    `model` has the weights of the epoch with the best held-out score, on the CPU and in eval mode; `checkpoint`
+    holds the same. The score of the best of many epochs on the images that chose it is a little optimistic.
     """
 
     model: nn.Module
@@ -64,7 +59,7 @@ def train(
     data: str = "digits",
     output: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
-    **settings: Any,
+    **settings: Unpack[Options],
 ) -> TrainResult:
     """Train `architecture` (a name in `bnfold.models.ARCHITECTURES`) on `data`; `settings` are those of `Settings`.
 
@@ -96,7 +91,7 @@ def resume(
     Raises BnfoldError where there is nothing to continue, or the data have changed, besides what `train` raises.
     """
     outputs = Outputs.beside(Path(output))
-    state = read_state(outputs)
+    state = run_state.read(outputs.resume)
     earlier = Settings.from_dict(state.get("settings")).to_dict()
     changes = {"data": data, "epochs": epochs, "device": device}
     settings = Settings.from_dict(earlier | {key: value for key, value in changes.items() if value is not None})
@@ -105,26 +100,15 @@ def resume(
     return _Run(settings, outputs, progress or Silent()).go(state)
 
 
-def read_state(outputs: Outputs) -> dict[str, Any]:
-    """Read what a run has left to be continued. Raises BnfoldError where there is nothing, or something else."""
-    if not outputs.resume.exists():
-        raise BnfoldError(f"{outputs.resume}: no such file, so there is no run to continue; leave --resume out")
-    content = archive.read(outputs.resume, _RESUME_KIND)
-    if content.get("format") != _RESUME_FORMAT or content.get("version") != _RESUME_VERSION:
-        raise BnfoldError(f"{outputs.resume}: is not {_RESUME_KIND} of this version; train anew")
-    if not isinstance(content.get("history"), list):
-        raise BnfoldError(f"{outputs.resume}: has no history; train anew, without --resume")
-    return dict(content)
-
-
 class _Run:
     """One run: its data, its loop, and the best epoch so far."""
 
     def __init__(self, settings: Settings, outputs: Outputs | None, progress: Progress) -> None:
         self.settings, self.outputs, self.progress = settings, outputs, progress
         self.architecture = ARCHITECTURES[settings.architecture]
-        self.device = _device(settings.device)
+        self.device = hardware.device(settings.device)
         self.dataset = data.read(settings.data, image_size(self.architecture.input_shape))
+        self.fingerprint = self.dataset.fingerprint()
         self.input_shape = (self.dataset.channels, *self.architecture.input_shape[1:])
         self.mean, self.std = normalisation(self.dataset)
         self.history: list[Epoch] = []
@@ -139,7 +123,7 @@ class _Run:
         cuda = [self.device] if self.device.type == "cuda" else []
         with (
             torch.random.fork_rng(devices=cuda),
-            _threads(self.settings.threads),
+            hardware.threads(self.settings.threads),
             Interruption() as interruption,
         ):
             torch.manual_seed(self.settings.seed)
@@ -174,7 +158,7 @@ class _Run:
         return Part(x.to(self.device), torch.from_numpy(labels).to(self.device))
 
     def _continue(self, loop: Loop, state: Mapping[str, Any]) -> None:
-        if state.get("data") != self.dataset.fingerprint():
+        if state.get("data") != self.fingerprint:
             raise BnfoldError(f"{self.dataset.name}: has changed since the run began; train anew, without --resume")
         try:
             loop.load_state(state["loop"])
@@ -222,15 +206,13 @@ class _Run:
 
     def _save_state(self, loop: Loop, outputs: Outputs) -> None:
         state = {
-            "format": _RESUME_FORMAT,
-            "version": _RESUME_VERSION,
             "settings": self.settings.to_dict(),
-            "data": self.dataset.fingerprint(),
+            "data": self.fingerprint,
             "history": [asdict(epoch) for epoch in self.history],
             "best": None if self.best is None else self.best.to_dict(),
             "loop": loop.state(),
         }
-        archive.save(state, outputs.resume)
+        run_state.save(state, outputs.resume)
 
     def _save_interrupted(self, loop: Loop) -> str:
         """Save the weights as they are, unjudged, and the state; give the message."""
@@ -252,23 +234,3 @@ class _Run:
 def _merit(epoch: Epoch) -> tuple[float, float]:
     """Rank epochs by their held-out score, which few images make coarse, and those alike by their loss."""
     return epoch.test_score, -epoch.test_loss
-
-
-@contextlib.contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = (str(error).splitlines() or ["unknown"])[0]
-        raise BnfoldError(f"device {name!r}: can't be used ({reason}); give cpu, or install what it needs") from error
-    return device

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, TypedDict
 
 from bnfold.errors import BnfoldError
 from bnfold.models import ARCHITECTURES
@@ -85,6 +85,23 @@ class Settings:
             return cls(**content)
         except TypeError as error:
             raise BnfoldError("the settings of the run are malformed; train anew") from error
+
+
+class Options(TypedDict, total=False):
+    """The settings besides architecture and data, for the type checker."""
+
+    epochs: int
+    batch_size: int
+    optimiser: str
+    learning_rate: float
+    weight_decay: float
+    schedule: str
+    bn_momentum: float
+    bn_eps: float
+    seed: int
+    device: str
+    threads: int
+    arguments: Mapping[str, Any]
 
 
 _RANGES: Final[Mapping[str, tuple[Callable[[Any], bool], str]]] = MappingProxyType(

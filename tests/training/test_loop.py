@@ -1,5 +1,7 @@
 """The loop's parts: batches, order, schedules, what decays."""
 
+from dataclasses import fields
+
 import pytest
 import torch
 from hypothesis import given
@@ -8,7 +10,7 @@ from hypothesis import strategies as st
 from bnfold.errors import BnfoldError
 from bnfold.models import ARCHITECTURES, create
 from bnfold.training.loop import batch_bounds, build_optimiser, data_order
-from bnfold.training.settings import OPTIMISERS, SCHEDULES, Settings
+from bnfold.training.settings import OPTIMISERS, SCHEDULES, Options, Settings
 from bnfold.training.statistics import batch_norms
 from bnfold.training.tasks import objective
 
@@ -90,6 +92,10 @@ def test_settings_that_can_not_train(change, message):
     with pytest.raises(BnfoldError) as caught:
         Settings(**{"architecture": "lenet", **change})
     assert message in str(caught.value)
+
+
+def test_options_are_the_settings_but_for_what_is_trained_on_what():
+    assert {"architecture", "data", *Options.__annotations__} == {entry.name for entry in fields(Settings)}
 
 
 def test_settings_come_back():

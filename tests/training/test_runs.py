@@ -62,6 +62,12 @@ def test_every_network_trains(tiny, name):
     assert set(fresh.state_dict()) == set(result.checkpoint.state_dict)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_every_network_reaches_97_percent_on_the_digits(name):
+    assert train(name).best.test_score >= 0.97
+
+
 @pytest.mark.parametrize("optimiser", ["adamw", "adam", "sgd"])
 def test_it_learns(tiny, optimiser):
     result = train("mlp", data=tiny, epochs=8, batch_size=8, optimiser=optimiser)

@@ -1,0 +1,164 @@
+"""Whatever the plan says, the function stays; what it takes is all that can be had."""
+
+from collections.abc import Iterator
+from itertools import chain, combinations
+
+import numpy as np
+import pytest
+
+from bnfold import ops
+from bnfold.adapters.memory import written
+from bnfold.folding import fold
+from bnfold.graph import Graph, Node
+from bnfold.plan import Plan
+from bnfold.relation import Mapped, Site
+from bnfold.rules import relation
+from bnfold.rules.affine import affine_of
+from bnfold.solving.axes import frame_axes
+from bnfold.why import Why
+from tests.networks import network
+from tests.oracle import Array, run_graph
+from tests.rules.dense import Axes, Row, Rows, solvable
+
+BLOCK = 250  # networks a test, so that a failure is soon found again
+NUMBERS = {Why.PRECISION, Why.OVERFLOW, Why.UNDERFLOW, Why.GAMMA_ZERO}
+
+
+def assert_same(graph: Graph, plan: Plan, folded: Graph, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    feeds = {name: rng.normal(size=graph.shape(name)) for name in graph.inputs}
+    before, after = run_graph(graph, feeds), run_graph(folded, feeds)
+    largest = max(_largest(array) for array in chain(before.values(), after.values()))
+    for name in graph.outputs:
+        distance = np.max(np.abs(before[name] - after[name]), initial=0)
+        assert distance <= 1e-9 * _largest(before[name]) + 1e-12 * largest, name
+    for name, frame in plan.frames.items():
+        if name in after:
+            told = np.flatnonzero(frame.scale)  # a dead channel says nothing
+            distance = np.abs(np.take(before[name] - frame(after[name]), told, frame.axis))
+            assert np.max(distance, initial=0) <= 1e-9 * _largest(before[name]) + 1e-12 * largest, name
+
+
+def _largest(array: Array) -> float:
+    return float(np.max(np.abs(array), initial=0))
+
+
+def assert_units_stay_whole(folded: Graph) -> None:
+    """The calls of one module have the same constants."""
+    first: dict[str, list[Array]] = {}
+    for node in folded.nodes:
+        if node.unit:
+            constants = [folded.constants[name].load() for name in node.inputs[1:] if name]
+            for old, new in zip(first.setdefault(node.unit, constants), constants, strict=True):
+                np.testing.assert_allclose(new, old, rtol=1e-10, atol=1e-10 * _largest(old))
+
+
+def assert_sound(seed: int, level: str) -> None:
+    graph = network(seed)
+    plan = fold(graph, level=level)
+    affines = [node.name for node in graph.nodes if isinstance(node.op, (ops.BatchNorm, ops.Affine))]
+    assert [outcome.affine for outcome in plan.outcomes] == affines
+    assert all(kept.why for kept in plan.kept)
+    folded = written(graph, plan)
+    assert len(folded.nodes) <= len(graph.nodes)
+    assert_same(graph, plan, folded, seed)
+    assert_units_stay_whole(folded)
+    if not any(reason.why in NUMBERS for kept in plan.kept for reason in kept.why):
+        again = fold(folded, level=level)
+        assert again.folded == ()
+        assert again.edits == ()
+
+
+@pytest.mark.parametrize("level", ["default", "max"])
+@pytest.mark.parametrize("start", range(0, 1000, BLOCK))
+def test_the_function_stays(start: int, level: str) -> None:
+    for seed in range(start, start + BLOCK):
+        _named(seed, assert_sound, level)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("level", ["default", "max"])
+@pytest.mark.parametrize("start", range(1000, 16000, BLOCK))
+def test_the_function_stays_in_many_more(start: int, level: str) -> None:
+    for seed in range(start, start + BLOCK):
+        _named(seed, assert_sound, level)
+
+
+def _named(seed, check, *arguments) -> None:
+    try:
+        check(seed, *arguments)
+    except Exception as error:
+        error.add_note(f"network({seed})")
+        raise
+
+
+def demands(graph: Graph, relaxed: frozenset[str], *, tensors: bool) -> tuple[list[tuple[str, int]], list[Row], Rows]:
+    """Give the unknowns of a graph, and the rows that always hold."""
+    ties = {node.name: relation(Site(node, graph, node.name in relaxed, tensors)) for node in graph.nodes}
+    axes = frame_axes(graph, ties)
+    rows = Rows(Site(graph.nodes[0], graph), axes)
+    found = [row for node in graph.nodes for row in rows.of(ties[node.name])]
+    for name in (*graph.inputs, *graph.outputs):
+        found += rows.held(name, Why.OUTPUT)
+    for tie in (tie for tied in ties.values() for tie in tied if isinstance(tie, Mapped)):
+        if not _on_axis(tie, axes):
+            found += chain(rows.held(tie.source, Why.AXIS), rows.held(tie.target, Why.AXIS))
+    for first, other in _calls(graph):
+        for left, right in ((first.inputs[0], other.inputs[0]), (first.output, other.output)):
+            if left == right:
+                continue
+            if axes.get(left) == axes.get(right) is not None:
+                found += rows.equal(left, right, Why.REPEATED)
+            else:
+                found += chain(rows.held(left, Why.REPEATED), rows.held(right, Why.REPEATED))
+    return [(name, c) for name in axes for c in range(rows.channels(name))], found, rows
+
+
+def _on_axis(tie: Mapped, axes: Axes) -> bool:
+    return axes.get(tie.source) == tie.axis == axes.get(tie.target)
+
+
+def _calls(graph: Graph) -> Iterator[tuple[Node, Node]]:
+    first: dict[str, Node] = {}
+    for node in graph.nodes:
+        if node.unit and first.setdefault(node.unit, node) is not node:
+            yield first[node.unit], node
+
+
+def better(graph: Graph, plan: Plan, level: str) -> tuple[str, ...] | None:
+    """Search all sets of affines, one larger than what the plan folds, for one that the demands allow."""
+    affines = [node for node in graph.nodes if isinstance(node.op, (ops.BatchNorm, ops.Affine))]
+    kinds = (ops.Relu, ops.Clip, ops.Pad) if level == "max" else (ops.Clip, ops.Pad)
+    movable = [node.name for node in graph.nodes if isinstance(node.op, kinds)]
+    for relaxed in chain.from_iterable(combinations(movable, k) for k in range(len(movable) + 1)):
+        unknowns, found, rows = demands(graph, frozenset(relaxed), tensors=level == "max")
+        reached = [node for node in affines if _on_axis(relation(Site(node, graph))[0], rows.axes)]
+        for chosen in combinations(reached, len(plan.folded) + 1):
+            folds = (rows.folded(relation(site)[0], affine_of(site)) for site in (Site(n, graph) for n in chosen))
+            if solvable(unknowns, [*found, *chain.from_iterable(folds)]):
+                return tuple(node.name for node in chosen)
+    return None
+
+
+def assert_honest(seed: int, level: str) -> None:
+    graph = network(seed, moves=5, zeros=False)
+    affines = sum(isinstance(node.op, (ops.BatchNorm, ops.Affine)) for node in graph.nodes)
+    bends = sum(isinstance(node.op, (ops.Relu, ops.Clip, ops.Pad)) for node in graph.nodes)
+    plan = fold(graph, level=level)
+    numeric = any(reason.why in NUMBERS for kept in plan.kept for reason in kept.why)
+    if plan.kept and affines <= 6 and bends <= 3 and not numeric:
+        assert better(graph, plan, level) is None
+
+
+@pytest.mark.parametrize("level", ["default", "max"])
+def test_nothing_better_is_found_by_exhaustive_search(level: str) -> None:
+    for seed in range(300):
+        _named(seed, assert_honest, level)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("level", ["default", "max"])
+@pytest.mark.parametrize("start", range(300, 5300, BLOCK))
+def test_nothing_better_is_found_in_many_more(start: int, level: str) -> None:
+    for seed in range(start, start + BLOCK):
+        _named(seed, assert_honest, level)

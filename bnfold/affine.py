@@ -59,7 +59,9 @@ Frames: TypeAlias = Mapping[str, Affine]  # by value name; a value that is not n
 def of_batch_norm(axis: int, gamma: Floats, beta: Floats, mean: Floats, variance: Floats, eps: float) -> Affine:
     """Eval-mode BatchNorm as an affine (Ioffe and Szegedy 2015, algorithm 2, step 11).
 
-    s = gamma / sqrt(running_var + eps),  t = beta - running_mean * s; all arguments (C,) float64.
+    s = gamma / sqrt(running_var + eps),  t = beta - running_mean * s; all arguments (C,) float64. Where the two terms
+    of t cancel but for float64's rounding it is exactly 0, since a shift of 0 passes where no other does.
     """
     scale = gamma / np.sqrt(variance + eps)
-    return Affine(axis, scale, beta - mean * scale)
+    shift = beta - mean * scale
+    return Affine(axis, scale, np.where(np.abs(shift) <= 4 * np.finfo(np.float64).eps * np.abs(beta), 0.0, shift))

@@ -8,9 +8,9 @@ import numpy as np
 from bnfold.affine import Affine, Frames
 from bnfold.candidates import Candidate, candidates
 from bnfold.errors import BnfoldError
-from bnfold.graph import Graph
+from bnfold.graph import Graph, Node
 from bnfold.numerics import unbearable
-from bnfold.ops import Clip, Pad
+from bnfold.ops import Clip, Pad, Relu
 from bnfold.plan import Edit, Folded, Kept, Outcome, Plan, Reason, Remove, ScaleWeight, SetBias
 from bnfold.relation import Site
 from bnfold.rules import rewritten
@@ -33,9 +33,19 @@ def fold(graph: Graph, *, level: str = "default", only: Sequence[str] = (), skip
     if level not in LEVELS:
         raise BnfoldError(f"level {level!r} is unknown; it is one of {', '.join(LEVELS)}")
     found = candidates(graph, only, skip)
+    plan = _plan(graph, found, level, frozenset())
+    if level == "max" and any(reason.why is Why.PRECISION for kept in plan.kept for reason in kept.why):
+        bending = frozenset(node.name for node in graph.nodes if isinstance(node.op, Relu) and _may_bend(node))
+        other = _plan(graph, found, level, bending)
+        return min(plan, other, key=lambda one: len(one.kept))
+    return plan
+
+
+def _plan(graph: Graph, found: Sequence[Candidate], level: str, relaxed: frozenset[str]) -> Plan:
+    """Solve, and again without the affines whose fold the numbers can't bear. relaxed: activations that may bend."""
     while True:
-        solution, relaxed = _solve(graph, found, level)
-        sites = {node.name: Site(node, graph, node.name in relaxed, level == "max") for node in graph.nodes}
+        solution, bent = _solve(graph, found, level, relaxed)
+        sites = {node.name: Site(node, graph, node.name in bent, level == "max") for node in graph.nodes}
         edits = _edits(found, solution, sites)
         trouble = list(unbearable(graph, _taken(found, solution), solution.frames, edits))
         if not trouble:
@@ -43,9 +53,10 @@ def fold(graph: Graph, *, level: str = "default", only: Sequence[str] = (), skip
         found = _without(graph, found, solution, trouble)
 
 
-def _solve(graph: Graph, found: Sequence[Candidate], level: str) -> tuple[Solution, frozenset[str]]:
-    """Solve with plain activations; then relax those that stand in a contradiction, as long as that folds more."""
-    relaxed = frozenset[str]()
+def _solve(
+    graph: Graph, found: Sequence[Candidate], level: str, relaxed: frozenset[str]
+) -> tuple[Solution, frozenset[str]]:
+    """Solve; then relax the activations that stand in a contradiction, as long as that folds more."""
     solution = solve(graph, found, relaxed, tensors=level == "max")
     while True:
         wider = relaxed | _in_the_way(graph, solution, level)
@@ -59,8 +70,12 @@ def _solve(graph: Graph, found: Sequence[Candidate], level: str) -> tuple[Soluti
 
 def _in_the_way(graph: Graph, solution: Solution, level: str) -> frozenset[str]:
     named = {reason.node for reasons in solution.reasons.values() for reason in reasons if reason.why in BENDS}
-    free = {name for name in named if "constants" not in graph.by_name[name].limits}
+    free = {name for name in named if _may_bend(graph.by_name[name])}
     return frozenset(name for name in free if level == "max" or isinstance(graph.by_name[name].op, (Clip, Pad)))
+
+
+def _may_bend(node: Node) -> bool:
+    return "constants" not in node.limits
 
 
 def _taken(found: Sequence[Candidate], solution: Solution) -> list[Candidate]:

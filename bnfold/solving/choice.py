@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from bnfold.solving.system import Mark, Refused, System
 
 SEARCHED = 24  # folds that depend on each other, up to which their subsets are searched
-TRIES = 4000  # folds tried in such a search
+WORK = 20_000  # rows inserted in such a search
 
 
 def choose(system: System, folds: Sequence[int], weights: Sequence[int]) -> set[int]:
@@ -65,7 +65,7 @@ class _Search:
     cluster: Sequence[int]
     weights: Sequence[int]
     best: set[int]
-    tries: int = 0
+    work: int = 0
     chosen: list[int] = field(default_factory=list)
 
     def run(self) -> set[int]:
@@ -73,13 +73,13 @@ class _Search:
         return self.best
 
     def _from(self, place: int, possible: int) -> None:
-        if self.tries > TRIES or possible <= sum(self.weights[fold] for fold in self.best):
+        if self.work > WORK or possible <= sum(self.weights[fold] for fold in self.best):
             return
         if place == len(self.cluster):
             self.best = set(self.chosen)
             return
         fold = self.cluster[place]
-        self.tries += 1
+        self.work += len(self.system.rows_of[fold])
         mark = _taken(self.system, fold)
         if mark is not None:
             self.chosen.append(fold)

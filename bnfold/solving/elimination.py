@@ -75,7 +75,7 @@ class Elimination:
             _add(left, unknown, coefficient, self.modulus)
         rest = self._reduced(Expression(left, -right, np.abs(right), 1 << row))
         if not rest.terms:
-            if np.any(np.abs(rest.right) > TIGHT * np.maximum(rest.size, self.floor)):
+            if np.count_nonzero(np.abs(rest.right) > TIGHT * np.maximum(rest.size, self.floor)):
                 raise Contradiction(rest.rows)
             return
         pivot = self._pivot(rest.terms)
@@ -111,7 +111,11 @@ class Elimination:
         return values
 
     def _pivot(self, terms: dict[int, Coefficient]) -> int:
-        sound = [unknown for unknown, value in terms.items() if isinstance(value, float) or np.all(value != 0)]
+        sound = [
+            unknown
+            for unknown, value in terms.items()
+            if isinstance(value, float) or np.count_nonzero(value) == self.lanes
+        ]
         if not sound:
             raise Divided(np.asarray(next(iter(terms.values()))) != 0)
         return min(sound, key=lambda unknown: self.preference[unknown])
@@ -195,7 +199,8 @@ def _add(terms: dict[int, Coefficient], unknown: int, value: Coefficient, modulu
             terms[unknown] = total
         return
     gone = np.abs(total) <= NOTHING * (np.abs(before) + np.abs(value))
-    if np.all(gone):
+    many = np.count_nonzero(gone)
+    if many == gone.size:
         del terms[unknown]
     else:
-        terms[unknown] = np.where(gone, 0.0, total) if np.any(gone) else total
+        terms[unknown] = np.where(gone, 0.0, total) if many else total

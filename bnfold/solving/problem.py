@@ -96,7 +96,7 @@ class _Problem:
     def solution(self, taken: frozenset[str]) -> Solution:
         """Read the frames off the eliminations."""
         unknowns, axes = self.lowering.unknowns, self.lowering.axes
-        shift = self.system.shifts(unknowns.count)
+        shift = self.system.fewest_changes(Kind.SHIFT, self._weights())
         negative = self.system.fewest_changes(Kind.SIGN, self._weights(shift))
         size = self.system.fewest_changes(Kind.SCALE, self._weights(shift, negative))
         scale = np.where(negative == 1, -1.0, 1.0) * np.exp(size)

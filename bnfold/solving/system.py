@@ -77,13 +77,6 @@ class System:
         for number, kind, position in mark.trail:
             self.eliminations[number][kind].undo(position)
 
-    def shifts(self, count: int) -> Floats:
-        """Give the shift of all `count` unknowns; 0 where nothing asks for anything else."""
-        found = np.zeros(count)
-        for group, kinds in zip(self.groups, self.eliminations, strict=True):
-            found[group.unknowns] = kinds[Kind.SHIFT].solution(len(group.unknowns))
-        return found
-
     def fewest_changes(self, kind: Kind, weight: Floats) -> Floats:
         """Give all unknowns of a kind, as many of them 0 as can be, by their weight (unknowns,)."""
         found = np.zeros(len(weight))

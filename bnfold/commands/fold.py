@@ -1,0 +1,146 @@
+"""`bnfold fold`: absorb every BatchNorm that can be absorbed."""
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from bnfold.folding_files import Request
+    from bnfold.result import FoldResult
+
+_FILE = click.Path(path_type=Path)
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+_Option = Callable[[Any], Any]
+_SELECTION: tuple[_Option, ...] = (
+    click.option("--level", type=click.Choice(["default", "max"]), default="default", show_default=True,
+                 help="default never makes a model slower; max removes all that can be removed exactly."),
+    click.option("--only", multiple=True, metavar="PATTERN", help="Fold these affines alone (a shell pattern)."),
+    click.option("--skip", multiple=True, metavar="PATTERN", help="Leave these affines."),
+)  # fmt: skip
+_OPENING: tuple[_Option, ...] = (
+    click.option("--arch", help="What builds the network of a state_dict: a name of bnfold.models, "
+                 "package.module:Factory or path/to/file.py:Factory."),
+    click.option("--arch-arg", "arch_arguments", multiple=True, metavar="NAME=VALUE", help="An argument of --arch."),
+    click.option("--input", "inputs", multiple=True, metavar="[NAME=]SHAPE[:DTYPE]",
+                 help="Example input, as 1x3x224x224; or an .npz file."),
+    click.option("--trust", is_flag=True, help="Let the model file run code."),
+    click.option("--bake", is_flag=True, help="Make plain weights of weight_norm, spectral_norm and pruning."),
+    click.option("--freeze-inputs", is_flag=True, help="ONNX weights that are inputs too are never overridden."),
+)  # fmt: skip
+
+
+def selection(function: _Function) -> _Function:
+    """Add the options that say what is folded, which `fold` and `inspect` share."""
+    return _with(function, _SELECTION)
+
+
+def opening(function: _Function) -> _Function:
+    """Add the options that say how the model is opened."""
+    return _with(function, _OPENING)
+
+
+def _with(function: _Function, options: Sequence[_Option]) -> _Function:
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+def requested(model: Path, options: dict[str, Any], **more: Any) -> "Request":
+    """Make the request of a command's options."""
+    from bnfold.folding_files import Request
+
+    arguments = {}
+    if options["arch_arguments"]:
+        from bnfold.adapters.torch_factory import parse_arguments
+
+        arguments = parse_arguments(options["arch_arguments"])
+    names = ("level", "only", "skip", "arch", "inputs", "trust", "bake", "freeze_inputs")
+    return Request(model, arch_arguments=arguments, **{name: options[name] for name in names}, **more)
+
+
+@click.command()
+@click.argument("model", type=_FILE)
+@click.option("-o", "--output", type=_FILE, help="Where the result goes.  [default: MODEL.folded.pt or .onnx]")
+@click.option("--in-place", is_flag=True, help="Write the result over MODEL.")
+@click.option("--dry-run", is_flag=True, help="Write no model.")
+@selection
+@click.option("--plan", type=_FILE, help="Carry out this plan instead of finding one.")
+@click.option("--save-plan", type=_FILE, help="Write the plan as JSON, for --plan.")
+@click.option(
+    "--external-data", type=click.Choice(["auto", "never", "always"]), default="auto", show_default=True,
+    help="Where an ONNX result keeps its tensors.",
+)  # fmt: skip
+@click.option("--verify", is_flag=True, help="Run an ONNX result against the original (PyTorch results always are).")
+@opening
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON (docs/json.md).")
+def command(model: Path, output: Path | None, as_json: bool, **options: Any) -> int:
+    """Fold every BatchNorm of MODEL (.pt, .pt2, .safetensors, .onnx) that can be folded; say why for the rest.
+
+    Exit status: 0 done, 1 the result is not the same function, 2 usage or internal error, 3 could not verify,
+    4 refused as unsafe; nothing is written unless it is 0.
+    """
+    from bnfold.folding_files import fold_file
+
+    if options["plan"] is not None and (options["only"] or options["skip"] or options["level"] != "default"):
+        raise click.UsageError("--plan says what is folded; leave out --only, --skip and --level.")
+    request = requested(
+        model,
+        options,
+        target=output,
+        plan=options["plan"],
+        in_place=options["in_place"],
+        dry_run=options["dry_run"],
+        external_data=options["external_data"],
+        verify=options["verify"],
+    )
+    result = fold_file(request)
+    if options["save_plan"] is not None:
+        _save_plan(options["save_plan"], result)
+    written = None if request.dry_run else str(result.model)
+    show(result, request, as_json, output=written, dry_run=request.dry_run)
+    return 0
+
+
+def _save_plan(path: Path, result: "FoldResult") -> None:
+    from bnfold.atomic import replacing
+    from bnfold.plan_json import dumps
+
+    with replacing(path) as temporary:
+        temporary.write_text(dumps(result.plan, result.graph), encoding="utf-8")
+
+
+def show(result: "FoldResult", request: "Request", as_json: bool, **more: Any) -> None:
+    """Print a fold: JSON, a table in colour on a terminal, or plain text."""
+    if as_json:
+        import json
+
+        from bnfold.report.fold_json import fold_json
+
+        data = fold_json(
+            result.graph, result.plan, model=str(request.source), notes=result.notes, level=request.level, **more
+        )
+        click.echo(json.dumps(data, indent=1, allow_nan=False))
+        return
+    print_report(result)
+    for note in result.notes:
+        click.echo(f"note: {note}")
+    if more.get("output"):
+        click.echo(f"wrote {more['output']}")
+
+
+def print_report(result: "FoldResult") -> None:
+    """Print the table of affines and the totals."""
+    if sys.stdout.isatty():
+        from rich.console import Console
+
+        from bnfold.report.fold_text import show as show_rich
+
+        show_rich(result.graph, result.plan, Console())
+    else:
+        from bnfold.report.fold_text import plain
+
+        click.echo(plain(result.graph, result.plan))
+    click.echo()

@@ -1,0 +1,36 @@
+"""`bnfold inspect`: what would be folded, and what keeps the rest."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bnfold.commands.fold import opening, requested, selection, show
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@selection
+@opening
+@click.option("--graph", "as_graph", is_flag=True, help="Print the graph that folding sees, one line a node.")
+@click.option("--svg", type=click.Path(path_type=Path), help="Draw the graph around what stays.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON (docs/json.md).")
+def command(model: Path, svg: Path | None, as_graph: bool, as_json: bool, **options: Any) -> int:
+    """Show every affine of MODEL with what it would fold into, or what keeps it. Writes no model."""
+    from bnfold.folding_files import fold_file
+
+    request = requested(model, options, dry_run=True)
+    result = fold_file(request)
+    if svg is not None:
+        from bnfold.atomic import replacing
+        from bnfold.report.fold_picture import picture
+
+        with replacing(svg) as temporary:
+            temporary.write_text(picture(result.graph, result.plan), encoding="utf-8")
+    if as_graph:
+        from bnfold.report.text import visible
+
+        click.echo("\n".join(visible(line) for line in str(result.graph).split("\n")))
+        return 0
+    show(result, request, as_json, output=None, dry_run=True)
+    return 0

@@ -28,7 +28,7 @@ _FILE = "pyproject.toml"
 
 @dataclass(frozen=True)
 class Lint:
-    """paths: what `bnfold lint` looks at where the command line names nothing. allow: patterns of files to leave out."""
+    """paths: what `bnfold lint` looks at where the command line names nothing. allow: patterns of files to skip."""
 
     paths: tuple[Path, ...] = ()
     allow: tuple[str, ...] = ()

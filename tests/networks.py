@@ -4,7 +4,7 @@ A network grows by moves; each puts one operator, or a few, on tensors that are 
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -414,17 +414,29 @@ MOVES: dict[Move, float] = {
     join: 1.5, residual: 2, gate: 0.5, shape_of: 0.2,
 }  # fmt: skip
 
+# Affines that stand in each other's way: where one takes the frame of a trunk, another can't.
+RIVALS: dict[Move, float] = {
+    batch_norm: 6,
+    residual: 2,
+    concat: 1,
+    join: 3,
+    activation: 3,
+    conv: 1,
+    split: 0.5,
+    take: 0.5,
+}
 
-def network(seed: int, moves: int | None = None, *, zeros: bool = True) -> Graph:
+
+def network(seed: int, moves: int | None = None, chances: Mapping[Move, float] = MOVES, *, zeros: bool = True) -> Graph:
     """Give the network of this seed, always the same one. moves: how many; 4 to 16 by default."""
     g = Growth(seed, positive_only=seed % 3 == 0, zeros=zeros)
     for k in range(1 + g.chance(0.2)):
         g.live.append(g.input(*INPUTS[g.rng.integers(len(INPUTS))], name=f"x{k}"))
     if g.chance(0.6):
         conv(g, g.live[0])
-    chances = np.array(list(MOVES.values())) / sum(MOVES.values())
-    for number in g.rng.choice(len(MOVES), size=moves or int(g.rng.integers(4, 17)), p=chances):
-        list(MOVES)[number](g, g.pick())
+    probabilities = np.array(list(chances.values())) / sum(chances.values())
+    for number in g.rng.choice(len(chances), size=moves or int(g.rng.integers(4, 17)), p=probabilities):
+        list(chances)[number](g, g.pick())
     for x in _unread(g):
         if g.chance(0.5):
             g.any(linear, conv, reduction, activation)(g, x)

@@ -8,6 +8,7 @@ import onnx
 from onnx import helper
 
 from bnfold import ops
+from bnfold.adapters.memory import written
 from bnfold.adapters.onnx_constants import Known
 from bnfold.adapters.onnx_content import Content, Dense, Scaled
 from bnfold.adapters.onnx_graph import Model
@@ -15,7 +16,8 @@ from bnfold.adapters.onnx_scopes import FileNode
 from bnfold.affine import Floats
 from bnfold.errors import BnfoldError
 from bnfold.graph import Graph, Node
-from bnfold.plan import Edit, Plan, Remove, ReplaceByClip, ScaleWeight, SetBias, SetBounds, SetConstants
+from bnfold.merging import fused
+from bnfold.plan import Edit, Merge, Plan, Remove, ReplaceByClip, ScaleWeight, SetBias, SetBounds, SetConstants
 from bnfold.relation import Contracted, Site
 from bnfold.rules.linear import contraction
 
@@ -64,7 +66,7 @@ def edited(model: Model, graph: Graph, plan: Plan) -> Edited:
 
     Raises BnfoldError for an edit of a node that isn't there or can't take it: the plan is of another model.
     """
-    editor = _Editor(model, graph)
+    editor = _Editor(model, graph, plan)
     for edit in plan.edits:
         if edit.node not in graph.by_name:
             raise BnfoldError(f"{model.name}: the plan names the node {edit.node!r}, which isn't there")
@@ -73,8 +75,8 @@ def edited(model: Model, graph: Graph, plan: Plan) -> Edited:
 
 
 class _Editor:
-    def __init__(self, model: Model, graph: Graph) -> None:
-        self.model, self.graph = model, graph
+    def __init__(self, model: Model, graph: Graph, plan: Plan) -> None:
+        self.model, self.graph, self.plan = model, graph, plan
         works = {n.name: Work(n, list(n.inputs), list(n.outputs), n.proto) for n in model.scopes.nodes}
         self.result = Edited(works)
 
@@ -97,8 +99,8 @@ class _Editor:
                 self._set_bounds(edit, node, works[0])
             case ReplaceByClip():
                 self._replace_by_clip(edit, node, works[0])
-            case _:
-                raise BnfoldError(f"{self.model.name}: {type(edit).__name__} of {edit.node!r} can't be written to ONNX")
+            case Merge():
+                self._merge(edit, works[-1])
 
     def _work(self, name: str) -> Work:
         work = self.result.works.get(name)
@@ -180,6 +182,24 @@ class _Editor:
         elif not isinstance(node.op, ops.MatMul):
             bias = bias.reshape(-1)
         self._set_operand(work, 2, bias, dtype)
+
+    def _merge(self, edit: Merge, work: Work) -> None:
+        """Put a Conv in the place of a Sum, with numbers that take in what else the plan does to its branches."""
+        own = tuple(e for e in self.plan.edits if isinstance(e, Remove) or (e.node in edit.nodes and e is not edit))
+        weight, bias = fused(written(self.graph, Plan((), own)), edit)
+        nodes = [self.graph.by_name[name] for name in edit.nodes]
+        gone = [self._work(source) for node in nodes for source in node.sources or (node.name,)]
+        for other in gone:
+            other.dropped = True
+        self.result.uses = [use for use in self.result.uses if use.work not in gone]
+        work.dropped, last = False, self.graph.by_name[(edit.after or (edit.node,))[-1]]
+        work.outputs = [last.output]
+        self._put(work, [("Conv", [weight, bias])], edit.x, self._dtype(last.output))
+        assert edit.op.pads is not None
+        attributes = {"strides": edit.op.strides, "dilations": edit.op.dilations, "group": edit.op.groups}
+        attributes |= {"pads": (*(low for low, _ in edit.op.pads), *(high for _, high in edit.op.pads))}
+        attributes |= {"kernel_shape": weight.shape[2:]}
+        work.final[0].proto.attribute.extend(helper.make_attribute(name, new) for name, new in attributes.items())
 
     # Affines, clips and pads.
 

@@ -16,7 +16,7 @@ from bnfold.adapters.onnx_scopes import FileNode, Scope, Scopes, scopes
 from bnfold.adapters.onnx_shapes import Shapes, completed, inferred, shapes
 from bnfold.adapters.onnx_skeleton import ATTRIBUTE, ATTRIBUTE_TENSOR, INITIALIZER, NODE, Skeleton
 from bnfold.adapters.onnx_tensors import Tensor, refuse_overlaps, tensor
-from bnfold.adapters.onnx_view import READERS, Part, View
+from bnfold.adapters.onnx_view import READERS, MisreadError, Part, View
 from bnfold.adapters.onnx_wire import Field
 from bnfold.errors import BnfoldError
 from bnfold.graph import Constant, Dim, Graph, Node, Value
@@ -192,7 +192,10 @@ def _parts(reader: Model, node: FileNode) -> list[Part] | None:
     if any(item.ref_attr_name for item in node.proto.attribute):
         return None
     view = View(node, reader.known, reader.values, reader.opset, reader.overridable, reader.shared)
-    reading = find(view)
+    try:
+        reading = find(view)
+    except MisreadError:
+        return None
     if reading is None:
         return None
     parts = reading if isinstance(reading, list) else [reading if isinstance(reading, Part) else Part(reading)]

@@ -13,8 +13,8 @@ def _conv(view: View) -> Reading:
     if spatial is None:
         return None
     op = ops.Conv(
-        strides=view.numbers("strides") or (1,) * spatial,
-        dilations=view.numbers("dilations") or (1,) * spatial,
+        strides=view.numbers("strides", spatial) or (1,) * spatial,
+        dilations=view.numbers("dilations", spatial) or (1,) * spatial,
         pads=_pads(view, spatial),
         groups=view.number("group", 1),
     )
@@ -27,10 +27,10 @@ def _conv_transpose(view: View) -> Reading:
     if spatial is None:
         return None
     op = ops.ConvTranspose(
-        strides=view.numbers("strides") or (1,) * spatial,
-        dilations=view.numbers("dilations") or (1,) * spatial,
+        strides=view.numbers("strides", spatial) or (1,) * spatial,
+        dilations=view.numbers("dilations", spatial) or (1,) * spatial,
         pads=None if view.has("output_shape") else _pads(view, spatial),
-        output_padding=view.numbers("output_padding") or (0,) * spatial,
+        output_padding=view.numbers("output_padding", spatial) or (0,) * spatial,
         groups=view.number("group", 1),
     )
     return Part(op, limits=_limits(view, 1, 2, 1))
@@ -81,6 +81,8 @@ def _einsum(view: View) -> Reading:
 @reads("BatchNormalization")
 def _batch_norm(view: View) -> Reading:
     """Up to opset 13 the outputs tell training mode from test mode, from 14 on an attribute does."""
+    if len(view.node.inputs) < 5 or not all(view.node.inputs[:5]):
+        return None
     limits = view.operands_limited(gamma=1, beta=2, mean=3, variance=4)
     held = {"remove": Why.OVERRIDABLE, "constants": Why.OVERRIDABLE} if limits else {}
     trains = view.number("training_mode") == 1 or view.number("is_test", 1) == 0 or any(view.node.outputs[1:])
@@ -92,9 +94,18 @@ def _batch_norm(view: View) -> Reading:
 
 
 def _spatial(view: View) -> int | None:
-    """The number of spatial axes, which the weight tells."""
-    rank = view.rank(1) if view.rank(1) is not None else view.rank()
-    return None if rank is None or rank < 3 else rank - 2
+    """The number of spatial axes, which the weight tells; None where the weight doesn't fit the groups and x."""
+    weight, x, groups = view.shape(1), view.shape(), view.number("group", 1)
+    if weight is None or len(weight) < 3 or groups < 1:
+        return None
+    rows, columns = weight[:2]
+    if isinstance(rows, int) and rows % groups:
+        return None
+    channels = rows if view.node.kind == "ConvTranspose" else columns * groups if isinstance(columns, int) else None
+    given = x[1] if x is not None and len(x) > 1 else None
+    if isinstance(channels, int) and isinstance(given, int) and channels != given:
+        return None
+    return len(weight) - 2
 
 
 def _pads(view: View, spatial: int) -> Pads | None:
@@ -102,8 +113,8 @@ def _pads(view: View, spatial: int) -> Pads | None:
     mode = view.text("auto_pad", "NOTSET")
     if mode.startswith("SAME"):
         return None
-    pads = (view.numbers("pads") if mode in ("NOTSET", "") else None) or (0,) * (2 * spatial)
-    return tuple(zip(pads[:spatial], pads[spatial:], strict=False))
+    pads = (view.numbers("pads", 2 * spatial) if mode in ("NOTSET", "") else None) or (0,) * (2 * spatial)
+    return tuple(zip(pads[:spatial], pads[spatial:], strict=True))
 
 
 def _limits(view: View, weight: int, bias: int, out_axis: int) -> dict[str, Why]:

@@ -1,5 +1,6 @@
 """Shapes and types of the values, by ONNX's own inference on the model without its weights."""
 
+import math
 from collections.abc import Sequence
 
 import onnx
@@ -8,6 +9,7 @@ from onnx.shape_inference import InferenceError, infer_shapes
 from bnfold.adapters.onnx_tensors import DTYPES
 from bnfold.graph import Constant, Dim, Value
 
+_FEW, _MANY = 16, 1 << 14  # elements of a computed shape, and of all that is put together of such
 Shapes = dict[str, tuple[tuple[Dim, ...] | None, str]]  # by a value's name in its graph: shape, dtype
 
 
@@ -20,9 +22,48 @@ def inferred(proto: onnx.ModelProto) -> onnx.ModelProto:
     bare.CopyFrom(proto)
     bare.graph.ClearField("value_info")
     try:
-        return infer_shapes(bare, check_type=False, strict_mode=False, data_prop=True)
+        return infer_shapes(bare, check_type=False, strict_mode=False, data_prop=_is_bounded(bare.graph, {}))
     except (InferenceError, RuntimeError, ValueError):
         return bare
+
+
+def _is_bounded(graph: onnx.GraphProto, sizes: dict[str, int]) -> bool:
+    """Whether the numbers that shapes are computed of stay few: ONNX's inference evaluates them without any limit.
+
+    sizes: upper bounds of the elements, by name, of what was seen already.
+    """
+    for item in graph.initializer:
+        sizes[item.name] = math.prod(item.dims)
+    for node in graph.node:
+        inputs = [sizes.get(name, _FEW) for name in node.input]
+        if node.op_type == "Concat":
+            size = sum(inputs)
+        elif node.op_type == "ConstantOfShape":
+            size = _filled(graph, node)
+        elif node.op_type == "Constant":
+            size = max((math.prod(item.t.dims) for item in node.attribute), default=_FEW)
+        else:
+            size = max(inputs, default=_FEW)
+        sizes.update(dict.fromkeys(node.output, size))
+        bodies = [item.g for item in node.attribute if item.HasField("g")]
+        if (node.op_type in ("Concat", "ConstantOfShape") and size > _MANY) or not all(
+            _is_bounded(body, sizes) for body in bodies
+        ):
+            return False
+    return True
+
+
+def _filled(graph: onnx.GraphProto, node: onnx.NodeProto) -> int:
+    """Count what a ConstantOfShape makes; more than is allowed where its shape is computed."""
+    given = {item.name: item for item in graph.initializer}
+    given |= {made.output[0]: item.t for made in graph.node for item in made.attribute if made.op_type == "Constant"}
+    held = given.get(node.input[0]) if node.input else None
+    if held is None or held.data_type != onnx.TensorProto.INT64 or math.prod(held.dims) > _FEW:
+        return _MANY + 1
+    try:
+        return math.prod(int(size) for size in onnx.numpy_helper.to_array(held).reshape(-1))
+    except ValueError:
+        return _MANY + 1
 
 
 def shapes(graph: onnx.GraphProto) -> Shapes:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import numpy as np
+import onnx
 
 from bnfold.adapters.onnx_constants import Known
 from bnfold.adapters.onnx_scopes import FileNode
@@ -22,6 +23,10 @@ class Part:
     op: Op
     inputs: tuple[str, ...] | None = None
     limits: Mapping[str, Why] = field(default_factory=dict)
+
+
+class MisreadError(ValueError):
+    """A node isn't what its operator's specification says: an attribute of another type, operands that don't fit."""
 
 
 Reading: TypeAlias = Op | Part | list[Part] | None  # a list: one after the other; None: no rule knows the node
@@ -73,24 +78,32 @@ class View:
         """Whether the node has an attribute."""
         return self.node.attribute(name) is not None
 
+    def _attribute(self, name: str, kind: int) -> onnx.AttributeProto | None:
+        found = self.node.attribute(name)
+        if found is not None and found.type != kind:
+            raise MisreadError(f"{self.node.name}: attribute {name!r} is of another type")
+        return found
+
     def number(self, name: str, default: int = 0) -> int:
         """Give an integer attribute."""
-        found = self.node.attribute(name)
+        found = self._attribute(name, onnx.AttributeProto.INT)
         return default if found is None else int(found.i)
 
     def real(self, name: str, default: float) -> float:
         """Give a float attribute."""
-        found = self.node.attribute(name)
+        found = self._attribute(name, onnx.AttributeProto.FLOAT)
         return default if found is None else float(found.f)
 
     def text(self, name: str, default: str) -> str:
         """Give a string attribute."""
-        found = self.node.attribute(name)
+        found = self._attribute(name, onnx.AttributeProto.STRING)
         return default if found is None else found.s.decode(errors="replace")
 
-    def numbers(self, name: str) -> tuple[int, ...] | None:
-        """Give a list of integers that is an attribute."""
-        found = self.node.attribute(name)
+    def numbers(self, name: str, count: int | None = None) -> tuple[int, ...] | None:
+        """Give a list of integers that is an attribute; `count` of them, where that is known."""
+        found = self._attribute(name, onnx.AttributeProto.INTS)
+        if found is not None and count is not None and len(found.ints) != count:
+            raise MisreadError(f"{self.node.name}: attribute {name!r} has {len(found.ints)} numbers; wanted {count}")
         return None if found is None else tuple(found.ints)
 
     def ints(self, index: int, name: str = "") -> tuple[int, ...] | None:

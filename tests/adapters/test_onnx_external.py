@@ -1,0 +1,298 @@
+"""Models whose weights are in other files: where they may be, where they go, and that they are written as one set."""
+
+import os
+
+import numpy as np
+import onnx
+import pytest
+from numpy.testing import assert_allclose
+from onnx import numpy_helper
+from onnx.external_data_helper import set_external_data
+
+from bnfold.adapters import onnx_content, onnx_write
+from bnfold.adapters.onnx_file import fold_file, fold_proto
+from bnfold.errors import BnfoldError, UnsafeError
+from tests.adapters.onnx_cases import batch_norm, kinds, model, numbers, run
+
+TEXT = """(float[N,3,8,8] x) => (float[N,4,6,6] y)
+{ c = Conv(x, w) n = BN(c) r = Relu(n) k = Constant<value = float[1] {2.0}>() m = Mul(r, big) y = Mul(m, k) }"""
+SHAPES = {"w": (4, 3, 3, 3), "big": (1, 4, 6, 6)}
+
+
+@pytest.fixture
+def proto():
+    return model(TEXT, **SHAPES, **batch_norm(4))
+
+
+def same_function(source, target):
+    feeds = {"x": numbers("x", (2, 3, 8, 8))}
+    got, wanted = run(target, feeds)[0], run(source, feeds)[0]
+    assert_allclose(got, wanted, rtol=0, atol=1e-5 * np.abs(wanted).max())
+
+
+def places(path):
+    """Where each tensor's data is: the file's name, empty for the model's own."""
+    found = {}
+    for item in onnx.load(path, load_external_data=False).graph.initializer:
+        found[item.name] = next((entry.value for entry in item.external_data if entry.key == "location"), "")
+    return found
+
+
+@pytest.mark.parametrize("one_file", [True, False])
+def test_external_data_goes_along(proto, one_file, tmp_path):
+    onnx.save(
+        proto,
+        tmp_path / "model.onnx",
+        save_as_external_data=True,
+        all_tensors_to_one_file=one_file,
+        size_threshold=0,
+        convert_attribute=True,
+    )
+    other = tmp_path / "elsewhere"
+    other.mkdir()
+    assert fold_file(tmp_path / "model.onnx", other / "folded.onnx").plan.folded
+    assert sorted(path.name for path in other.iterdir()) == ["folded.onnx"]  # nothing of 1,024 bytes
+    same_function(tmp_path / "model.onnx", other / "folded.onnx")
+    onnx.checker.check_model(str(other / "folded.onnx"), full_check=True)
+
+
+def test_external_data_stays_outside(tmp_path):
+    shapes = {"w": (16, 3, 3, 3), "v": (16, 16, 3, 3)}
+    proto = model(
+        "(float[N,3,8,8] x) => (float[N,16,4,4] y) { c = Conv(x, w) n = BN(c) y = Conv(n, v) }",
+        **shapes,
+        **batch_norm(16),
+    )
+    untouched = numpy_helper.to_array(proto.graph.initializer[1])
+    onnx.save(proto, tmp_path / "model.onnx", save_as_external_data=True, location="weights.bin", size_threshold=0)
+    fold_file(tmp_path / "model.onnx", tmp_path / "folded.onnx")
+    assert {name: at for name, at in places(tmp_path / "folded.onnx").items() if at} == {
+        "w": "folded.onnx.data",
+        "v": "folded.onnx.data",
+    }
+    same_function(tmp_path / "model.onnx", tmp_path / "folded.onnx")
+    folded = onnx.load(tmp_path / "folded.onnx")
+    assert np.array_equal(numpy_helper.to_array(folded.graph.initializer[1]), untouched)
+
+    fold_file(tmp_path / "model.onnx", tmp_path / "inside.onnx", external_data="never")
+    assert not any(places(tmp_path / "inside.onnx").values())
+    assert onnx.load(tmp_path / "inside.onnx").graph.node == folded.graph.node
+    same_function(tmp_path / "model.onnx", tmp_path / "inside.onnx")
+
+
+def test_tensors_can_be_moved_outside(tmp_path):
+    proto = model(
+        "(float[N,3,8,8] x) => (float[N,16,6,6] y) { c = Conv(x, w) y = BN(c) }", w=(16, 3, 3, 3), **batch_norm(16)
+    )
+    onnx.save(proto, tmp_path / "model.onnx")
+    fold_file(tmp_path / "model.onnx", tmp_path / "folded.onnx", external_data="always")
+    assert places(tmp_path / "folded.onnx") == {"w": "folded.onnx.data", "c.bias": ""}
+    same_function(tmp_path / "model.onnx", tmp_path / "folded.onnx")
+
+
+def test_a_model_that_grows_over_the_limit_of_protobuf_moves_its_tensors_outside(tmp_path, monkeypatch):
+    monkeypatch.setattr(onnx_write, "_PROTOBUF_LIMIT", 1500)
+    proto = model(
+        "(float[N,3,8,8] x) => (float[N,16,6,6] y) { c = Conv(x, w) y = BN(c) }", w=(16, 3, 3, 3), **batch_norm(16)
+    )
+    onnx.save(proto, tmp_path / "model.onnx")
+    fold_file(tmp_path / "model.onnx", tmp_path / "folded.onnx")
+    assert places(tmp_path / "folded.onnx")["w"] == "folded.onnx.data"
+    with pytest.raises(BnfoldError, match="2 GiB"):
+        fold_file(tmp_path / "model.onnx", tmp_path / "other.onnx", external_data="never")
+    assert not (tmp_path / "other.onnx").exists()
+
+
+def test_a_data_file_never_takes_a_name_that_is_there(tmp_path):
+    proto = model(
+        "(float[N,3,8,8] x) => (float[N,16,6,6] y) { c = Conv(x, w) y = BN(c) }", w=(16, 3, 3, 3), **batch_norm(16)
+    )
+    onnx.save(proto, tmp_path / "model.onnx")
+    for name in ("folded.onnx.data", "folded.onnx.2.data", "folded.onnx.3.data"):
+        fold_file(tmp_path / "model.onnx", tmp_path / "folded.onnx", external_data="always")
+        assert places(tmp_path / "folded.onnx")["w"] == name
+        same_function(tmp_path / "model.onnx", tmp_path / "folded.onnx")
+
+
+def test_in_place(tmp_path):
+    proto = model(
+        "(float[N,3,8,8] x) => (float[N,16,6,6] y) { c = Conv(x, w) y = BN(c) }", w=(16, 3, 3, 3), **batch_norm(16)
+    )
+    for name in ("model.onnx", "copy.onnx"):
+        onnx.save(proto, tmp_path / name, save_as_external_data=True, location=f"{name}.data", size_threshold=0)
+    with pytest.raises(BnfoldError, match="--in-place"):
+        fold_file(tmp_path / "model.onnx", tmp_path / "model.onnx")
+    fold_file(tmp_path / "model.onnx", in_place=True)
+    assert kinds(onnx.load(tmp_path / "model.onnx")) == ["Conv"]
+    same_function(tmp_path / "copy.onnx", tmp_path / "model.onnx")
+
+
+def test_a_fold_that_fails_leaves_everything_as_it_was(tmp_path, monkeypatch):
+    proto = model(
+        "(float[N,3,8,8] x) => (float[N,16,6,6] y) { c = Conv(x, w) y = BN(c) }", w=(16, 3, 3, 3), **batch_norm(16)
+    )
+    onnx.save(proto, tmp_path / "model.onnx")
+    (tmp_path / "folded.onnx").write_bytes(b"older")
+    right = onnx_content.rounded
+
+    def wrong(numbers, dtype):
+        return right(numbers * 1.0000005, dtype) if numbers.ndim == 4 else right(numbers, dtype)
+
+    monkeypatch.setattr(onnx_content, "rounded", wrong)  # the audit has its own reference to the right one
+    with pytest.raises(BnfoldError, match=r"w: .*ULP"):
+        fold_file(tmp_path / "model.onnx", tmp_path / "folded.onnx", external_data="always")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folded.onnx", "model.onnx"]
+    assert (tmp_path / "folded.onnx").read_bytes() == b"older"
+
+
+def test_a_dry_run_writes_nothing(tmp_path):
+    onnx.save(model(TEXT, **SHAPES, **batch_norm(4)), tmp_path / "model.onnx")
+    assert fold_file(tmp_path / "model.onnx", tmp_path / "folded.onnx", dry_run=True).plan.folded
+    assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
+
+
+def test_large_weights_go_through_in_blocks(tmp_path, monkeypatch):
+    monkeypatch.setattr(onnx_content, "BLOCK", 7)
+    monkeypatch.setattr(onnx_content.blocks_of, "__defaults__", (7,))
+    text = """(float[N,4,8,8] x) => (float[N,6,h,w] y)
+    { c = Conv<group=2>(x, a) n = BN(c) r = Relu(n) d = ConvTranspose<group=2>(r, b) y = BN(d, 2) }"""
+    proto = model(text, a=(6, 2, 3, 3), b=(6, 3, 2, 2), **batch_norm(6), **batch_norm(6, "2"))
+    onnx.save(proto, tmp_path / "model.onnx")
+    assert len(fold_file(tmp_path / "model.onnx", tmp_path / "folded.onnx").plan.folded) == 2
+    feeds = {"x": numbers("x", (2, 4, 8, 8))}
+    got, wanted = run(tmp_path / "folded.onnx", feeds)[0], run(tmp_path / "model.onnx", feeds)[0]
+    assert_allclose(got, wanted, rtol=0, atol=1e-5 * np.abs(wanted).max())
+
+
+# What may not be read.
+
+
+def external(folder, location, offset=0, length=432, name="w", data=None):
+    """Write a model whose weight is said to be somewhere."""
+    proto = model(
+        "(float[N,3,8,8] x) => (float[N,4,6,6] y) { c = Conv(x, w) y = BN(c) }", w=(4, 3, 3, 3), **batch_norm(4)
+    )
+    held = proto.graph.initializer[0]
+    raw = held.raw_data
+    set_external_data(held, location, offset, length)
+    held.ClearField("raw_data")
+    folder.mkdir(exist_ok=True)
+    (folder / "model.onnx").write_bytes(proto.SerializeToString())
+    return raw if data is None else data
+
+
+def links(folder):
+    raw = external(folder, "w.bin")
+    (folder.parent / "secret").write_bytes(raw)
+    (folder / "w.bin").symlink_to(folder.parent / "secret")
+
+
+def hard_links(folder):
+    raw = external(folder, "w.bin")
+    (folder.parent / "secret").write_bytes(raw)
+    os.link(folder.parent / "secret", folder / "w.bin")
+
+
+def folder_link(folder):
+    raw = external(folder, "inner/w.bin")
+    (folder.parent / "outer").mkdir()
+    (folder.parent / "outer" / "w.bin").write_bytes(raw)
+    (folder / "inner").symlink_to(folder.parent / "outer")
+
+
+def pipe(folder):
+    external(folder, "w.bin")
+    os.mkfifo(folder / "w.bin")
+
+
+def traversal(folder):
+    (folder.parent / "w.bin").write_bytes(external(folder, "../w.bin"))
+
+
+def absolute(folder):
+    (folder.parent / "w.bin").write_bytes(external(folder, str(folder.parent / "w.bin")))
+
+
+def truncated(folder):
+    (folder / "w.bin").write_bytes(external(folder, "w.bin")[:-1])
+
+
+def beyond(folder):
+    (folder / "w.bin").write_bytes(external(folder, "w.bin", offset=4))
+
+
+def far_beyond(folder):
+    (folder / "w.bin").write_bytes(external(folder, "w.bin", offset=1 << 62))
+
+
+def negative(folder):
+    (folder / "w.bin").write_bytes(external(folder, "w.bin", offset=-4))
+
+
+def windows(folder):
+    external(folder, r"C:\secret")
+
+
+def backslashes(folder):
+    external(folder, r"..\secret")
+
+
+def no_name(folder):
+    external(folder, "")
+
+
+UNSAFE = (links, hard_links, folder_link, pipe, traversal, absolute, truncated, beyond, far_beyond)
+UNSAFE += (negative, windows, backslashes, no_name)
+
+
+@pytest.mark.parametrize("make", UNSAFE)
+def test_unsafe_data_is_refused(make, tmp_path):
+    make(tmp_path / "model")
+    with pytest.raises(UnsafeError) as caught:
+        fold_file(tmp_path / "model" / "model.onnx", tmp_path / "folded.onnx")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "folded.onnx").exists()
+
+
+def test_data_of_another_size_than_the_shape_says(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "w.bin").write_bytes(external(tmp_path / "model", "w.bin", length=428))
+    with pytest.raises(BnfoldError, match=r"\(4, 3, 3, 3\) of float32 wants 432"):
+        fold_file(tmp_path / "model" / "model.onnx", tmp_path / "folded.onnx")
+
+
+def test_data_that_is_not_there(tmp_path):
+    external(tmp_path / "model", "w.bin")
+    with pytest.raises(BnfoldError, match=r"w\.bin.*No such file"):
+        fold_file(tmp_path / "model" / "model.onnx", tmp_path / "folded.onnx")
+
+
+def test_data_that_overlaps(tmp_path):
+    proto = model("(float[N,3] x) => (float[N,3] y) { c = Gemm(x, w) y = Gemm(c, v) }", w=(3, 3), v=(3, 3))
+    for item, offset in zip(proto.graph.initializer, (0, 32), strict=True):
+        set_external_data(item, "w.bin", offset, 36)
+        item.ClearField("raw_data")
+    (tmp_path / "w.bin").write_bytes(bytes(72))
+    (tmp_path / "model.onnx").write_bytes(proto.SerializeToString())
+    with pytest.raises(UnsafeError, match="overlap"):
+        fold_file(tmp_path / "model.onnx", tmp_path / "folded.onnx")
+
+
+def test_the_cache_of_a_model_hub(tmp_path):
+    """Its snapshots are links into one folder of blobs."""
+    blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots" / "main"
+    raw = external(blobs, "w.bin")
+    (blobs / "model.onnx").rename(blobs / "1f3a")
+    (blobs / "77e2").write_bytes(raw)
+    snapshot.mkdir(parents=True)
+    (snapshot / "model.onnx").symlink_to("../../blobs/1f3a")
+    (snapshot / "w.bin").symlink_to("../../blobs/77e2")
+    assert fold_file(snapshot / "model.onnx", tmp_path / "folded.onnx").plan.folded
+    assert kinds(onnx.load(tmp_path / "folded.onnx")) == ["Conv"]
+
+
+def test_a_proto_with_data_elsewhere_has_no_folder(tmp_path):
+    external(tmp_path / "model", "w.bin")
+    proto = onnx.load(tmp_path / "model" / "model.onnx", load_external_data=False)
+    with pytest.raises(BnfoldError, match="give the path"):
+        fold_proto(proto)

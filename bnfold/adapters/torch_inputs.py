@@ -30,6 +30,8 @@ def examples(inputs: "Inputs", module: nn.Module) -> tuple[Tensor, ...]:
         return (inputs,)
     if isinstance(inputs, (str, Path)) and str(inputs).endswith(".npz"):
         return _ordered(_from_npz(Path(inputs)), module)
+    if isinstance(inputs, (tuple, list)) and len(inputs) == 1 and str(inputs[0]).endswith(".npz"):
+        return examples(str(inputs[0]), module)
     if isinstance(inputs, Mapping):
         return _ordered({name: torch.as_tensor(value) for name, value in inputs.items()}, module)
     items = [inputs] if isinstance(inputs, (str, Path)) else list(inputs)

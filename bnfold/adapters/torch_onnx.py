@@ -4,7 +4,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import onnx
 import torch
@@ -19,9 +19,13 @@ from bnfold.adapters.torch_onnx_clean import cleaned, with_names, with_propertie
 from bnfold.adapters.torch_program import fold_program, functionalised
 from bnfold.atomic import replacing
 from bnfold.errors import BnfoldError
+from bnfold.folding_files import read_plan
 from bnfold.plan import Plan
 from bnfold.plan_json import digest
 from bnfold.result import ExportResult, FoldResult
+
+if TYPE_CHECKING:
+    from bnfold.checking import CheckResult
 
 BATCH: Mapping[int, str] = {0: "batch"}
 _SIMPLIFY_LIMIT = 1 << 30  # onnxsim needs about eight times the model's size
@@ -38,6 +42,7 @@ def export(
     only: Sequence[str] = (),
     skip: Sequence[str] = (),
     plan: Plan | None = None,
+    plan_file: Path | None = None,
     opset: int | None = None,
     dynamic: Mapping[int, str] | None = None,
     input_names: Sequence[str] | None = None,
@@ -50,7 +55,8 @@ def export(
     """Fold a model, write it as ONNX, and hold the file to the PyTorch model.
 
     model: a module in eval mode, or an exported program. example_inputs: one tensor or the positional arguments.
-    fold: without, every BatchNormalization stays a node. level, only, skip, plan: as `bnfold.fold` takes them.
+    fold: without, every BatchNormalization stays a node. level, only, skip, plan: as `bnfold.fold` takes them;
+    plan_file: the same from a file that `bnfold fold --save-plan` wrote for a .pt2 or .onnx result.
     opset: of the ONNX operators (default: the exporter's). dynamic: names of axes whose length may change, for every
     input that has the axis (default {0: "batch"}; {} for none). input_names, output_names: in order. simplify: run
     onnxsim on the result. verify: run the file against the model before it takes its name, on `providers`.
@@ -60,6 +66,8 @@ def export(
     """
     given = arguments(example_inputs, kwargs)
     program, notes = captured(model, given, dynamic)
+    if plan_file is not None:
+        plan = read_plan(plan_file, fold_program(program, plan=Plan((), ()), verify=False).graph)
     result = fold_program(program, level=level, only=only, skip=skip, plan=plan, verify=False) if fold else None
     proto = _to_onnx(program if result is None else result.model, opset, input_names, output_names)
     with_names(proto, _symbols(program, BATCH if dynamic is None else dynamic))
@@ -68,7 +76,7 @@ def export(
         proto = _simplified(proto)
     if not fold:
         _require_batch_norms(program, proto)
-    check = _write(proto, Path(path), _verifier(model, given, providers) if verify else None)
+    check = _write(proto, Path(path), _verifier(model, given, providers, Path(path).name) if verify else None)
     return ExportResult(Path(path), result and replace(result, notes=notes), check, notes)
 
 
@@ -186,15 +194,20 @@ def _simplified(proto: onnx.ModelProto) -> onnx.ModelProto:
     return with_properties(simple, {item.key: item.value for item in proto.metadata_props})
 
 
-def _verifier(model: Any, given: Arguments, providers: str | Sequence[str]) -> Callable[[Path], Any]:
-    def verified(file: Path) -> Any:
+def _verifier(
+    model: Any, given: Arguments, providers: str | Sequence[str], name: str
+) -> Callable[[Path], "CheckResult"]:
+    """Give what holds a file, under its temporary name, to the model; the result calls it by its own."""
+
+    def verified(file: Path) -> "CheckResult":
         from bnfold.checking import check
 
         module = model.module() if isinstance(model, ExportedProgram) else model
         arrays = tuple(item.detach().cpu().numpy() for item in given.tensors)
         result = check(module, file, inputs=arrays, providers=providers)
         result.raise_for_failure()
-        return result
+        runs = tuple(replace(run, candidate=name) for run in result.runs)
+        return replace(result, candidates=(name,), runs=runs)
 
     return verified
 

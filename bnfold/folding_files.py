@@ -26,6 +26,7 @@ class Request:
     file is opened (`bnfold.adapters.torch_load.load_module`). bake: make plain weights of parametrizations first.
     freeze_inputs: ONNX initializers that are inputs too are constants. external_data: auto, never or always (ONNX).
     dry_run: write nothing. verify: run an ONNX result against the original (a PyTorch one is run in any case).
+    merge: let parallel linear branches become one convolution, where the format allows (ONNX).
     """
 
     source: Path
@@ -44,6 +45,7 @@ class Request:
     in_place: bool = False
     dry_run: bool = False
     verify: bool = False
+    merge: bool = True
 
 
 def fold_file(request: Request) -> FoldResult:
@@ -101,6 +103,7 @@ def _fold_onnx(request: Request) -> FoldResult:
         freeze_inputs=request.freeze_inputs,
         plan=plan,
         in_place=request.in_place,
+        merge=request.merge,
     )
     if request.dry_run:
         return write(target, dry_run=True)

@@ -16,7 +16,7 @@ import numpy as np
 from bnfold import ops
 from bnfold.affine import Affine, Floats
 from bnfold.graph import Graph, Node
-from bnfold.plan import Folded, Kept, Merge, Outcome, Plan
+from bnfold.plan import Folded, Kept, Merge, Outcome, Plan, Remove
 from bnfold.relation import Site
 from bnfold.rules.affine import affine_of
 
@@ -44,7 +44,8 @@ def with_merges(graph: Graph, plan: Plan) -> Plan:
     """
     from bnfold.adapters.memory import written  # which carries out merges itself
 
-    folded = written(graph, plan)
+    removed = tuple(edit for edit in plan.edits if isinstance(edit, Remove))
+    folded = written(graph, Plan((), removed))  # what else changes are numbers, and no weight is loaded for these
     merges = {merge: _affines(folded, merge) for merge in find(folded)}
     into = {name: merge.node for merge, names in merges.items() for name in names}
     outcomes = tuple(_outcome(outcome, into) for outcome in plan.outcomes)

@@ -19,6 +19,8 @@ from bnfold.adapters.onnx_write import EXTERNAL_DATA, to_file, to_memory
 from bnfold.errors import BnfoldError
 from bnfold.folding import fold
 from bnfold.graph import Graph, Node
+from bnfold.merging import with_merges
+from bnfold.merging import with_merges
 from bnfold.plan import Plan
 from bnfold.raising import raised
 from bnfold.result import FoldResult
@@ -48,12 +50,13 @@ def fold_file(
     dry_run: bool = False,
     plan: Plan | None = None,
     in_place: bool = False,
+    merge: bool = False,
 ) -> FoldResult:
     """Fold an ONNX file into another one; the result's model is the target's path.
 
     target: SOURCE.folded.onnx where it isn't given. external_data: "auto" leaves tensors inside or outside the model's
     file as they were, "never" and "always" say where. plan: carry out this one instead of making one. dry_run: write
-    nothing. in_place: the target may be the source.
+    nothing. in_place: the target may be the source. merge: parallel linear branches become one convolution, too.
     Raises BnfoldError where source is no valid model, target is source without in_place, or a tensor would overflow;
     UnsafeError where external data leads out of the model's folder. The target is then as it was.
     """
@@ -63,7 +66,9 @@ def fold_file(
         raise BnfoldError(f"external data {external_data!r} is unknown; it is one of {', '.join(EXTERNAL_DATA)}")
     read_model = _of_file(source, freeze_inputs)
     graph = raised_for_onnx(read_model.graph)
-    plan = fold(graph, level=level, only=only, skip=skip) if plan is None else plan
+    if plan is None:
+        plan = fold(graph, level=level, only=only, skip=skip)
+        plan = with_merges(graph, plan) if merge else plan
     settled, audit = _settled(read_model, graph, plan)
     if not dry_run:
         to_file(read_model, settled, audit, target, external_data)
@@ -82,7 +87,7 @@ def fold_proto(
     """Fold a ModelProto; the result's model is a new one. Its tensors must be in it, not in external data."""
     read_model = _of_proto(proto, freeze_inputs)
     graph = raised_for_onnx(read_model.graph)
-    plan = fold(graph, level=level, only=only, skip=skip) if plan is None else plan
+    plan = with_merges(graph, fold(graph, level=level, only=only, skip=skip)) if plan is None else plan
     settled, audit = _settled(read_model, graph, plan)
     return FoldResult(to_memory(read_model, settled, audit), plan, graph)
 

@@ -18,6 +18,8 @@ _SELECTION: tuple[_Option, ...] = (
     click.option("--level", type=click.Choice(["default", "max"]), default="default", show_default=True,
                  help="default never makes a model slower; max removes all that can be removed exactly."),
     click.option("--only", multiple=True, metavar="PATTERN", help="Fold these affines alone (a shell pattern)."),
+    click.option("--merge/--no-merge", default=True, show_default=True,
+                 help="Let parallel linear branches of an ONNX model become one convolution."),
     click.option("--skip", multiple=True, metavar="PATTERN", help="Leave these affines."),
 )  # fmt: skip
 _OPENING: tuple[_Option, ...] = (
@@ -57,7 +59,7 @@ def requested(model: Path, options: dict[str, Any], **more: Any) -> "Request":
         from bnfold.adapters.torch_factory import parse_arguments
 
         arguments = parse_arguments(options["arch_arguments"])
-    names = ("level", "only", "skip", "arch", "inputs", "trust", "bake", "freeze_inputs")
+    names = ("level", "only", "skip", "merge", "arch", "inputs", "trust", "bake", "freeze_inputs")
     return Request(model, arch_arguments=arguments, **{name: options[name] for name in names}, **more)
 
 

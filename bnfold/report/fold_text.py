@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from bnfold import ops
 from bnfold.graph import Graph
-from bnfold.plan import Folded, Outcome, Plan
+from bnfold.plan import Folded, Merge, Outcome, Plan
 from bnfold.report.fold_totals import Totals, totals
 from bnfold.report.text import visible
 
@@ -58,7 +58,14 @@ def plain(graph: Graph, plan: Plan) -> str:
     """Give the report as text without colours or control characters, for files, pipes and logs."""
     found = rows(graph, plan)
     lines = list(_table(found)) if found else ["no BatchNorm and no other per-channel affine found"]
-    return "\n".join([*lines, "", *_totals_table(*totals(graph, plan))])
+    return "\n".join([*lines, *merged(plan), "", *_totals_table(*totals(graph, plan))])
+
+
+def merged(plan: Plan) -> Iterator[str]:
+    """Say which branches became one convolution."""
+    for edit in plan.edits:
+        if isinstance(edit, Merge):
+            yield f"{visible(edit.node)}: one convolution in the place of {_some(edit.nodes)}"
 
 
 def _table(found: list[Row]) -> Iterator[str]:
@@ -108,5 +115,7 @@ def show(graph: Graph, plan: Plan, console: "Console") -> None:
     for cells in total_rows(*totals(graph, plan)):
         sums.add_row(*cells)
     console.print(table)
+    for line in merged(plan):
+        console.print(escape(line))
     console.print()
     console.print(sums)

@@ -11,6 +11,7 @@ import pytest
 from bnfold import ops
 from bnfold.folding import fold
 from bnfold.graph import Graph
+from bnfold.merging import with_merges
 from bnfold.plan import Folded, Kept, Plan, Reason
 from bnfold.report.fold_json import fold_json
 from bnfold.report.fold_layers import around_kept, drawing
@@ -82,6 +83,19 @@ operators                           5              4
 parameters                        322            304
 multiply-adds                  18,048         17,664"""
     )
+
+
+def test_merged_branches_are_told_and_counted() -> None:
+    b = Builder()
+    x = b.input(2, 4, 8, 8)
+    small = b.conv("small", x, 4, kernel=1, pad=0)
+    graph = b.graph(b.batch_norm("bn", b.add("sum", b.conv("large", x, 4), small, x)))
+    plan = with_merges(graph, fold(graph, skip=("bn",)))
+    assert "sum: one convolution in the place of large, small, sum, bn" in plain(graph, plan)
+    assert fold_json(graph, plan, model="m")["merged"] == [{"into": "sum", "nodes": ["large", "small", "sum", "bn"]}]
+    before, after = totals(graph, plan)
+    assert after == Totals(0, 0, 1, 4 * 4 * 9 + 4, 64 * 4 * 4 * 9)
+    assert before.multiply_adds == 64 * 4 * (4 * 9 + 4 + 1)
 
 
 def test_long_lists_are_cut_and_nothing_is_said_plainly() -> None:

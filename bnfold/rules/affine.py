@@ -59,6 +59,8 @@ def _affine(op: ops.Affine, site: Site) -> tuple[Tie, ...]:
 @rewritten.register
 def _rewrite_batch_norm(op: BatchNorm, site: Site, frames: Frames) -> tuple[Edit, ...]:
     """The variance stays, so that eps keeps its meaning: the scales go into gamma, the input's frame into the mean."""
+    if all(name not in frames or frames[name].is_identity for name in (site.x, site.y)):
+        return ()  # as for a BatchNorm without statistics, whose frames are held
     mean = _load(site, MEAN)
     before, after = _around(site, 1, len(mean), frames)
     new: dict[int, Floats] = {}

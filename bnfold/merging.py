@@ -98,6 +98,17 @@ def fused(graph: Graph, merge: Merge) -> tuple[Floats, Floats]:
     return weight, bias
 
 
+def fused_after(graph: Graph, plan: Plan, merge: Merge) -> tuple[Floats, Floats]:
+    """Give what `fused` gives behind the plan's other edits, all of it in float64. graph: the one before the plan."""
+    from bnfold.adapters.memory import written
+
+    edits = [edit for edit in plan.edits if isinstance(edit, Remove) or (edit.node in merge.nodes and edit != merge)]
+    constants = {name: replace(constant, dtype="float64") for name, constant in graph.constants.items()}
+    values = {name: replace(value, dtype="float64") for name, value in graph.values.items()}
+    wide = replace(graph, constants=constants, values=values)  # so that nothing is rounded on the way
+    return fused(written(wide, Plan((), tuple(edits))), merge)
+
+
 def _merge(graph: Graph, node: Node) -> Merge | None:
     branches, inner = _branches(graph, node)
     layout = _layout(graph, branches) if len(branches) > 1 else None

@@ -8,7 +8,6 @@ import onnx
 from onnx import helper
 
 from bnfold import ops
-from bnfold.adapters.memory import written
 from bnfold.adapters.onnx_constants import Known
 from bnfold.adapters.onnx_content import Content, Dense, Scaled
 from bnfold.adapters.onnx_graph import Model
@@ -16,7 +15,7 @@ from bnfold.adapters.onnx_scopes import FileNode
 from bnfold.affine import Floats
 from bnfold.errors import BnfoldError
 from bnfold.graph import Graph, Node
-from bnfold.merging import fused
+from bnfold.merging import fused_after
 from bnfold.plan import Edit, Merge, Plan, Remove, ReplaceByClip, ScaleWeight, SetBias, SetBounds, SetConstants
 from bnfold.relation import Contracted, Site
 from bnfold.rules.linear import contraction
@@ -185,8 +184,7 @@ class _Editor:
 
     def _merge(self, edit: Merge, work: Work) -> None:
         """Put a Conv in the place of a Sum, with numbers that take in what else the plan does to its branches."""
-        own = tuple(e for e in self.plan.edits if isinstance(e, Remove) or (e.node in edit.nodes and e is not edit))
-        weight, bias = fused(written(self.graph, Plan((), own)), edit)
+        weight, bias = fused_after(self.graph, self.plan, edit)
         nodes = [self.graph.by_name[name] for name in edit.nodes]
         gone = [self._work(source) for node in nodes for source in node.sources or (node.name,)]
         for other in gone:

@@ -24,7 +24,7 @@ from bnfold.adapters.torch_write import rounded
 from bnfold.affine import Floats
 from bnfold.errors import BnfoldError
 from bnfold.graph import Graph, Node
-from bnfold.plan import Edit, Plan, Remove, ReplaceByClip, ScaleWeight, SetBias, SetBounds, SetConstants
+from bnfold.plan import Edit, Merge, Plan, Remove, ReplaceByClip, ScaleWeight, SetBias, SetBounds, SetConstants
 from bnfold.relation import Site
 from bnfold.rules.linear import contraction, scale_weight
 
@@ -82,6 +82,8 @@ class _Writer:
                 self._clip(node, axis, lo, hi)
             case Remove():
                 self.remove(node)
+            case Merge():
+                raise BnfoldError(f"{node.name}: merged branches can't be written into a .pt2 file; use .onnx")
 
     def remove(self, node: Node) -> None:
         """Let the readers of the output read the input."""

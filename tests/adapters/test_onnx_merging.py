@@ -1,0 +1,86 @@
+"""Parallel branches of ONNX files become one convolution, the same function at every level of the runtime."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bnfold.adapters.onnx_file import fold_proto, raised_for_onnx, read
+from bnfold.folding import fold
+from bnfold.merging import fused_after, with_merges
+from bnfold.plan import Merge
+from tests.adapters.onnx_cases import batch_norm, fold_and_check, kinds, model
+
+REPVGG = """(float[N,4,7,9] x) => (float[N,4,7,9] y) {
+  r = Relu(x)
+  a = Conv<pads=[1,1,1,1]>(r, w3)
+  b = BN(a, 1)
+  c = Conv(r, w1, c1)
+  d = BN(c, 2)
+  e = BN(r, 3)
+  s = Add(b, d)
+  y = Add(s, e)
+}"""
+THREE = {**batch_norm(4, "1"), **batch_norm(4, "2"), **batch_norm(4, "3")}
+CASES = [
+    pytest.param(REPVGG, {"w3": (4, 4, 3, 3), "w1": (4, 4, 1, 1), "c1": (4,), **THREE}, ["Relu", "Conv"], id="repvgg"),
+    pytest.param(
+        """(float[N,4,7,9] x) => (float[N,4,7,9] y) { a = Conv<pads=[1,1,1,1]>(x, w3) s = Add(x, a) y = BN(s) }""",
+        {"w3": (4, 4, 3, 3), **batch_norm(4)},
+        ["Conv"],
+        id="BatchNorm behind the sum, at an output",
+    ),
+    pytest.param(
+        """(float[N,4,7,9] x) => (float[N,4,4,5] y) {
+             a = Conv<pads=[1,1,1,1], strides=[2,2], group=2>(x, w3) b = Conv<strides=[2,2], group=2>(x, w1)
+             s = Sub(a, b) y = Relu(s) }""",
+        {"w3": (4, 2, 3, 3), "w1": (4, 2, 1, 1)},
+        ["Conv", "Relu"],
+        id="strides, groups, a difference",
+    ),
+    pytest.param(
+        """(float[N,4,9] x) => (float[N,4,9] y, float[N,4,9] z) {
+             a = Conv<pads=[1,1]>(x, w3) y = Add(a, x) z = Relu(y) }""",
+        {"w3": (4, 4, 3)},
+        ["Conv", "Relu"],
+        id="one spatial axis, an output that is read on",
+    ),
+    pytest.param(
+        """(float[N,4,7,9] x) => (float[N,4,7,9] y) {
+             a = Conv<pads=[1,1,1,1]>(x, w) b = Conv<pads=[1,1,1,1]>(x, w) s = Sum(a, b, x) y = Relu(s) }""",
+        {"w": (4, 4, 3, 3)},
+        ["Conv", "Relu"],
+        id="a shared weight",
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "tensors", "left"), CASES)
+def test_one_convolution_is_left(text: str, tensors: dict[str, object], left: list[str], tmp_path: Path) -> None:
+    folded, result = fold_and_check(model(text, **tensors), tmp_path, merge=True)
+    assert kinds(folded) == left
+    assert result.plan.kept == ()
+    assert {item.name for item in folded.graph.initializer} == {
+        name for node in folded.graph.node for name in node.input[1:]
+    }
+
+
+def test_it_is_not_done_unless_asked_for(tmp_path: Path) -> None:
+    text, tensors, _ = CASES[0].values
+    folded, _ = fold_and_check(model(text, **tensors), tmp_path)
+    assert kinds(folded).count("Conv") == 2
+
+
+def test_the_written_numbers_are_the_merged_ones_rounded_once() -> None:
+    text, tensors, _ = CASES[0].values
+    proto = model(text, **tensors)
+    graph = raised_for_onnx(read(proto))
+    plan = with_merges(graph, fold(graph))
+    (merge,) = (edit for edit in plan.edits if isinstance(edit, Merge))
+    weight, bias = fused_after(graph, plan, merge)
+    result = fold_proto(proto, plan=plan).model
+    node = next(node for node in result.graph.node if node.op_type == "Conv")
+    stored = read(result).constants
+    np.testing.assert_array_equal(stored[node.input[1]].load(), weight.astype(np.float32))
+    np.testing.assert_array_equal(stored[node.input[2]].load(), bias.astype(np.float32))
+    assert not np.array_equal(weight, weight.astype(np.float32))

@@ -20,9 +20,9 @@ class Conv3dNet(nn.Module):
             nn.Conv3d(2 * width, 4 * width, kernel_size=3, padding=1, bias=False),
             nn.BatchNorm3d(4 * width),
             nn.ReLU(),
-            nn.AdaptiveAvgPool3d((1, 2, 2)),
+            nn.AdaptiveAvgPool3d(1),
         )
-        self.classifier = nn.Linear(4 * width * 4, num_classes)
+        self.classifier = nn.Linear(4 * width, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Give the logits."""

@@ -163,9 +163,17 @@ def _to_onnx(
             proto = cleaned(exported)
         onnx.checker.check_model(proto)
     except Exception as error:
-        line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-        raise BnfoldError(f"torch.onnx.export failed ({type(error).__name__}: {line[:300]})") from error
+        cause = _root(error)
+        line = next((line.strip() for line in str(cause).splitlines() if line.strip()), "")
+        raise BnfoldError(f"torch.onnx.export failed ({type(cause).__name__}: {line[:300]})") from error
     return proto
+
+
+def _root(error: BaseException) -> BaseException:
+    """Give the error that started it: the exporter wraps the operator that it lacks in general advice."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 def _provenance(result: FoldResult | None) -> dict[str, str]:

@@ -1,0 +1,49 @@
+"""The same network through PyTorch and through an ONNX file gives the same outcomes, before what each can't write."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import bnfold
+import models
+from bnfold.adapters import onnx_file, torch_module
+from bnfold.folding import fold
+from bnfold.graph import Graph
+from bnfold.plan import Folded, Plan
+from bnfold.raising import raised
+from bnfold.training.statistics import randomise_
+from bnfold.why import Why
+
+FREE = {"lenet", "lenet_scratch", "convnet", "mlp", "resnet", "mobilenet", "autoencoder", "conv1d", "conv3d"}
+
+AT_LEVEL = {("densenet", "max"), ("preact_resnet", "max")}
+
+
+def outcomes(plan: Plan) -> list[frozenset[Why]]:
+    """Give, for every affine in the graph's order, the reasons that keep it; none where it is folded."""
+    return [
+        frozenset() if isinstance(outcome, Folded) else frozenset(reason.why for reason in outcome.why)
+        for outcome in plan.outcomes
+    ]
+
+
+def read_both(name: str, folder: Path, *, negative: bool) -> tuple[Graph, Graph]:
+    torch.manual_seed(0)
+    network = randomise_(models.create(name), 0, negative=negative).eval()
+    example = torch.randn(2, *models.ARCHITECTURES[name].input_shape)
+    bnfold.export(network, (example,), folder / "model.onnx", fold=False, verify=False)
+    through_torch = torch_module.read(network, (example,), strict_limits=False)
+    return raised(through_torch), raised(onnx_file.read(folder / "model.onnx"))
+
+
+@pytest.mark.parametrize("negative", [False, True], ids=["gamma > 0", "some gamma < 0"])
+@pytest.mark.parametrize("name", models.ARCHITECTURES)
+def test_both_find_the_same(name: str, negative: bool, tmp_path: Path) -> None:
+    through_torch, through_onnx = read_both(name, tmp_path, negative=negative)
+    for level in ("default", "max"):
+        found = outcomes(fold(through_torch, level=level))
+        assert found == outcomes(fold(through_onnx, level=level))
+        assert found
+        if name in FREE or (name, level) in AT_LEVEL or (name == "preact_resnet" and not negative):
+            assert not any(found), "every BatchNorm of this network can be folded"

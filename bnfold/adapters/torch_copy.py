@@ -41,10 +41,17 @@ def bake(module: nn.Module) -> tuple[str, ...]:
             for hook in list(part._forward_pre_hooks.values()):
                 _remove_old(part, hook)
             if parametrize.is_parametrized(part):
+                _own_class(part)
                 for name in list(part.parametrizations):
                     parametrize.remove_parametrizations(part, name, leave_parametrized=True)
             baked.append(path)
     return tuple(baked)
+
+
+def _own_class(part: nn.Module) -> None:
+    """Give a class of its own: a copy shares it with the original, and baking takes the weight's property out of it."""
+    shared = type(part)
+    part.__class__ = type(shared.__name__, shared.__bases__, dict(vars(shared)))
 
 
 def _remove_old(part: nn.Module, hook: object) -> None:

@@ -33,19 +33,17 @@ class _Channels:
         blank = [("", (), (math.nan,) * 3) for _ in range(channels)]
         return cls(np.zeros(channels), np.zeros(channels), np.zeros(channels), 0, np.full(channels, -1.0), blank)  # type: ignore[arg-type]
 
-    def add(self, sample: str, truth: Array, reference: Array, candidate: Array, finite: Array) -> None:
+    def add(self, sample: str, truth: Array, own: Array, error: Array, sides: tuple[Array, Array]) -> None:
         rest = tuple(axis for axis in range(truth.ndim) if axis != 1)
-        errors = [np.where(finite, side - truth, 0.0) for side in (reference, candidate)]
-        self.truth += np.where(finite, truth, 0.0).__pow__(2).sum(rest)
-        self.reference += (errors[0] ** 2).sum(rest)
-        self.candidate += (errors[1] ** 2).sum(rest)
+        for total, part in ((self.truth, truth), (self.reference, own), (self.candidate, error)):
+            total += np.square(part).sum(rest)
         self.count += truth.size // max(truth.shape[1], 1)
-        peaks = np.abs(errors[1]).max(rest)
+        peaks = error.max(rest)
         for channel in np.flatnonzero(peaks > self.peak):
-            part = np.abs(errors[1][:, channel])
+            part = error[:, channel]
             index = np.unravel_index(int(part.argmax()), part.shape)
             full = (int(index[0]), int(channel), *map(int, index[1:]))
-            values = (float(reference[full]), float(candidate[full]), float(truth[full]))
+            values = (float(sides[0][full]), float(sides[1][full]), float(truth[full]))
             self.peak[channel], self.where[channel] = peaks[channel], (sample, full, values)
 
 
@@ -72,6 +70,7 @@ class Comparison:
     reference: Side = field(init=False)
     candidate: Side = field(init=False)
     shape: tuple[int, ...] = ()
+    noise: float = 0.0  # sum of squares of the reference's own error, its weights' rounding included
     faults: list[tuple[Verdict, str]] = field(default_factory=list)
     samples: list[_Sample] = field(default_factory=list)
     channels: _Channels | None = None
@@ -80,8 +79,11 @@ class Comparison:
         measured = self.dtype if self.dtype in ("float16", "bfloat16", "float32", "float64") else "float64"
         self.reference, self.candidate = Side(measured), Side(measured)
 
-    def add(self, sample: str, truth: Array, reference: Array, candidate: Array) -> None:
-        """Take in one sample: the truth in float64 (or exact integers), both sides as they came."""
+    def add(self, sample: str, truth: Array, reference: Array, candidate: Array, nudged: Array | None = None) -> None:
+        """Take in one sample: the truth in float64 (or exact integers), both sides as they came.
+
+        `nudged`: the truth with every weight rounded once more; what that changes adds to the reference's own error.
+        """
         self.shape = self.shape or truth.shape
         if candidate.shape != truth.shape or reference.shape != truth.shape:
             self._fault(Verdict.DIFFERENT, f"shape {candidate.shape} where the reference has {truth.shape} ({sample})")
@@ -89,11 +91,11 @@ class Comparison:
         if candidate.dtype != reference.dtype:
             self._fault(Verdict.DIFFERENT, f"dtype {candidate.dtype} where the reference has {reference.dtype}")
             return
-        sides = [np.asarray(side).astype(np.float64) for side in (truth, reference, candidate)]
+        t, r, c = (np.asarray(side).astype(np.float64) for side in (truth, reference, candidate))
         if np.issubdtype(np.asarray(truth).dtype, np.floating):
-            self._add_floats(sample, *sides)
+            self._add_floats(sample, t, r, c, t if nudged is None else np.asarray(nudged, np.float64))
         else:
-            self._add_exact(sample, *sides)
+            self._add_exact(sample, t, r, c)
 
     def _fault(self, verdict: Verdict, why: str) -> None:
         if all(known != why for _, known in self.faults):
@@ -115,14 +117,17 @@ class Comparison:
         elif truth.size and not sure.any():
             self._fault(Verdict.UNVERIFIED, f"the reference's own rounding moves every value ({sample})")
 
-    def _add_floats(self, sample: str, truth: Array, reference: Array, candidate: Array) -> None:
+    def _add_floats(self, sample: str, truth: Array, reference: Array, candidate: Array, nudged: Array) -> None:
         finite = np.isfinite(truth) & np.isfinite(reference) & np.isfinite(candidate)
         self._special_values(sample, truth, reference, candidate)
         self.reference.add(truth, reference, finite)
         self.candidate.add(truth, candidate, finite)
         if not finite.any():
             return
-        own, error = (np.where(finite, np.abs(side - truth), 0.0) for side in (reference, candidate))
+        with np.errstate(invalid="ignore"):  # infinity minus infinity, which `finite` leaves out
+            own = np.where(finite & np.isfinite(nudged), np.hypot(reference - truth, nudged - truth), 0.0)
+            error = np.where(finite, np.abs(candidate - truth), 0.0)
+        self.noise += float(np.square(own).sum())
         count = int(finite.sum())
         index = tuple(int(i) for i in np.unravel_index(int(error.argmax()), error.shape))
         self.samples.append(
@@ -140,7 +145,7 @@ class Comparison:
         if truth.ndim > 1:
             self.channels = self.channels or _Channels.zeros(truth.shape[1])
             if len(self.channels.truth) == truth.shape[1]:
-                self.channels.add(sample, truth, reference, candidate, finite)
+                self.channels.add(sample, np.where(finite, truth, 0.0), own, error, (reference, candidate))
         latest = self.samples[-1]
         budget = self.row.peak * max(
             latest.own_peak, _GAUSS * latest.own, self.row.floor * self.row.unit * latest.scale
@@ -181,8 +186,7 @@ class Comparison:
         tests = tuple(self._tests())
         exceeded = max(tests, key=lambda test: _excess(test.measured, test.allowed), default=None)
         verdict, why = self._verdict(exceeded)
-        floor = self.row.floor * self.row.unit * self.candidate.scale
-        own = max(self.reference.rms, floor) if self.candidate.count else math.nan
+        own = self._own_rms() if self.candidate.count else math.nan
         ratio = self.candidate.rms / self.reference.rms if self.candidate.count and self.reference.rms else None
         return OutputRecord(
             name=self.name,
@@ -211,7 +215,7 @@ class Comparison:
         if not self.samples:  # integers, all equal
             return Verdict.VERIFIED, ""
         assert exceeded is not None
-        level = self.reference.rms / self.reference.scale if self.reference.scale else 0.0
+        level = self._own_rms() / self.reference.scale if self.reference.scale else 0.0
         if level * self.row.rms > self.row.ceiling:
             return Verdict.UNVERIFIED, (
                 f"ill-conditioned: the reference's own error is {level:.1e} of its scale, so a budget of"
@@ -226,6 +230,10 @@ class Comparison:
         levels = [sample.own / sample.scale for sample in self.samples if sample.scale]
         return max(float(np.median(levels)) if levels else 0.0, self.row.floor * self.row.unit)
 
+    def _own_rms(self) -> float:
+        own = math.sqrt(self.noise / self.candidate.count)
+        return max(own, self.row.floor * self.row.unit * self.candidate.scale)
+
     def _own(self, own: float, scale: float) -> float:
         return max(
             own, self._level() * scale, self.row.floor * self.row.unit * max(scale, _QUIET * self.candidate.scale)
@@ -236,8 +244,7 @@ class Comparison:
             return
         row = self.row
         top = max(self.samples, key=lambda sample: sample.peak)
-        own = max(self.reference.rms, row.floor * row.unit * self.candidate.scale)
-        yield Exceeded("rms", self.candidate.rms, row.rms * own, None, top.name, top.index, *top.values)
+        yield Exceeded("rms", self.candidate.rms, row.rms * self._own_rms(), None, top.name, top.index, *top.values)
         for sample in self.samples:
             level = self._own(sample.own, sample.scale)
             yield Exceeded("sample", sample.error, row.channel * level, None, sample.name, sample.index, *sample.values)

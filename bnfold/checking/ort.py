@@ -112,7 +112,8 @@ def _create(ort: Any, model: bytes | Path, target: Target, name: str, entries: M
     options.graph_optimization_level = _level(ort, target.option("level", "all"))
     if target.option("threads"):
         options.intra_op_num_threads = int(target.option("threads"))
-    for key, value in entries.items():
+    # Idle threads that spin take the cores from torch, which runs in turn with the session.
+    for key, value in {"session.intra_op.allow_spinning": "0", **entries}.items():
         options.add_session_config_entry(key, value)
     provider_options = {key: value for key, value in target.options if key not in SESSION_OPTIONS}
     source = model if isinstance(model, bytes) else str(model)

@@ -197,7 +197,7 @@ class Check:
     def _accepts(self, feed: Feed) -> bool:
         assert self.truth is not None
         try:
-            self.truth.outputs(feed)
+            self.truth.facts(feed)
         except UnverifiedError:
             return False
         return True
@@ -210,10 +210,10 @@ class Check:
 
     def _take(self, sample: Sample) -> None:
         assert self.truth is not None
-        truth, own = self.truth.outputs(sample.feed)
+        facts = self.truth.facts(sample.feed)
         self.records.append(sample.record(self.specs))
         for trial in self.trials:
-            trial.take(sample, truth, own)
+            trial.take(sample, facts)
 
     def _search(self) -> None:
         from bnfold.checking.torch_search import search

@@ -3,9 +3,9 @@
 Every figure is relative to the reference's own error to the float64 truth, in the reference's own dtype, and so needs
 no knowledge of the network's depth or width. What a candidate may err, for numbers whose truth has rms `scale`:
 
-    rms      over a whole output    <= rms * own           own = max(the reference's error, floor * unit * scale)
-    channel  over one channel       <= channel * own
-    sample   over one input         <= channel * own
+    rms      over a whole output    <= rms * own           own = max(the reference's error, floor * unit * scale),
+    channel  over one channel       <= channel * own       the error of its run and of rounding its weights once more,
+    sample   over one input         <= channel * own       since that is what a fold does, summed as squares
     peak     of one element         <= peak * max(own peak, 4 own)
 
 Measured: correct folds of 4 networks up to ResNet-50 have 0.68 to 1.26 times the reference's rms error, and planted
@@ -29,8 +29,7 @@ TABLE: Mapping[str, BudgetRow] = {
         ),
         BudgetRow(
             "float64", 2.0**-53, rms=3.0, channel=5.0, peak=5.0, floor=8.0, ceiling=1e-2,
-            why="the truth is no better than the model, so the reference's own error is that of its float32 run times"
-            " 2^-29; the truth's own rounding is in the floor",
+            why="as float32; the truth is no better than the model, so its own rounding is in the floor",
         ),
         BudgetRow(
             "float16", 2.0**-11, rms=3.0, channel=5.0, peak=5.0, floor=1.0, ceiling=1e-1,

@@ -4,9 +4,10 @@ Every floating-point value is computed in the working dtype, whatever the file d
 are stored, so a Cast to float16 rounds nothing. It is differentiable, which the search for a telling input needs.
 """
 
+import copy
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -48,11 +49,14 @@ class _Scope:
 class Executor:
     """A loaded ONNX model that runs in `dtype`.
 
+    `storage`: a narrower dtype to which every node's result is rounded, as a device with no wider one would.
     Raises `MissingOperatorError` at once where an operator is not known, so that no half-evaluated truth exists.
     """
 
-    def __init__(self, model: onnx.ModelProto, dtype: torch.dtype = torch.float64) -> None:
-        self.dtype = dtype
+    def __init__(
+        self, model: onnx.ModelProto, dtype: torch.dtype = torch.float64, storage: torch.dtype | None = None
+    ) -> None:
+        self.dtype, self.storage = dtype, storage
         model = inliner.inline_local_functions(model) if model.functions else model
         self._opsets = {_domain(entry.domain): entry.version for entry in model.opset_import}
         self._body = self._prepare(model.graph)
@@ -62,6 +66,14 @@ class Executor:
         self.inputs = tuple(name for name in self._body.inputs if name not in self._body.constants)
         self.outputs = self._body.outputs
         self.nodes = self._body.nodes
+
+    def nudged(self, unit: float) -> "Executor":
+        """Copy with every float initializer moved by up to `unit` of itself, at random (seeded)."""
+        generator = torch.Generator().manual_seed(0)
+        moved = {name: nudge(value, unit, generator) for name, value in self._body.constants.items()}
+        other = copy.copy(self)
+        other._body = replace(self._body, constants=moved)
+        return other
 
     def run(self, inputs: Mapping[str, Tensor], *, keep: bool = False, watch: Watch | None = None) -> dict[str, Tensor]:
         """Evaluate. `inputs`: by name, floats in any float dtype. Gives the outputs, or every value where `keep`.
@@ -98,7 +110,12 @@ class Executor:
         function = implementation(node)
         assert function is not None, node
         results = function(node, *arguments)
-        return results if isinstance(results, tuple) else (results,)
+        return tuple(map(self._stored, results if isinstance(results, tuple) else (results,)))
+
+    def _stored(self, value: Tensor) -> Tensor:
+        if self.storage is None or not value.is_floating_point():
+            return value
+        return value.to(self.storage).to(self.dtype)
 
     def _prepare(self, graph: onnx.GraphProto) -> _Body:
         nodes = tuple(self._node(node) for node in graph.node)
@@ -138,6 +155,14 @@ class Executor:
 
     def _cast(self, value: Tensor) -> Tensor:
         return value.to(self.dtype) if value.is_floating_point() else value
+
+
+def nudge(value: Tensor, unit: float, generator: torch.Generator) -> Tensor:
+    """Multiply floats by 1 + unit * noise, noise uniform in [-1, 1]; leave other numbers."""
+    if not value.is_floating_point():
+        return value
+    noise = torch.rand(value.shape, generator=generator, dtype=torch.float64) * 2 - 1
+    return value * (1 + unit * noise).to(value.dtype)
 
 
 def _densify(sparse: onnx.SparseTensorProto) -> np.ndarray[Any, Any]:

@@ -18,7 +18,9 @@ from bnfold.checking.ort import ProviderMissingError
 from bnfold.checking.providers import Target
 from bnfold.checking.result import NodeRecord
 from bnfold.checking.subject import Array, Feed, InputSpec, Outputs
+from bnfold.checking.tolerance import budget_for
 from bnfold.checking.torch_coverage import Recorder
+from bnfold.checking.torch_executor import nudge
 from bnfold.errors import BnfoldError, UnverifiedError
 
 _NARROW = (torch.float32, torch.float16, torch.bfloat16)
@@ -57,6 +59,7 @@ class ModuleSubject:
         self.dtype = majority_dtype(self.module)
         self.inputs = self._specs(examples)
         self.recorder = Recorder()
+        self._nudged: nn.Module | None = None
 
     def _prepared(self, module: nn.Module) -> nn.Module:
         own = copy_module(module).cpu()
@@ -93,9 +96,12 @@ class ModuleSubject:
         """Run eagerly on the CPU."""
         return self._call(self.module, feed, getattr(torch, self.dtype))
 
-    def narrowed(self, feed: Feed) -> Outputs:
-        """Run a float64 module in float32: what its own rounding would be with 29 bits less."""
-        return self._call(copy_module(self.module).float(), feed, torch.float32)
+    def nudged(self, feed: Feed) -> Outputs:
+        """Run in float64 with every weight moved by one rounding of its dtype: what rounding them again costs."""
+        if self._nudged is None:
+            self._nudged = _nudged(self.double, budget_for(self.dtype).unit)
+        with UpcastMode():  # type: ignore[no-untyped-call]
+            return self._call(self._nudged, feed, torch.float64)
 
     def input_scale(self, feed: Feed) -> float:
         """Tell what to multiply `feed` by so that the first BatchNorm sees the variance that it was trained on."""
@@ -178,6 +184,15 @@ def as_double(module: nn.Module) -> nn.Module:
             if isinstance(value, Tensor) and value.is_floating_point():
                 vars(child)[name] = value.double()
     return double
+
+
+def _nudged(double: nn.Module, unit: float) -> nn.Module:
+    generator = torch.Generator().manual_seed(0)
+    other = copy_module(double)
+    with torch.no_grad():
+        for tensor in (*other.parameters(), *other.buffers()):
+            tensor.copy_(nudge(tensor, unit, generator))
+    return other
 
 
 def variance_ratio(x: Tensor, running_var: Tensor) -> float:

@@ -11,10 +11,12 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
 
+from bnfold.checking.inputs import numpy_dtype
 from bnfold.checking.ort import OrtSession, open_session
 from bnfold.checking.providers import Target
 from bnfold.checking.result import NodeRecord
 from bnfold.checking.subject import Array, Feed, InputSpec, Outputs
+from bnfold.checking.tolerance import budget_for
 from bnfold.checking.torch_coverage import Recorder
 from bnfold.checking.torch_executor import Executor, Watch
 from bnfold.checking.torch_module import to_array, to_tensors, variance_ratio
@@ -27,7 +29,8 @@ _FLOATS = {
     TensorProto.FLOAT: "float32",
     TensorProto.DOUBLE: "float64",
 }
-UNOPTIMISED = Target("cpu", (("level", "disable"),))
+_HALVES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+UNOPTIMISED = Target("cpu", (("level", "disable"), ("threads", "1")))
 
 
 class OnnxSubject:
@@ -47,6 +50,8 @@ class OnnxSubject:
         self.dtype = _majority_dtype(model)
         self.recorder = Recorder()
         self._executor: Executor | None = None
+        self._halved: Executor | None = None
+        self._nudged: Executor | None = None
         self._unoptimised: OrtSession | Executor | None = None
 
     @classmethod
@@ -65,21 +70,42 @@ class OnnxSubject:
             self._executor = Executor(self.model)
         return self._executor
 
+    @property
+    def halved(self) -> Executor:
+        """The model with every value rounded to its half-precision dtype."""
+        if self._halved is None:
+            self._halved = Executor(self.model, torch.float32, _HALVES[self.dtype])
+        return self._halved
+
+    def _output_dtype(self, name: str, value: Array) -> Any:
+        kinds = {x.name: x.type.tensor_type.elem_type for x in self.model.graph.output}
+        declared = _FLOATS.get(kinds[name])
+        return numpy_dtype(declared) if declared and np.issubdtype(value.dtype, np.floating) else value.dtype
+
     def truth(self, feed: Feed) -> Outputs:
         """Run in float64."""
         return self._run_executor(self.executor, feed, torch.float64, watch=self.recorder.watch)
 
     def own(self, feed: Feed) -> Outputs:
-        """Run in ONNX Runtime with optimisation off, or in the executor where the runtime can't."""
+        """Run in ONNX Runtime with optimisation off, or in the executor where the runtime can't.
+
+        A half-precision model is run with every value rounded to its dtype: on the CPU, ONNX Runtime computes such a
+        model in float32, which would leave a device that does not no room.
+        """
+        if self.dtype in _HALVES:
+            outputs = self._run_executor(self.halved, feed, torch.float32)
+            return {name: value.astype(self._output_dtype(name, value)) for name, value in outputs.items()}
         if self._unoptimised is None:
             self._unoptimised = self._open_unoptimised()
         if isinstance(self._unoptimised, Executor):
             return self._run_executor(self._unoptimised, feed, torch.float32)
         return self._unoptimised.run(self.by_name(feed))
 
-    def narrowed(self, feed: Feed) -> Outputs:
-        """Run a float64 model in float32: what its own rounding would be with 29 bits less."""
-        return self._run_executor(Executor(self.model, torch.float32), feed, torch.float32)
+    def nudged(self, feed: Feed) -> Outputs:
+        """Run in float64 with every weight moved by one rounding of its dtype: what rounding them again costs."""
+        if self._nudged is None:
+            self._nudged = self.executor.nudged(budget_for(self.dtype).unit)
+        return self._run_executor(self._nudged, feed, torch.float64)
 
     def input_scale(self, feed: Feed) -> float:
         """Tell what to multiply `feed` by so that the first BatchNorm sees the variance that it was trained on."""
@@ -98,7 +124,7 @@ class OnnxSubject:
     def by_name(self, feed: Feed) -> dict[str, Array]:
         """Name a feed's arrays, each in its input's dtype."""
         return {
-            spec.name: np.ascontiguousarray(array, _numpy_dtype(spec.dtype))
+            spec.name: np.ascontiguousarray(array, numpy_dtype(spec.dtype))
             for spec, array in zip(self.inputs, feed, strict=True)
         }
 
@@ -148,14 +174,6 @@ class OnnxRunner:
         return self.session.run(self.subject.by_name(feed))
 
 
-def _numpy_dtype(name: str) -> Any:
-    if name == "bfloat16":
-        import ml_dtypes
-
-        return ml_dtypes.bfloat16
-    return np.dtype(name)
-
-
 def _specs(model: onnx.ModelProto) -> tuple[InputSpec, ...]:
     stored = {x.name for x in model.graph.initializer} | {x.values.name for x in model.graph.sparse_initializer}
     return tuple(_spec(model.graph, value) for value in model.graph.input if value.name not in stored)
@@ -193,7 +211,7 @@ def _majority_dtype(model: onnx.ModelProto) -> str:
     return sizes.most_common(1)[0][0] if sizes else "float32"
 
 
-def nudged(subject: OnnxSubject) -> OnnxSubject:
+def nudged_model(subject: OnnxSubject) -> OnnxSubject:
     """Copy with every float32 initializer multiplied by 1 +- 2^-24, signs at random (seeded)."""
     model = onnx.ModelProto()
     model.CopyFrom(subject.model)

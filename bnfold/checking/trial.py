@@ -12,6 +12,7 @@ from bnfold.checking.pairing import Pairing, pair
 from bnfold.checking.providers import Target
 from bnfold.checking.result import BudgetRow, Run, Verdict, worst
 from bnfold.checking.subject import Array, Feed, Outputs, Runner, Subject
+from bnfold.checking.truth import Facts
 from bnfold.errors import UnverifiedError
 
 
@@ -74,7 +75,7 @@ class Trial:
         """Put a feed of the reference into the candidate's order."""
         return tuple(sample[i] for i in self.order)
 
-    def take(self, sample: Sample, truth: Outputs, own: Outputs) -> None:
+    def take(self, sample: Sample, facts: Facts) -> None:
         """Run one sample and compare every output."""
         if self.runner is None or len(self.order) != len(self.candidate.inputs):
             return
@@ -90,15 +91,16 @@ class Trial:
             return
         finally:
             self.seconds += time.perf_counter() - started
-        self._compare(sample, truth, own, outputs)
+        self._compare(sample, facts, outputs)
 
-    def _compare(self, sample: Sample, truth: Outputs, own: Outputs, outputs: Outputs) -> None:
+    def _compare(self, sample: Sample, facts: Facts, outputs: Outputs) -> None:
         if not self.paired:
             self.paired = True
-            for name, theirs in self._pair("output", list(truth), list(outputs)).pairs:
-                self.comparisons[name] = Comparison(name, theirs, str(own[name].dtype), self.row)
+            for name, theirs in self._pair("output", list(facts.truth), list(outputs)).pairs:
+                self.comparisons[name] = Comparison(name, theirs, str(facts.own[name].dtype), self.row)
         for name, comparison in self.comparisons.items():
-            comparison.add(sample.name, truth[name], own[name], outputs[comparison.candidate_name])
+            sides = facts.truth[name], facts.own[name], outputs[comparison.candidate_name]
+            comparison.add(sample.name, *sides, facts.nudged[name])
             excess = comparison.latest_excess()
             if excess > self._telling_by:
                 self._telling_by, self.telling = excess, sample

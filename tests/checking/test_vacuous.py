@@ -1,0 +1,226 @@
+"""The twelve ways in which other tools pass without having checked anything. None may end with exit status 0."""
+
+import subprocess
+import sys
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+import bnfold.checking.torch_onnx as subjects
+from bnfold.checking import check, ort
+from tests.checking.building import networks, weights_of, with_weight
+
+NETWORKS = {network.name: network for network in networks()}
+PLAIN = NETWORKS["mlp"]
+
+
+def graph(nodes, inputs, outputs, constants=()):
+    """A model from nodes; `inputs` and `outputs`: (name, kind, shape)."""
+    values = [[helper.make_tensor_value_info(*value) for value in side] for side in (inputs, outputs)]
+    tensors = [numpy_helper.from_array(array, name) for name, array in dict(constants).items()]
+    made = helper.make_graph(nodes, "g", *values, tensors)
+    return helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+
+
+class FakeRuntime:
+    """ONNX Runtime with a CUDA provider that is listed and does not load, or loads and leaves nodes to the CPU."""
+
+    CPU = ("CPUExecutionProvider",)
+
+    def __init__(self, real, loads):
+        self.real, self.loads = real, loads
+        self.SessionOptions, self.GraphOptimizationLevel = real.SessionOptions, real.GraphOptimizationLevel
+
+    def get_all_providers(self):
+        return self.real.get_all_providers()
+
+    def get_available_providers(self):
+        return ["CUDAExecutionProvider", *self.CPU]
+
+    def InferenceSession(self, model, options, providers):
+        session = self.real.InferenceSession(model, options, providers=list(self.CPU))
+        return FakeSession(
+            session, ["CUDAExecutionProvider", *self.CPU] if self.loads and providers[0][0] != self.CPU[0] else self.CPU
+        )
+
+
+class FakeSession:
+    def __init__(self, session, providers):
+        self.session, self.providers = session, providers
+
+    def __getattr__(self, name):
+        return getattr(self.session, name)
+
+    def get_providers(self):
+        return self.providers
+
+
+@pytest.fixture
+def fake_runtime(monkeypatch):
+    onnxruntime = ort.runtime()
+
+    def install(*, loads):
+        monkeypatch.setattr(ort, "runtime", lambda: FakeRuntime(onnxruntime, loads))
+
+    return install
+
+
+def checked(reference, candidate, **options):
+    return check(reference, candidate, localise=False, **options)
+
+
+def test_1_provider_listed_but_not_loaded(fake_runtime):
+    fake_runtime(loads=False)
+    result = checked(PLAIN.model(), PLAIN.model(fold=True), providers="cuda:use_tf32=0")
+    assert result.exit_status == 3
+    assert "did not load" in result.reasons[0]
+
+
+def test_1_nodes_fell_back(fake_runtime):
+    fake_runtime(loads=True)
+    result = checked(PLAIN.model(), PLAIN.model(fold=True), providers="cuda:use_tf32=0")
+    assert result.exit_status == 3
+    assert "fell back" in result.reasons[0]
+    allowed = checked(PLAIN.model(), PLAIN.model(fold=True), providers="cuda:use_tf32=0", allow_fallback=True)
+    assert allowed.passed
+    assert {node.provider for node in allowed.runs[0].nodes} == {"cpu"}
+
+
+def test_2_misspelt_provider():
+    result = checked(PLAIN.model(), PLAIN.model(fold=True), providers="cdua", allow_missing=True)
+    assert result.exit_status == 3
+    assert "did you mean cuda" in result.reasons[0]
+
+
+def test_3_both_sides_optimised(monkeypatch):
+    """ONNX Runtime folds BN itself from its basic level up: the reference runs with optimisation off."""
+    levels = []
+    original = subjects.open_session
+
+    def spy(source, target, **options):
+        levels.append(target.option("level", "all"))
+        return original(source, target, **options)
+
+    monkeypatch.setattr(subjects, "open_session", spy)
+    checked(PLAIN.model(), PLAIN.model(fold=True))
+    assert sorted(levels) == ["all", "disable"]
+
+
+def test_4_reference_was_folded_by_its_exporter():
+    model = PLAIN.model(fold=True)
+    model.producer_name = "pytorch"
+    entry = model.graph.metadata_props.add()
+    entry.key = "pkg.torch.export.ExportedProgram.graph_signature"
+    entry.value = "b_bn_running_var: BUFFER target='bn.running_var' persistent=True"
+    result = checked(model, model)
+    assert result.exit_status == 3
+    assert "folded when it was exported" in result.reasons[0]
+    assert checked(model, model, allow_folded_reference=True).passed
+
+
+@pytest.mark.parametrize("side", ["candidate", "reference", "both"])
+def test_5_nan_in_an_output(side):
+    good = PLAIN.model(fold=True)
+    weight = weights_of(good)["fc.bias"].copy()
+    weight[0] = np.nan
+    bad = with_weight(good, "fc.bias", weight)
+    nan_reference = with_weight(PLAIN.model(), "fc.bias", weight)
+    pair = {"candidate": (PLAIN.model(), bad), "reference": (nan_reference, good), "both": (nan_reference, bad)}[side]
+    result = checked(*pair)
+    assert result.exit_status == (3 if side == "both" else 1)
+    assert "NaN" in result.reasons[0]
+
+
+def test_6_shapes_that_broadcast():
+    x = [("x", TensorProto.FLOAT, [3, 4])]
+    row = np.arange(4, dtype=np.float32)
+    zero = {"zero": np.zeros(1, np.float32), "row": row}
+    whole = graph(
+        [helper.make_node("Mul", ["x", "zero"], ["a"]), helper.make_node("Add", ["a", "row"], ["y"])],
+        x, [("y", TensorProto.FLOAT, None)], zero,
+    )  # fmt: skip
+    part = graph(
+        [helper.make_node("Mul", ["x", "zero"], ["a"]), helper.make_node("Identity", ["row"], ["y"])],
+        x, [("y", TensorProto.FLOAT, None)], zero,
+    )  # fmt: skip
+    result = checked(whole, part)
+    assert result.exit_status == 1
+    assert "shape (4,)" in result.reasons[0]
+
+
+@pytest.mark.parametrize("kind", [TensorProto.UINT8, TensorProto.INT64, TensorProto.BOOL])
+def test_7_integer_outputs(kind):
+    def model(condition):
+        nodes = [helper.make_node(condition, ["x", "zero"], ["a"]), helper.make_node("Cast", ["a"], ["y"], to=kind)]
+        return graph(
+            nodes, [("x", TensorProto.FLOAT, ["N", 4])], [("y", kind, None)], {"zero": np.zeros(1, np.float32)}
+        )
+
+    assert checked(model("Greater"), model("Greater")).passed
+    assert checked(model("Greater"), model("Less")).exit_status == 1
+    assert checked(model("Greater"), model("GreaterOrEqual")).exit_status == 1  # differ at zeros only
+
+
+@pytest.mark.parametrize("missing_side", ["candidate", "reference"])
+def test_8_an_output_without_counterpart(missing_side):
+    two = NETWORKS["two outputs"].model()
+    one = NETWORKS["two outputs"].model(fold=True)
+    del one.graph.output[1]
+    result = checked(two, one) if missing_side == "candidate" else checked(one, two)
+    assert result.exit_status == 1
+    assert "output depth" in result.reasons[0]
+
+
+def test_9_no_output_name_matches():
+    other = PLAIN.model(fold=True)
+    other.graph.node.append(helper.make_node("Identity", ["fc"], ["logits"]))
+    other.graph.output[0].name = "logits"
+    result = checked(PLAIN.model(), other)
+    assert result.exit_status == 3
+    assert "--by-position" in result.reasons[0]
+    by_position = checked(PLAIN.model(), other, by_position=True)
+    assert by_position.passed
+    assert any("by position" in line for line in by_position.assumptions)
+
+
+def test_10_inputs_of_both_signs():
+    """A ReLU on the input that was lost is seen on negative inputs only."""
+
+    def model(first):
+        nodes = [helper.make_node(first, ["x"], ["a"]), helper.make_node("Add", ["a", "b"], ["y"])]
+        return graph(
+            nodes, [("x", TensorProto.FLOAT, ["N", 4])], [("y", TensorProto.FLOAT, None)], {"b": np.ones(4, np.float32)}
+        )
+
+    assert checked(model("Relu"), model("Identity")).exit_status == 1
+
+
+def test_11_a_difference_is_exit_status_1(tmp_path):
+    bad = with_weight(PLAIN.model(fold=True), "l1.bias", np.zeros(32, np.float32))
+    for name, model in (("a", PLAIN.model()), ("b", bad)):
+        onnx.save(model, tmp_path / f"{name}.onnx")
+    done = subprocess.run(
+        [sys.executable, "-m", "bnfold", "check", "a.onnx", "b.onnx"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert "DIFFERENT" in done.stdout
+
+
+def test_12_nothing_compared():
+    def empty(operator):
+        nodes = [
+            helper.make_node(operator, ["x"], ["a"]),
+            helper.make_node("Slice", ["a", "zero", "zero"], ["y"]),
+        ]
+        return graph(
+            nodes,
+            [("x", TensorProto.FLOAT, ["N", 4])],
+            [("y", TensorProto.FLOAT, None)],
+            {"zero": np.zeros(1, np.int64)},
+        )
+
+    result = checked(empty("Relu"), empty("Neg"))
+    assert result.exit_status == 3
+    assert "no element" in result.reasons[0]

@@ -102,8 +102,8 @@ def demands(graph: Graph, relaxed: frozenset[str], *, tensors: bool) -> tuple[li
     for name in (*graph.inputs, *graph.outputs):
         found += rows.held(name, Why.OUTPUT)
     for tie in (tie for tied in ties.values() for tie in tied if isinstance(tie, Mapped)):
-        if not _on_axis(tie, axes):
-            found += chain(rows.held(tie.source, Why.AXIS), rows.held(tie.target, Why.AXIS))
+        for name in {tie.source, tie.target} - _on_axis(tie, axes):
+            found += rows.held(name, Why.AXIS)
     for first, other in _calls(graph):
         for left, right in ((first.inputs[0], other.inputs[0]), (first.output, other.output)):
             if left == right:
@@ -115,8 +115,8 @@ def demands(graph: Graph, relaxed: frozenset[str], *, tensors: bool) -> tuple[li
     return [(name, c) for name in axes for c in range(rows.channels(name))], found, rows
 
 
-def _on_axis(tie: Mapped, axes: Axes) -> bool:
-    return axes.get(tie.source) == tie.axis == axes.get(tie.target)
+def _on_axis(tie: Mapped, axes: Axes) -> set[str]:
+    return {name for name in (tie.source, tie.target) if axes.get(name) == tie.axis}
 
 
 def _calls(graph: Graph) -> Iterator[tuple[Node, Node]]:

@@ -135,8 +135,8 @@ class _Problem:
             if candidate in held:
                 why = candidate.refusal.why if candidate.refusal else candidate.node.limits["constants"]
                 lowering.pin([candidate.tie.source, candidate.tie.target], Reason(candidate.node.name, why))
-            elif not _on_axis(lowering, candidate):
-                lowering.pin([candidate.tie.source, candidate.tie.target], Reason(candidate.node.name, Why.AXIS))
+            else:
+                lowering.pin(_off_axis(lowering, candidate), Reason(candidate.node.name, Why.AXIS))
         for calls in _units(self.graph).values():
             self._equate_calls(calls)
 
@@ -205,15 +205,16 @@ def _folds(lowering: Lowering, found: Sequence[Candidate], held: Sequence[Candid
     broken = set()
     for candidate in found:
         unit = candidate.node.unit or candidate.node.name
-        if candidate.refusal or candidate in held or not _on_axis(lowering, candidate):
+        if candidate.refusal or candidate in held or len(_off_axis(lowering, candidate)) == 2:
             broken.add(unit)
         folds.setdefault(unit, []).append(candidate)
     return [fold for unit, fold in folds.items() if unit not in broken]
 
 
-def _on_axis(lowering: Lowering, candidate: Candidate) -> bool:
-    axis = candidate.tie.axis
-    return lowering.axes.get(candidate.tie.source) == axis == lowering.axes.get(candidate.tie.target)
+def _off_axis(lowering: Lowering, candidate: Candidate) -> list[str]:
+    """Give the ends of an affine whose frames vary along another axis than its own, or don't vary at all."""
+    ends = (candidate.tie.source, candidate.tie.target)
+    return [name for name in ends if lowering.axes.get(name) != candidate.tie.axis]
 
 
 def _units(graph: Graph) -> dict[str, list[Node]]:

@@ -163,13 +163,22 @@ class Lowering:
             self._row(kind, [(left, 1.0), (right, -1.0)], cause)
 
     def folded(self, tie: Mapped, function: affine.Affine) -> list[Row]:
-        """Give the rows of an affine that is folded: frame_y == affine after frame_x."""
-        x, y = self.unknowns.of(tie.source), self.unknowns.of(tie.target)
-        ratio = ((y, 1.0), (x, -1.0))
+        """Give the rows of an affine that is folded: frame_y == affine after frame_x.
+
+        An end whose frame varies along another axis is held at the identity, so it has no part in them.
+        """
+        ratio: list[tuple[Indices, Coefficient]] = []
+        moved: list[tuple[Indices, Coefficient]] = []
+        if self.axes.get(tie.target) == tie.axis:
+            ratio.append((self.unknowns.of(tie.target), 1.0))
+            moved.append(ratio[-1])
+        if self.axes.get(tie.source) == tie.axis:
+            ratio.append((self.unknowns.of(tie.source), -1.0))
+            moved.append((self.unknowns.of(tie.source), -function.scale))
         return [
-            Row(Kind.SCALE, ratio, np.log(np.abs(function.scale))),
-            Row(Kind.SIGN, ratio, (function.scale < 0).astype(np.float64)),
-            Row(Kind.SHIFT, ((y, 1.0), (x, -function.scale)), function.shift),
+            Row(Kind.SCALE, tuple(ratio), np.log(np.abs(function.scale))),
+            Row(Kind.SIGN, tuple(ratio), (function.scale < 0).astype(np.float64)),
+            Row(Kind.SHIFT, tuple(moved), function.shift),
         ]
 
     def _row(self, kind: Kind, terms: Sequence[tuple[Indices, Coefficient]], cause: Reason | None) -> None:

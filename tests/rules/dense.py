@@ -85,12 +85,14 @@ class Rows:
                 yield Row(aspect, {(name, c): 1}, why)
 
     def folded(self, tie: Mapped, function: Affine) -> Iterator[Row]:
-        """frame_y == function after frame_x."""
+        """frame_y == function after frame_x, where those that vary along another axis are the identity."""
         for c, (scale, shift) in enumerate(zip(function.scale.tolist(), function.shift.tolist(), strict=True)):
-            x, y = (tie.source, c), (tie.target, c)
-            yield Row(SCALE, {y: 1, x: -1}, right=float(np.log(abs(scale))))
-            yield Row(SIGN, {y: 1, x: -1}, right=float(scale < 0))
-            yield Row(SHIFT, {y: 1, x: -scale}, right=shift)
+            ends = {tie.source: -1.0, tie.target: 1.0}
+            ratio = {(name, c): sign for name, sign in ends.items() if self.axes.get(name) == tie.axis}
+            moved = {(name, c): scale * sign if sign < 0 else sign for (name, c), sign in ratio.items()}
+            yield Row(SCALE, ratio, right=float(np.log(abs(scale))))
+            yield Row(SIGN, ratio, right=float(scale < 0))
+            yield Row(SHIFT, moved, right=shift)
 
     def equal(self, left: str, right: str, why: Why) -> Iterator[Row]:
         for c in range(self.channels(left)):

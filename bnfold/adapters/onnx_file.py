@@ -20,7 +20,6 @@ from bnfold.errors import BnfoldError
 from bnfold.folding import fold
 from bnfold.graph import Graph, Node
 from bnfold.merging import with_merges
-from bnfold.merging import with_merges
 from bnfold.plan import Plan
 from bnfold.raising import raised
 from bnfold.result import FoldResult
@@ -50,7 +49,7 @@ def fold_file(
     dry_run: bool = False,
     plan: Plan | None = None,
     in_place: bool = False,
-    merge: bool = False,
+    merge: bool = True,
 ) -> FoldResult:
     """Fold an ONNX file into another one; the result's model is the target's path.
 
@@ -66,9 +65,7 @@ def fold_file(
         raise BnfoldError(f"external data {external_data!r} is unknown; it is one of {', '.join(EXTERNAL_DATA)}")
     read_model = _of_file(source, freeze_inputs)
     graph = raised_for_onnx(read_model.graph)
-    if plan is None:
-        plan = fold(graph, level=level, only=only, skip=skip)
-        plan = with_merges(graph, plan) if merge else plan
+    plan = _plan(graph, level, only, skip, merge) if plan is None else plan
     settled, audit = _settled(read_model, graph, plan)
     if not dry_run:
         to_file(read_model, settled, audit, target, external_data)
@@ -83,13 +80,29 @@ def fold_proto(
     skip: Sequence[str] = (),
     freeze_inputs: bool = False,
     plan: Plan | None = None,
+    merge: bool = True,
 ) -> FoldResult:
     """Fold a ModelProto; the result's model is a new one. Its tensors must be in it, not in external data."""
     read_model = _of_proto(proto, freeze_inputs)
     graph = raised_for_onnx(read_model.graph)
-    plan = with_merges(graph, fold(graph, level=level, only=only, skip=skip)) if plan is None else plan
+    plan = _plan(graph, level, only, skip, merge) if plan is None else plan
     settled, audit = _settled(read_model, graph, plan)
     return FoldResult(to_memory(read_model, settled, audit), plan, graph)
+
+
+def _plan(graph: Graph, level: str, only: Sequence[str], skip: Sequence[str], merge: bool) -> Plan:
+    plan = fold(graph, level=level, only=only, skip=skip)
+    return with_merges(graph, plan) if merge else plan
+
+
+def merged_proto(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, Plan]:
+    """Let parallel linear branches become one convolution each, and nothing else. Gives the plan of that, too."""
+    read_model = _of_proto(proto, freeze_inputs=False)
+    graph = raised_for_onnx(read_model.graph)
+    plan = with_merges(graph, Plan((), ()))
+    if not plan.edits:
+        return proto, plan
+    return to_memory(read_model, *_settled(read_model, graph, plan)), plan
 
 
 def raised_for_onnx(graph: Graph) -> Graph:

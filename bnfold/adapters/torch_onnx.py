@@ -13,6 +13,7 @@ from torch.export import Dim, ExportedProgram
 from torch.utils import _pytree as pytree
 
 from bnfold import __version__
+from bnfold.adapters.onnx_file import merged_proto
 from bnfold.adapters.torch_capture import Arguments, CaptureError, arguments, quietly
 from bnfold.adapters.torch_module import require_ready, same_at_other_sizes
 from bnfold.adapters.torch_onnx_clean import cleaned, with_names, with_properties
@@ -47,6 +48,7 @@ def export(
     dynamic: Mapping[int, str] | None = None,
     input_names: Sequence[str] | None = None,
     output_names: Sequence[str] | None = None,
+    merge: bool = True,
     simplify: bool = False,
     verify: bool = True,
     providers: str | Sequence[str] = ("cpu",),
@@ -58,8 +60,9 @@ def export(
     fold: without, every BatchNormalization stays a node. level, only, skip, plan: as `bnfold.fold` takes them;
     plan_file: the same from a file that `bnfold fold --save-plan` wrote for a .pt2 or .onnx result.
     opset: of the ONNX operators (default: the exporter's). dynamic: names of axes whose length may change, for every
-    input that has the axis (default {0: "batch"}; {} for none). input_names, output_names: in order. simplify: run
-    onnxsim on the result. verify: run the file against the model before it takes its name, on `providers`.
+    input that has the axis (default {0: "batch"}; {} for none). input_names, output_names: in order. merge: let
+    parallel linear branches become one convolution, after the fold. simplify: run onnxsim on the result. verify: run
+    the file against the model before it takes its name, on `providers`.
     properties: more metadata for the file.
     Raises BnfoldError where the model can't be captured or written, DifferentError or UnverifiedError where the file
     is not shown to be the same function; an old file at `path` then stays.
@@ -72,6 +75,9 @@ def export(
     proto = _to_onnx(program if result is None else result.model, opset, input_names, output_names)
     with_names(proto, _symbols(program, BATCH if dynamic is None else dynamic))
     with_properties(proto, {**_provenance(result), **(properties or {})})
+    if fold and merge:
+        proto, merges = merged_proto(proto)
+        notes += tuple(f"{edit.node}: one convolution in the place of parallel branches" for edit in merges.edits)
     if simplify:
         proto = _simplified(proto)
     if not fold:

@@ -84,6 +84,7 @@ def _export(model: Path, target: Path, options: dict[str, Any]) -> "ExportResult
         dynamic=axes(options["dynamic"]),
         input_names=_names(options["input_names"]),
         output_names=_names(options["output_names"]),
+        merge=options["merge"],
         simplify=options["simplify"],
         verify=not options["no_verify"],
         providers=options["providers"],

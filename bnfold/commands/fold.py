@@ -19,7 +19,7 @@ _SELECTION: tuple[_Option, ...] = (
                  help="default never makes a model slower; max removes all that can be removed exactly."),
     click.option("--only", multiple=True, metavar="PATTERN", help="Fold these affines alone (a shell pattern)."),
     click.option("--merge/--no-merge", default=True, show_default=True,
-                 help="Let parallel linear branches of an ONNX model become one convolution."),
+                 help="Let parallel linear branches become one convolution (ONNX results)."),
     click.option("--skip", multiple=True, metavar="PATTERN", help="Leave these affines."),
 )  # fmt: skip
 _OPENING: tuple[_Option, ...] = (

@@ -57,7 +57,7 @@ CASES = [
 
 @pytest.mark.parametrize(("text", "tensors", "left"), CASES)
 def test_one_convolution_is_left(text: str, tensors: dict[str, object], left: list[str], tmp_path: Path) -> None:
-    folded, result = fold_and_check(model(text, **tensors), tmp_path, merge=True)
+    folded, result = fold_and_check(model(text, **tensors), tmp_path)
     assert kinds(folded) == left
     assert result.plan.kept == ()
     assert {item.name for item in folded.graph.initializer} == {
@@ -65,9 +65,9 @@ def test_one_convolution_is_left(text: str, tensors: dict[str, object], left: li
     }
 
 
-def test_it_is_not_done_unless_asked_for(tmp_path: Path) -> None:
+def test_it_can_be_left_out(tmp_path: Path) -> None:
     text, tensors, _ = CASES[0].values
-    folded, _ = fold_and_check(model(text, **tensors), tmp_path)
+    folded, _ = fold_and_check(model(text, **tensors), tmp_path, merge=False)
     assert kinds(folded).count("Conv") == 2
 
 

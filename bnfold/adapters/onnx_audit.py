@@ -8,8 +8,10 @@ what the frames mean, T = scale * T' + shift, and shares neither the rules nor t
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeAlias
 
 import numpy as np
 
@@ -24,6 +26,7 @@ from bnfold.plan import Plan, Remove
 from bnfold.relation import Site
 from bnfold.rules.affine import affine_of
 
+Part: TypeAlias = Callable[[], memoryview]
 _SAME = 1e-9  # relative to the terms: frames and factors come from one solution, by different arithmetic
 
 
@@ -57,17 +60,23 @@ class Audit:
             if np.any(wrong & alive):
                 raise AuditError(f"{node.name}: its frames don't make it the identity; nothing was written")
 
-    def stream(self, content: Content, name: str) -> Iterator[bytes]:
-        """Give the bytes of a tensor, each block checked first. Raises AuditError, BnfoldError for an overflow."""
+    def parts(self, content: Content, name: str) -> Iterator[Part]:
+        """Give what makes the bytes of a tensor, part by part, each checked; they may run in any order, or at once.
+
+        They raise AuditError, or BnfoldError where the dtype overflows.
+        """
         if isinstance(content, Scaled):
-            for block, before, after in content.pairs():
-                self._check(content, block, before, after, name)
-                yield after.tobytes()
+            for block, read in content.blocks():
+                yield partial(self._scaled, content, block, read, name)
             return
         assert isinstance(content, Dense)
-        for after in content.blocks():
-            _refuse_overflow(after, content.numbers, name)
-            yield after.tobytes()
+        yield partial(_dense, content, name)
+
+    def _scaled(self, content: Scaled, block: Block, read: Callable[[], Array], name: str) -> memoryview:
+        before = read()
+        after = content.scaled(block, before)
+        self._check(content, block, before, after, name)
+        return _bytes(after)
 
     def _frame(self, value: str, axis: int, channels: int) -> Affine:
         return self.plan.frames.get(value, Affine.identity(axis, channels))
@@ -95,6 +104,16 @@ class Audit:
             )
 
 
+def _dense(content: Dense, name: str) -> memoryview:
+    after = rounded(content.numbers, content.dtype)
+    _refuse_overflow(after, content.numbers, name)
+    return _bytes(after)
+
+
+def _bytes(array: Array) -> memoryview:
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+
+
 def _channels(content: Scaled, block: Block) -> tuple[Array, Array]:
     """Number the output and the input channel of each element of a block, shaped to broadcast against it."""
     contracted, shape = content.contracted, content.weight.shape
@@ -120,8 +139,9 @@ def _ulp(wanted: Array, dtype: str) -> Floats:
 
 def _refuse_overflow(after: Array, before: Array | Floats, name: str) -> None:
     """Refuse infinities and NaN where there were numbers."""
-    if math.isfinite(float(np.sum(after, dtype=np.float64))):
-        return
+    with np.errstate(all="ignore"):
+        if math.isfinite(float(np.sum(after))):  # a sum of finite numbers that overflows only costs the next line
+            return
     lost = ~np.isfinite(after.astype(np.float64)) & np.isfinite(np.asarray(before, np.float64))
     if lost.any():
         raise BnfoldError(f"{name}: {int(lost.sum())} numbers would overflow {after.dtype.name}; nothing was written")

@@ -2,7 +2,9 @@
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
@@ -10,12 +12,13 @@ from bnfold.adapters.onnx_external import DataFile
 from bnfold.adapters.onnx_wire import Field, File, Source, header
 
 _CHUNK = 1 << 20
+_THREADS, _AHEAD = 2, 6  # NumPy computes, and the system reads, without Python's lock; memory stays some blocks
 
 
 class Sink(Protocol):
     """Where pieces go."""
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | memoryview) -> None:
         """Append bytes."""
 
     def copy(self, source: Source, start: int, count: int) -> None:
@@ -28,7 +31,7 @@ class MemorySink:
     def __init__(self) -> None:
         self.data = bytearray()
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | memoryview) -> None:
         """Append bytes."""
         self.data += data
 
@@ -43,7 +46,7 @@ class FileSink:
     def __init__(self, descriptor: int) -> None:
         self.descriptor, self.size = descriptor, 0
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | memoryview) -> None:
         """Append bytes."""
         rest = memoryview(data)
         while rest:
@@ -124,18 +127,37 @@ class Literal:
 
 @dataclass(frozen=True, slots=True)
 class Streamed:
-    """New bytes that are made while they are written."""
+    """New bytes that are made while they are written: what `parts` gives makes them, one after the other."""
 
     length: int
-    parts: Callable[[], Iterator[bytes]]
-
-    def write(self, sink: Sink) -> None:
-        """Write them part by part."""
-        for part in self.parts():
-            sink.write(part)
+    parts: Callable[[], Iterator[Callable[[], bytes | memoryview]]]
 
 
 Piece: TypeAlias = Copied | Literal | Streamed
+
+
+def write(pieces: Iterable[Piece], sink: Sink) -> None:
+    """Write pieces in order. Those that are streamed are made by other threads while the ones before are written."""
+    waiting: deque[Future[bytes | memoryview] | Copied | Literal] = deque()
+    pool = ThreadPoolExecutor(_THREADS)
+    try:
+        for piece in pieces:
+            steps = map(pool.submit, piece.parts()) if isinstance(piece, Streamed) else (piece,)
+            for step in steps:
+                waiting.append(step)
+                if len(waiting) > _AHEAD:
+                    _write_one(waiting.popleft(), sink)
+        while waiting:
+            _write_one(waiting.popleft(), sink)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _write_one(step: "Future[bytes | memoryview] | Copied | Literal", sink: Sink) -> None:
+    if isinstance(step, Future):
+        sink.write(step.result())
+    else:
+        step.write(sink)
 
 
 @dataclass(eq=False)

@@ -62,16 +62,16 @@ class File(Source):
         if not stat.S_ISREG(status.st_mode):
             raise BnfoldError(f"{path}: is not a regular file; give an ONNX model")
         self.size = status.st_size
-        self._start, self._window = 0, b""
+        self._near = (0, b"")
 
     def read(self, start: int, count: int) -> bytes:
         """Read from the window, or from the file where that doesn't reach."""
         if count > _WINDOW:
             return _read_all(self.descriptor, start, count)
-        if not self._start <= start <= start + count <= self._start + len(self._window):
-            self._start, self._window = start, _read_all(self.descriptor, start, _WINDOW)
-        begin = start - self._start
-        return self._window[begin : begin + count]
+        begin, window = self._near  # read and set as one: threads read too
+        if not begin <= start <= start + count <= begin + len(window):
+            begin, window = self._near = start, _read_all(self.descriptor, start, _WINDOW)
+        return window[start - begin : start - begin + count]
 
 
 def _open(path: Path) -> int:

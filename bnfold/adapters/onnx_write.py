@@ -1,7 +1,7 @@
 """Writing an edited ONNX model: what did not change is copied, what did is streamed, and the audit goes along."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -11,7 +11,6 @@ from onnx import helper
 
 from bnfold.adapters.onnx_audit import Audit
 from bnfold.adapters.onnx_changes import Changes, NewTensor
-from bnfold.adapters.onnx_content import Content
 from bnfold.adapters.onnx_graph import Model
 from bnfold.adapters.onnx_scopes import FileNode, Scope
 from bnfold.adapters.onnx_skeleton import (
@@ -23,7 +22,7 @@ from bnfold.adapters.onnx_skeleton import (
     NODE,
     VALUE_INFO,
 )
-from bnfold.adapters.onnx_splice import Copied, FileSink, Literal, MemorySink, Piece, Splice, Streamed
+from bnfold.adapters.onnx_splice import Copied, FileSink, Literal, MemorySink, Piece, Splice, Streamed, write
 from bnfold.adapters.onnx_tensors import CODES, Tensor, tensor
 from bnfold.adapters.onnx_wire import Field, header
 from bnfold.atomic import replacing
@@ -39,8 +38,7 @@ _PROTOBUF_LIMIT = (1 << 31) - 1
 def to_memory(model: Model, changes: Changes, audit: Audit) -> onnx.ModelProto:
     """Give the new model as a ModelProto."""
     sink = MemorySink()
-    for piece in _Writer(model, changes, audit, "never", _Data("")).pieces():
-        piece.write(sink)
+    write(_Writer(model, changes, audit, "never", _Data("")).pieces(), sink)
     return onnx.ModelProto.FromString(bytes(sink.data))
 
 
@@ -79,9 +77,7 @@ def _write(path: Path, pieces: Iterable[Piece], flags: int) -> None:
     except OSError as error:
         raise BnfoldError(f"{path}: can't be written ({error.strerror})") from error
     try:
-        sink = FileSink(descriptor)
-        for piece in pieces:
-            piece.write(sink)
+        write(pieces, FileSink(descriptor))
         os.fsync(descriptor)
     except OSError as error:
         path.unlink(missing_ok=True)
@@ -219,12 +215,9 @@ class _Writer:
         del proto.dims[:]
         proto.dims.extend(content.shape)
         proto.data_type = CODES[content.dtype]
-        numbers = Streamed(content.nbytes, partial(self._bytes, content, added.name))
+        numbers = Streamed(content.nbytes, partial(self.audit.parts, content, added.name))
         was_external = old.external is not None if old is not None else self.has_external
         return _field(INITIALIZER, self._stored(proto, [numbers], self._goes_out(content.nbytes, was_external)))
-
-    def _bytes(self, content: Content, name: str) -> Iterator[bytes]:
-        return self.audit.stream(content, name)
 
     def _goes_out(self, size: int, was_external: bool) -> bool:
         if self.policy == "auto":

@@ -1,0 +1,169 @@
+"""How long folding an ONNX file takes, and how much memory, beside other tools: whole processes, median of some runs.
+
+    python -m benchmarks.onnx_speed --peers PYTHON
+
+PYTHON: an interpreter that has the other tools (onnxsim, onnxslim, onnxoptimizer, onnxscript, onnxruntime); those that
+it hasn't are left out, by name. Results go to benchmarks/results/onnx_speed.json and .md.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import onnx
+
+from benchmarks.onnx_models import chain, resnet152
+
+RESULTS = Path(__file__).parent / "results"
+LIMIT = 120  # seconds for one run
+LOAD_SAVE = "import sys, onnx; onnx.save(onnx.load(sys.argv[1]), sys.argv[2])"
+TOOLS = {
+    "copy": "import sys, shutil; shutil.copyfile(*sys.argv[1:])",
+    "bnfold": "import sys; from bnfold.adapters.onnx_file import fold_file; fold_file(*sys.argv[1:])",
+    "onnx, load and save": LOAD_SAVE,
+    "onnxruntime, basic": (
+        "import sys, onnxruntime as ort; o = ort.SessionOptions();"
+        "o.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC;"
+        "o.optimized_model_filepath = sys.argv[2]; o.log_severity_level = 3;"
+        "ort.InferenceSession(sys.argv[1], o, providers=['CPUExecutionProvider'])"
+    ),
+    "onnxscript, BatchNorm rules": (
+        "import sys, onnx_ir as ir; from onnxscript.rewriter import rewrite;"
+        "from onnxscript.rewriter.rules.common import _fuse_batchnorm as f;"
+        "m = ir.load(sys.argv[1]); rewrite(m, f.rules); ir.save(m, sys.argv[2])"
+    ),
+    "onnxslim": "import sys, onnxslim; onnxslim.slim(sys.argv[1], sys.argv[2])",
+    "onnxoptimizer": (
+        "import sys, onnx, onnxoptimizer as o; m = onnx.load(sys.argv[1]);"
+        "onnx.save(o.optimize(m, ['fuse_bn_into_conv', 'eliminate_unused_initializer']), sys.argv[2])"
+    ),
+    "onnxsim": "import sys, onnx, onnxsim; m, _ = onnxsim.simplify(sys.argv[1]); onnx.save(m, sys.argv[2])",
+}
+PACKAGES = {
+    "copy": "shutil",
+    "onnx, load and save": "onnx",
+    "onnxruntime, basic": "onnxruntime",
+    "onnxscript, BatchNorm rules": "onnxscript",
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One tool on one model. seconds and processor_seconds: medians. peak_mib: resident, the largest of the runs."""
+
+    model: str
+    tool: str
+    seconds: float | None
+    processor_seconds: float | None
+    peak_mib: float | None
+    batch_norms_left: int | None
+    note: str = ""
+
+
+def measure(python: str, code: str, source: Path, target: Path) -> tuple[float, float, float] | str:
+    """Run once; give wall and processor seconds and the peak in MiB, or what went wrong."""
+    with tempfile.TemporaryFile() as said:
+        began = time.perf_counter()
+        command = [python, "-c", code, str(source), str(target)]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=said)
+        killer = threading.Timer(LIMIT, process.kill)
+        killer.start()
+        _, status, usage = os.wait4(process.pid, 0)
+        wall = time.perf_counter() - began
+        killer.cancel()
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode == -9:
+            return f"over {LIMIT} s, or out of memory"
+        if process.returncode:
+            said.seek(0)
+            lines = said.read().decode(errors="replace").strip().splitlines()
+            return lines[-1][:100] if lines else f"exit status {process.returncode}"
+    return wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
+
+
+def row(model: str, tool: str, python: str, source: Path, target: Path, runs: int) -> Row:
+    """Measure one tool on one model."""
+    found = []
+    for _ in range(runs):
+        one = measure(python, TOOLS[tool], source, target)
+        if isinstance(one, str):
+            return Row(model, tool, None, None, None, None, one)
+        found.append(one)
+    walls, processors, peaks = zip(*found, strict=True)
+    kinds = [node.op_type for node in onnx.load(target, load_external_data=False).graph.node]
+    left = kinds.count("BatchNormalization")
+    return Row(model, tool, statistics.median(walls), statistics.median(processors), max(peaks), left)
+
+
+def has(python: str, tool: str) -> bool:
+    """Whether the interpreter has the tool's package."""
+    name = PACKAGES.get(tool, tool)
+    return subprocess.run([python, "-c", f"import {name}"], capture_output=True, check=False).returncode == 0
+
+
+def environment(peers: str) -> dict[str, str]:
+    """What the numbers depend on."""
+    names = ("numpy", "onnx", "onnxruntime", "onnxscript", "onnxsim", "onnxslim", "onnxoptimizer")
+    code = (
+        "import importlib.metadata as m, json\n"
+        "def v(n):\n try: return m.version(n)\n except m.PackageNotFoundError: return 'not installed'\n"
+        f"print(json.dumps({{n: v(n) for n in {names}}}))"
+    )
+    versions = json.loads(subprocess.run([peers, "-c", code], capture_output=True, check=True).stdout)
+    machine = {"python": platform.python_version(), "system": platform.system(), "machine": platform.machine()}
+    return {**machine, "cores": str(os.cpu_count()), **versions}
+
+
+def markdown(rows: list[Row], about: dict[str, str]) -> str:
+    """Give the results as a page."""
+    lines = ["# Folding ONNX files: whole processes", "", "Written by `python -m benchmarks.onnx_speed`.", ""]
+    for model in dict.fromkeys(one.model for one in rows):
+        lines += [f"## {model}", "", "| tool | seconds | processor seconds | peak MiB | BatchNorm left | |"]
+        lines += ["|---|---|---|---|---|---|"]
+        for one in (one for one in rows if one.model == model):
+            numbers = (one.seconds, one.processor_seconds, one.peak_mib)
+            shown = ["" if number is None else f"{number:.2f}" for number in numbers[:2]]
+            shown.append("" if one.peak_mib is None else f"{one.peak_mib:.0f}")
+            left = "" if one.batch_norms_left is None else str(one.batch_norms_left)
+            lines.append(f"| {one.tool} | {' | '.join(shown)} | {left} | {one.note} |")
+        lines.append("")
+    lines += ["## Environment", "", *(f"- {name}: {value}" for name, value in about.items()), ""]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Make the models, measure every tool on them, write the results."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--peers", default=sys.executable, help="an interpreter that has the other tools")
+    parser.add_argument("--runs", type=int, default=3)
+    arguments = parser.parse_args()
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        source, target = Path(folder) / "model.onnx", Path(folder) / "result.onnx"
+        for model, make in (("ResNet-152, 241 MB", resnet152), ("a chain of 1,000 conv and BatchNorm", chain)):
+            onnx.save(make(), source)
+            for tool in TOOLS:
+                python = sys.executable if tool in ("copy", "bnfold") else arguments.peers
+                if has(python, tool):
+                    rows.append(row(model, tool, python, source, target, arguments.runs))
+                else:
+                    rows.append(Row(model, tool, None, None, None, None, "not installed"))
+                print(rows[-1], flush=True)
+    RESULTS.mkdir(exist_ok=True)
+    about = environment(arguments.peers)
+    found = {"environment": about, "rows": [asdict(one) for one in rows]}
+    (RESULTS / "onnx_speed.json").write_text(json.dumps(found, indent=1) + "\n")
+    (RESULTS / "onnx_speed.md").write_text(markdown(rows, about))
+
+
+if __name__ == "__main__":
+    main()

@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import inspect
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -269,3 +270,18 @@ def _as_bnfold_error(label: str) -> Iterator[None]:
     except Exception as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise UnverifiedError(f"{label} could not be run: {lines[0][:300]}") from error
+
+
+@dataclass(frozen=True)
+class CudaState:
+    """Whether torch can use CUDA, and the version that it was built for (empty for none)."""
+
+    available: bool
+    built_for: str
+
+
+def cuda_state() -> CudaState:
+    """Ask torch."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a driver that is too old
+        return CudaState(torch.cuda.is_available(), torch.version.cuda or "")

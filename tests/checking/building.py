@@ -191,7 +191,8 @@ def networks(scale=1.0, dtype="float32"):
     yield Network("residual", (3, 10, 10), [
         conv("c1", g, 3, 8), conv("c2", g, 8, 8),
         conv("c3", g, 8, 8, bias=False, after=(("Add", {"with": "c1"}), "Relu")),
-        conv("c4", g, 8, 8, after=("Relu", pool, flat)), linear("fc", g, 8, 6, scale=scale)], ("fc",), dtype)  # fmt: skip
+        conv("c4", g, 8, 8, after=("Relu", pool, flat)),
+        linear("fc", g, 8, 6, scale=scale)], ("fc",), dtype)  # fmt: skip
     yield Network("depthwise", (4, 12, 12), [
         conv("c1", g, 4, 16, 1), conv("dw", g, 16, 16, group=16, after=(("Clip", {"low": 0, "high": 6}),)),
         conv("pw", g, 16, 8, 1, bias=False, after=()), conv("g", g, 8, 12, group=4, after=("Relu", pool, flat)),

@@ -1,0 +1,21 @@
+"""`bnfold doctor`: what this installation can check on, and why not on more."""
+
+import json
+from dataclasses import asdict
+
+import click
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
+def command(as_json: bool) -> int:
+    """Diagnose the installed runtimes and providers. Exit status: 0 where checks can run, 3 where a problem stands."""
+    from bnfold.checking.doctor import diagnose
+
+    diagnosis = diagnose()
+    if as_json:
+        click.echo(json.dumps([asdict(finding) for finding in diagnosis.findings], indent=2))
+        return diagnosis.exit_status
+    for finding in diagnosis.findings:
+        click.echo(f"{finding.level:8} {finding.what}" + (f"\n{'':8} -> {finding.advice}" if finding.advice else ""))
+    return diagnosis.exit_status

@@ -1,0 +1,153 @@
+"""`bnfold check` end to end, through the command line's own entry."""
+
+import importlib
+import json
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner
+
+from bnfold.checking.result import CheckResult
+from bnfold.commands import group
+from bnfold.errors import BnfoldError
+from tests.checking.building import Layer, Network, networks, weights_of, with_weight
+
+NETWORKS = {network.name: network for network in networks()}
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    network = NETWORKS["residual"]
+    good = network.model(fold=True)
+    bad = with_weight(good, "c2.bias", weights_of(good)["c2.bias"] * np.float32(1.01))
+    for name, model in (("reference", network.model()), ("good", good), ("bad", bad)):
+        onnx.save(model, tmp_path / f"{name}.onnx")
+
+    def invoke(*arguments):
+        done = CliRunner().invoke(group, ["check", *map(str, arguments)], standalone_mode=False)
+        if done.exception is not None:
+            raise done.exception
+        return done.return_value, done.output
+
+    return invoke
+
+
+def test_verified(run):
+    status, output = run("reference.onnx", "good.onnx")
+    assert status == 0
+    assert "verified: the same function" in output
+    assert "good.onnx  cpu [float32]  fc      ok" in output
+
+
+def test_different_says_where(run):
+    status, output = run("reference.onnx", "good.onnx", "bad.onnx")
+    assert status == 1
+    assert "first divergence (bad.onnx): c2/BatchNormalization (BatchNormalization)" in output
+    assert "replay: bnfold check --replay bnfold-replay.npz" in output
+
+
+def test_replay_runs_only_the_saved_input(run, tmp_path):
+    run("reference.onnx", "bad.onnx")
+    saved = np.load(tmp_path / "bnfold-replay.npz")
+    assert saved["x"].shape[0] == 1
+    status, output = run("--replay", "bnfold-replay.npz")
+    assert status == 1
+    assert "1 input" in output
+    status, _ = run("reference.onnx", "good.onnx", "--replay", "bnfold-replay.npz")
+    assert status == 0
+
+
+def test_json(run):
+    status, output = run("reference.onnx", "good.onnx", "--json")
+    result = CheckResult.from_json(output)
+    assert status == result.exit_status == 0
+    assert json.loads(output)["schema"] == "bnfold.check/1"
+    assert {node.provider for node in result.runs[0].nodes} == {"cpu"}
+    assert result.runs[0].nodes_proven
+    assert result.runs[0].repeats_equal
+
+
+def test_report(run, tmp_path):
+    status, _ = run("reference.onnx", "bad.onnx", "--report", "json=out.json")
+    assert status == 1
+    assert CheckResult.from_json((tmp_path / "out.json").read_text()).exit_status == 1
+
+
+def test_reduce(run, tmp_path):
+    status, output = run("reference.onnx", "bad.onnx", "--reduce", "small")
+    assert status == 1
+    assert "reduced to 2 and 1 nodes" in output
+    status, _ = run("small/reference.reference.onnx", "small/bad.candidate.onnx")
+    assert status == 1
+
+
+def test_inputs_from_a_folder(run, tmp_path):
+    (tmp_path / "samples").mkdir()
+    x = np.random.default_rng(0).normal(size=(2, 3, 10, 10)).astype(np.float32)
+    np.savez(tmp_path / "samples" / "a.npz", x=x)
+    np.save(tmp_path / "samples" / "b.npy", x)
+    _, output = run("reference.onnx", "good.onnx", "--inputs", "samples", "--json")
+    names = [sample.name for sample in CheckResult.from_json(output).inputs]
+    assert names[:2] == ["sample/a", "sample/b"]
+
+
+def test_missing_provider(run):
+    assert run("reference.onnx", "good.onnx", "--providers", "cuda")[0] == 3
+    status, output = run("reference.onnx", "good.onnx", "--providers", "cuda", "--allow-missing")
+    assert status == 0
+    assert "skipped: nothing was compared" in output
+    status, output = run("reference.onnx", "good.onnx", "--providers", "cpu,cuda", "--allow-missing")
+    assert status == 0
+    assert "skipped: good.onnx on cuda" in output
+
+
+def test_budget(run):
+    status, output = run("--budget", "show")
+    assert status == 0
+    assert "tf32" in output
+    assert run("reference.onnx", "good.onnx", "--budget", "rms=1e-3,channel=1e-3,peak=1e-3")[0] == 1
+    assert run("reference.onnx", "bad.onnx", "--budget", "rms=1e9,channel=1e9,peak=1e9")[0] == 3  # lets anything pass
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        pytest.param(("reference.onnx", "none.onnx"), "no such file", id="no file"),
+        pytest.param(("reference.onnx", "good.onnx", "--budget", "rms=a lot"), "wanted show", id="budget"),
+        pytest.param(("reference.onnx", "good.onnx", "--budget", "rme=3"), "no budget figure rme", id="figure"),
+        pytest.param(("reference.onnx", "good.onnx", "--providers", "cpu:threads=x"), "wanted a number", id="option"),
+        pytest.param(("reference.onnx", "good.onnx", "--providers", ","), "no provider given", id="no provider"),
+        pytest.param(("reference.onnx", "good.onnx", "--inputs", "none"), "no such file", id="inputs"),
+        pytest.param(("reference.onnx", "good.onnx", "--report", "jnit=x"), "did you mean junit", id="report"),
+        pytest.param(("--replay", "reference.onnx"), "not a replay file", id="replay"),
+    ],
+)
+def test_usage_errors(run, arguments, message):
+    with pytest.raises(BnfoldError, match=message) as caught:
+        run(*arguments)
+    assert caught.value.exit_status == 2
+
+
+def test_a_module_file_against_onnx(run, tmp_path):
+    torch = importlib.import_module("torch")
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.ReLU()).eval()
+    torch.save(module, tmp_path / "m.pt")
+    weight, bias = (tensor.detach().double().numpy() for tensor in (module[0].weight, module[0].bias))
+    scale = 1 / np.sqrt(1 + 1e-5)  # fresh statistics
+    for name, factor in (("right", scale), ("wrong", 1.001 * scale)):
+        layer = Layer("c", "Conv", weight * factor, bias * factor, after=[("Relu", {})])
+        onnx.save(Network(name, (1, 8, 8), [layer], ("c",)).model(), tmp_path / f"{name}.onnx")
+    assert run("m.pt", "right.onnx")[0] == 0
+    assert run("m.pt", "wrong.onnx")[0] == 1
+
+
+def test_two_modules_need_inputs(run, tmp_path):
+    torch = importlib.import_module("torch")
+    torch.save(torch.nn.Sequential(torch.nn.Linear(3, 2)), tmp_path / "m.pt")
+    np.save(tmp_path / "x.npy", np.ones((2, 3), np.float32))
+    with pytest.raises(BnfoldError, match="give some with --inputs"):
+        run("m.pt", "m.pt")
+    assert run("m.pt", "m.pt", "--inputs", "x.npy")[0] == 0

@@ -9,6 +9,7 @@ from bnfold.graph import Graph
 from bnfold.plan import Folded, Merge, Outcome, Plan
 from bnfold.report.fold_totals import Totals, totals
 from bnfold.report.text import visible
+from bnfold.why import Why
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -18,13 +19,13 @@ SHOWN = 4  # names or reasons in a cell; the JSON form has them all
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One affine. kind: BatchNorm or affine. detail: what it went into, or why it stays; advice: the ways out."""
+    """One affine. kind: BatchNorm or affine. detail: what it went into, or why it stays; whys: the reasons shown."""
 
     name: str
     kind: str
     folded: bool
     detail: tuple[str, ...]
-    advice: tuple[str, ...] = ()
+    whys: tuple[Why, ...] = ()
 
     @property
     def word(self) -> str:
@@ -45,8 +46,7 @@ def _row(graph: Graph, outcome: Outcome) -> Row:
     detail = [f"{visible(str(reason))} [{reason.why.code}]" for reason in outcome.why[:SHOWN]]
     if len(outcome.why) > SHOWN:
         detail.append(f"and {len(outcome.why) - SHOWN} more (--json has all)")
-    advice = dict.fromkeys(reason.why.advice for reason in outcome.why[:SHOWN])
-    return Row(name, kind, False, tuple(detail), tuple(advice))
+    return Row(name, kind, False, tuple(detail), tuple(reason.why for reason in outcome.why[:SHOWN]))
 
 
 def _some(names: tuple[str, ...]) -> str:
@@ -58,7 +58,7 @@ def plain(graph: Graph, plan: Plan) -> str:
     """Give the report as text without colours or control characters, for files, pipes and logs."""
     found = rows(graph, plan)
     lines = list(_table(found)) if found else ["no BatchNorm and no other per-channel affine found"]
-    return "\n".join([*lines, *merged(plan), "", *_totals_table(*totals(graph, plan))])
+    return "\n".join([*lines, *merged(plan), *_advice_table(found), "", *_totals_table(*totals(graph, plan))])
 
 
 def merged(plan: Plan) -> Iterator[str]:
@@ -74,8 +74,20 @@ def _table(found: list[Row]) -> Iterator[str]:
         head = f"{row.name:{name_width}}  {row.kind:9}  {row.word:6}  "
         for k, line in enumerate(row.detail):
             yield (head if k == 0 else " " * len(head)) + line
-        for line in row.advice:
-            yield " " * len(head) + f"-> {line}"
+
+
+def advice(found: list[Row]) -> dict[str, str]:
+    """Give the way out for every code that the rows show, once."""
+    return {why.code: why.advice for row in found for why in row.whys}
+
+
+def _advice_table(found: list[Row]) -> Iterator[str]:
+    ways = advice(found)
+    if ways:
+        yield ""
+        yield "what to do (bnfold explain CODE says more)"
+    for code, way in ways.items():
+        yield f"{code:{max(map(len, ways))}}  {way}"
 
 
 def _totals_table(before: Totals, after: Totals) -> Iterator[str]:
@@ -103,12 +115,15 @@ def show(graph: Graph, plan: Plan, console: "Console") -> None:
     from rich.markup import escape
     from rich.table import Table
 
+    found = rows(graph, plan)
     table = Table("affine", "kind", "outcome", "into, or why it stays", box=None, pad_edge=False, header_style="bold")
     styles: Mapping[bool, str] = {True: "green", False: "yellow"}
-    for row in rows(graph, plan):
-        lines = [*map(escape, row.detail), *(f"[dim]-> {escape(line)}[/dim]" for line in row.advice)]
+    for row in found:
         word = f"[{styles[row.folded]}]{row.word}[/]"
-        table.add_row(escape(row.name), row.kind, word, "\n".join(lines))
+        table.add_row(escape(row.name), row.kind, word, "\n".join(map(escape, row.detail)))
+    ways = Table("code", "what to do (bnfold explain CODE says more)", box=None, pad_edge=False, header_style="bold")
+    for code, way in advice(found).items():
+        ways.add_row(code, escape(way))
     sums = Table("", "before", "after", box=None, pad_edge=False, header_style="bold")
     for column in sums.columns[1:]:
         column.justify = "right"
@@ -117,5 +132,8 @@ def show(graph: Graph, plan: Plan, console: "Console") -> None:
     console.print(table)
     for line in merged(plan):
         console.print(escape(line))
+    if ways.row_count:
+        console.print()
+        console.print(ways)
     console.print()
     console.print(sums)

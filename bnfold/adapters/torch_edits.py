@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
+from bnfold.adapters.torch_clip import ChannelClip
 from bnfold.errors import BnfoldError
 
 VERSION = 1
@@ -18,13 +19,15 @@ class ModuleEdits:
 
     identity: module paths. kept_children: module path -> names of its children that run, in order (the activation of
     a BatchNorm that carries one). biases: parameter path -> shape. copying: activations that worked in place on what
-    is now read elsewhere too, and do so no more.
+    is now read elsewhere too, and do so no more. clips: path of an activation that became a `ChannelClip` -> the shape
+    of its bounds.
     """
 
     identity: tuple[str, ...] = ()
     kept_children: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     biases: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     copying: tuple[str, ...] = ()
+    clips: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def apply(self, module: nn.Module) -> None:
         """Change the structure of `module` in place; new parameters are zeros beside the layer's weight.
@@ -35,6 +38,8 @@ class ModuleEdits:
             vars(_submodule(module, path))["inplace"] = False
         for path in self.identity:
             _replace(module, path, nn.Identity())
+        for path, shape in self.clips.items():
+            _replace(module, path, ChannelClip(*_bounds(module, shape)))
         for path, children in self.kept_children.items():
             parent = _submodule(module, path)
             kept = [_submodule(parent, child) for child in children]
@@ -51,6 +56,7 @@ class ModuleEdits:
             {**self.kept_children, **other.kept_children},
             {**self.biases, **other.biases},
             tuple(dict.fromkeys((*self.copying, *other.copying))),
+            {**self.clips, **other.clips},
         )
 
     def to_json(self) -> str:
@@ -61,6 +67,7 @@ class ModuleEdits:
             "kept_children": {path: list(names) for path, names in self.kept_children.items()},
             "biases": {path: list(shape) for path, shape in self.biases.items()},
             "copying": list(self.copying),
+            "clips": {path: list(shape) for path, shape in self.clips.items()},
         }
         return json.dumps(content, sort_keys=True)
 
@@ -76,6 +83,7 @@ class ModuleEdits:
                 {_text(path): tuple(map(_text, names)) for path, names in content["kept_children"].items()},
                 {_text(path): tuple(map(_size, shape)) for path, shape in content["biases"].items()},
                 tuple(map(_text, content["copying"])),
+                {_text(path): tuple(map(_size, shape)) for path, shape in content["clips"].items()},
             )
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise BnfoldError(f"{source}: its edits are malformed ({type(error).__name__}: {error})") from error
@@ -105,6 +113,16 @@ def _replace(module: nn.Module, path: str, new: nn.Module) -> None:
     parent = _submodule(module, owner)
     _submodule(parent, name)
     setattr(parent, name, new)
+
+
+def _bounds(module: nn.Module, shape: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Give bounds that clip nothing, in the dtype and on the device of the module's weights."""
+    largest = max((max(item.shape, default=0) for item in module.parameters()), default=0)
+    if max(shape, default=0) > largest:
+        raise BnfoldError(f"{type(module).__name__} has no layer of {max(shape)} channels, which the file's edits name")
+    like = next(module.parameters())
+    full = torch.full(shape, torch.inf, dtype=like.dtype, device=like.device)
+    return -full, full
 
 
 def _add_parameter(owner: nn.Module, name: str, shape: tuple[int, ...]) -> None:

@@ -11,12 +11,17 @@ Line: TypeAlias = tuple[str, ...]
 
 
 def form(
-    graph: Graph, weights: Collection[str], removed: Collection[str] = (), biased: Mapping[str, str] | None = None
+    graph: Graph,
+    weights: Collection[str],
+    removed: Collection[str] = (),
+    biased: Mapping[str, str] | None = None,
+    clipped: Mapping[str, int] | None = None,
 ) -> tuple[Line, ...]:
     """Give a line for each node: operator, attributes without lengths, and where each operand comes from.
 
     weights: constants that are told apart by their names. removed: nodes that are left out, as if their first input
-    were their output. biased: nodes that have this bias. Nodes that leave numbers as they are don't count.
+    were their output. biased: nodes that have this bias. clipped: nodes that are clips by channel along this axis.
+    Nodes that leave numbers as they are don't count.
     """
     origin: dict[str, str] = {name: f"input {index}" for index, name in enumerate(graph.inputs)}
     lines: list[Line] = []
@@ -30,7 +35,12 @@ def form(
             operands = [*operands[:2], biased[node.name]]
         for index, name in enumerate(node.outputs):
             origin[name] = f"{len(lines)}.{index}"
-        lines.append((_operator(node, graph), *operands))
+        if clipped and node.name in clipped:
+            lines.append((f"ChannelClip {clipped[node.name]}", operands[0]))
+        elif isinstance(node.op, ops.ChannelClip):
+            lines.append((_operator(node, graph), operands[0]))
+        else:
+            lines.append((_operator(node, graph), *operands))
     lines.append(("output", *(origin.get(name, name) for name in graph.outputs)))
     return tuple(lines)
 

@@ -51,9 +51,16 @@ class _Limits:
             found, unit = self._linear(node)
         elif isinstance(node.op, (ops.BatchNorm, ops.Binary, ops.Unary)):
             found, unit = self._affine(node)
-        elif isinstance(node.op, _NUMBERED):
+        elif isinstance(node.op, _NUMBERED) and not self._is_lone_relu(node):
             found = {"constants": Why.CODE}
         return replace(node, limits={**found, **node.limits}, unit=unit)
+
+    def _is_lone_relu(self, node: Node) -> bool:
+        """Whether the node is all that an nn.ReLU does, so that another activation can take its place."""
+        path = self.path(node)
+        part = torch_parts.find(self.module, path)
+        calls = [other for other in self.graph.nodes if self.path(other) == path]
+        return type(part) is nn.ReLU and not torch_parts.is_hooked(part) and calls == [node]
 
     # Linear layers.
 
@@ -126,7 +133,7 @@ class _Limits:
             seen = self._seen_by(path)
             if seen:
                 name = f"{path or type(self.module).__name__}:hook"
-                nodes.append(Node(name, ops.Unknown("hook"), seen, ()))
+                nodes.append(Node(name, ops.Unknown("hook"), seen, (), {"frames": Why.HOOKED}))
         return nodes
 
     def _seen_by(self, path: str) -> tuple[str, ...]:

@@ -28,7 +28,7 @@ from bnfold.adapters.torch_write import Written, write
 from bnfold.errors import BnfoldError, DifferentError
 from bnfold.folding import fold
 from bnfold.graph import Graph, Node
-from bnfold.plan import Plan, Remove
+from bnfold.plan import Plan, Remove, ReplaceByClip
 from bnfold.raising import raised
 from bnfold.result import FoldResult
 from bnfold.why import Why
@@ -251,7 +251,8 @@ class _Job:
 
     def _require_graph(self, plan: Plan, target: nn.Module, done: Written) -> None:
         """Capture the written module: it must be the graph that the plan wants, and no other path of the forward."""
-        wanted = form(self.reading.graph, self.reading.tensors, self._removed(plan), done.biased)
+        clipped = {edit.node: edit.axis for edit in plan.edits if isinstance(edit, ReplaceByClip)}
+        wanted = form(self.reading.graph, self.reading.tensors, self._removed(plan), done.biased, clipped)
         again = _read(target, self.given)
         parted = difference(wanted, form(again.graph, again.tensors))
         if parted:

@@ -1,6 +1,7 @@
 """Activations of ATen, and what leaves numbers as they are."""
 
 import torch
+from torch import fx
 
 from bnfold import ops
 from bnfold.adapters.torch_call import Call, Derived, Draft, dtype_of, is_tensor, length, reads, shape_of
@@ -56,6 +57,19 @@ def _clamp(call: Call) -> Draft | None:
     if bounds == (0.0, None):
         return Draft(ops.Relu(), (call.x,))
     return Draft(ops.Clip(*bounds), (call.x,))
+
+
+@reads("clamp.Tensor")
+def _channel_clip(call: Call) -> Draft | None:
+    """Bounds (C, 1, ..., 1), as a `ChannelClip` has them."""
+    lo, hi = call.arguments.get("min"), call.arguments.get("max")
+    if not (isinstance(lo, fx.Node) and isinstance(hi, fx.Node)) or shape_of(lo) != shape_of(hi):
+        return None
+    count, *ones = shape_of(lo) or (None,)
+    if not isinstance(count, int) or any(size != 1 for size in ones):
+        return None
+    bounds = (Derived(bound, (count,)) for bound in (lo, hi))
+    return Draft(ops.ChannelClip(call.rank - 1 - len(ones)), (call.x, *bounds))
 
 
 @reads("dropout.default", "feature_dropout.default", "alpha_dropout.default", "feature_alpha_dropout.default")

@@ -11,13 +11,14 @@ from torch import Tensor, nn
 
 from bnfold import ops
 from bnfold.adapters import torch_parts
+from bnfold.adapters.torch_clip import ChannelClip
 from bnfold.adapters.torch_edits import ModuleEdits
 from bnfold.adapters.torch_names import Paths
 from bnfold.adapters.torch_replacing import Replacement
 from bnfold.affine import Floats
 from bnfold.errors import BnfoldError
 from bnfold.graph import Graph, Node
-from bnfold.plan import Plan, Remove, ScaleWeight, SetBias, SetConstants
+from bnfold.plan import Plan, Remove, ReplaceByClip, ScaleWeight, SetBias, SetConstants
 from bnfold.relation import Site
 from bnfold.rules.linear import contraction, scale_weight
 
@@ -59,7 +60,7 @@ def write(
     except BaseException:
         writer.done.take_back()
         raise
-    edits = ModuleEdits(tuple(writer.identity), writer.kept_children, writer.biases, tuple(in_place))
+    edits = ModuleEdits(tuple(writer.identity), writer.kept_children, writer.biases, tuple(in_place), writer.clips)
     return Written(edits, writer.done.undo, writer.done.biased)
 
 
@@ -78,6 +79,7 @@ class _Writer:
         self.identity: list[str] = []
         self.kept_children: dict[str, tuple[str, ...]] = {}
         self.biases: dict[str, tuple[int, ...]] = {}
+        self.clips: dict[str, tuple[int, ...]] = {}
 
     def apply(self, edit: Any) -> None:
         node = self.graph.by_name.get(edit.node)
@@ -93,6 +95,8 @@ class _Writer:
                     self._store(node.inputs[index], numbers.reshape(self.graph.constants[node.inputs[index]].shape))
             case Remove():
                 self.removed.update(node.sources or (node.name,))
+            case ReplaceByClip(_, axis, lo, hi):
+                self._clip(node, axis, lo, hi)
             case _:
                 raise BnfoldError(f"{edit.node}: a {type(edit).__name__} can't be written into a module; use .onnx")
 
@@ -153,6 +157,16 @@ class _Writer:
         setattr(part, name, fresh)
         self.done.undo.append(partial(setattr, part, name, old))
 
+    def _clip(self, node: Node, axis: int, lo: Floats, hi: Floats) -> None:
+        """Put a clip in the place of the module that is a ReLU; `torch_limits` lets no other come here."""
+        path = self.owners[node.name]
+        value = self.graph.values[node.output]
+        like = torch.empty(0, dtype=getattr(torch, value.dtype), device=_device(self.module))
+        shape = (len(lo), *[1] * (len(value.shape or ()) - axis - 1))
+        bounds = [rounded(numbers.reshape(shape), like) for numbers in (lo, hi)]
+        self._put(self.module.get_submodule(path), ChannelClip(*bounds))
+        self.clips[path] = shape
+
     def _require_equal(self, path: str, numbers: Floats) -> None:
         if not np.array_equal(self.numbers[path].reshape(-1), numbers.reshape(-1)):
             raise BnfoldError(f"{path}: is used more than once, and the plan wants different numbers; untie it first")
@@ -195,6 +209,9 @@ class _Writer:
         else:
             new = nn.Identity()
             self.identity.append(path)
+        self._put(old, new)
+
+    def _put(self, old: nn.Module, new: nn.Module) -> None:
         new.training = old.training
         for owner, name in _places(self.module, old):
             setattr(owner, name, new)
@@ -204,6 +221,10 @@ class _Writer:
 def _places(module: nn.Module, part: nn.Module) -> list[tuple[nn.Module, str]]:
     """Find every name under which `part` hangs in the tree."""
     return [(owner, name) for owner in module.modules() for name, child in owner._modules.items() if child is part]
+
+
+def _device(module: nn.Module) -> torch.device:
+    return next((item.device for item in module.parameters()), torch.device("cpu"))
 
 
 def rounded(numbers: Floats, like: Tensor) -> Tensor:

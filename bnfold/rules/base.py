@@ -14,7 +14,7 @@ FLOATS = ("float16", "bfloat16", "float32", "float64")
 @singledispatch
 def ties(op: Op, site: Site) -> tuple[Tie, ...]:
     """How the frames of the node's tensors go together (`bnfold.relation` has the law). The default: not at all."""
-    return (Pinned(site.tensors_of, Why.NO_RULE),)
+    return pinned(site, site.node.limits.get("frames", Why.NO_RULE))
 
 
 @singledispatch
@@ -31,11 +31,11 @@ def _shape_of(op: ShapeOf, site: Site) -> tuple[Tie, ...]:
 def relation(site: Site) -> tuple[Tie, ...]:
     """Ask the node's operator for its ties; tensors of unknown rank, and all but floats, are left as they are."""
     if any(site.graph.shape(name) is None for name in site.tensors_of):
-        return (Pinned(site.tensors_of, Why.NO_RULE),)
+        return pinned(site, Why.UNKNOWN_SHAPE)
     found = ties(site.node.op, site)
     touched = {name for tie in found for name in tied(tie)}
     if any(site.graph.values[name].dtype not in FLOATS for name in touched if name in site.graph.values):
-        return (Pinned(site.tensors_of, Why.NO_RULE),)
+        return pinned(site, Why.NO_RULE)
     return found
 
 

@@ -3,8 +3,9 @@
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 
-from bnfold.graph import Graph, Node
+from bnfold.graph import Graph
 from bnfold.relation import Carried, Contracted, Mapped, Multiplied, Summed, Tie
+from bnfold.rules.base import tied
 from bnfold.views import Aligned, Image, View
 
 Ties = Mapping[str, Sequence[Tie]]  # by node name
@@ -17,7 +18,7 @@ def frame_axes(graph: Graph, ties: Ties) -> dict[str, int]:
     claims: deque[tuple[str, int]] = deque()
     for node in graph.nodes:
         for tie in ties[node.name]:
-            for name in dict.fromkeys(touched(tie)):
+            for name in dict.fromkeys(tied(tie)):
                 by_value.setdefault(name, []).append(tie)
             if isinstance(tie, Mapped):
                 claims += [(tie.source, tie.axis), (tie.target, tie.axis)]
@@ -47,19 +48,6 @@ def channels(graph: Graph, name: str, axis: int) -> int:
     size = shape[axis]
     assert isinstance(size, int)
     return size
-
-
-def touched(tie: Tie) -> tuple[str, ...]:
-    """Give the values whose frames the tie speaks of."""
-    match tie:
-        case Summed(terms, target):
-            return (*(name for name, _ in terms), target)
-        case Multiplied(factors, target):
-            return (*factors, target)
-        case Carried() | Contracted() | Mapped():
-            return (tie.source, tie.target)
-        case _:
-            return tie.values
 
 
 def image_of(graph: Graph, view: View, name: str, axis: int) -> Image | None:
@@ -108,8 +96,3 @@ def _follow(graph: Graph, view: View, source: str, target: str, name: str, axis:
             if image and image.axis == axis:
                 yield source, candidate
                 return
-
-
-def is_last_reader(graph: Graph, name: str, node: Node) -> bool:
-    """Whether nobody but the node sees the value."""
-    return graph.readers.get(name, ()) == (node,) and name not in graph.outputs

@@ -45,4 +45,4 @@ def test_the_reader_of_a_shape_asks_nothing_of_it():
 def test_a_tensor_of_unknown_rank_is_left_alone():
     values = {name: Value(name, shape, "float32") for name, shape in (("x", None), ("y", (2, 3)))}
     node = Node("relu", ops.Relu(), ("x",), ("y",))
-    assert relation(Site(node, Graph(("x",), ("y",), (node,), values, {}))) == (Pinned(("x", "y"), Why.NO_RULE),)
+    assert relation(Site(node, Graph(("x",), ("y",), (node,), values, {}))) == (Pinned(("x", "y"), Why.UNKNOWN_SHAPE),)

@@ -240,7 +240,7 @@ class Check:
     def _result(self) -> CheckResult:
         self._save_replays()
         runs = tuple(trial.run() for trial in self.trials)
-        audit = tuple(self.options.audit or ())
+        audit, source = self._audit()
         verdicts = [run.verdict for run in runs]
         if self.why:
             verdicts.append(Verdict.UNVERIFIED)
@@ -269,8 +269,20 @@ class Check:
             coverage=self.coverage,
             divergences=self._divergences(runs),
             audit=audit,
-            audit_source="plan" if audit else "",
+            audit_source=source,
         )
+
+    def _audit(self) -> tuple[tuple[AuditRow, ...], str]:
+        """Take the rows of the fold's own audit, else derive some from the two models' weights."""
+        if self.options.audit is not None:
+            return tuple(self.options.audit), "plan"
+        if self.truth is None or self.truth.mode:
+            return (), ""
+        from bnfold.checking.torch_layers import derived_audit
+
+        done = {id(trial.candidate): trial for trial in self.trials}
+        rows = [row for trial in done.values() for row in derived_audit(trial)]
+        return tuple(rows), "derived" if rows else ""
 
     def _save_replays(self) -> None:
         """Save the smallest telling input of each candidate that differs."""

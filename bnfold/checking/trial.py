@@ -36,6 +36,7 @@ class Trial:
     repeats_equal: bool | None = None
     seconds: float = 0.0
     telling: Sample | None = None  # the sample with the largest error for its size
+    typical: Sample | None = None  # the first random sample, or the first one of all
     replay: str = ""
     _telling_by: float = -1.0
 
@@ -98,6 +99,8 @@ class Trial:
             self.paired = True
             for name, theirs in self._pair("output", list(facts.truth), list(outputs)).pairs:
                 self.comparisons[name] = Comparison(name, theirs, str(facts.own[name].dtype), self.row)
+        if self.typical is None or (self.typical.kind != "random" and sample.kind == "random"):
+            self.typical = sample
         for name, comparison in self.comparisons.items():
             sides = facts.truth[name], facts.own[name], outputs[comparison.candidate_name]
             comparison.add(sample.name, *sides, facts.nudged[name])

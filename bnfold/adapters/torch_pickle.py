@@ -31,8 +31,8 @@ def load(path: Path, kind: Kind, *, trust: bool = False, max_bytes: int | None =
         inspect_archive(path, max_bytes)
     if trust:
         return _reading(path, lambda: torch.load(path, map_location="cpu", weights_only=False))
-    _refuse_foreign_globals(path)
     if kind is Kind.TORCH:
+        _refuse_foreign_globals(path)
         _refuse_construction(path)
     with _layers_allowed():
         content = _reading(path, lambda: torch.load(path, map_location="cpu", weights_only=True))
@@ -68,12 +68,13 @@ def _first_line(error: BaseException) -> str:
 
 @cache
 def layer_classes() -> dict[str, type[nn.Module]]:
-    """The classes of torch.nn by the names that pickles use; losses, which can hold a function, are left out."""
+    """The classes of torch.nn by their names in pickles, less losses, which can hold a function, and lazy layers."""
     found: dict[str, type[nn.Module]] = {}
     for candidate in (*vars(nn).values(), NonDynamicallyQuantizableLinear):  # the latter: nn.MultiheadAttention's
         if not (isinstance(candidate, type) and issubclass(candidate, nn.Module)):
             continue
-        if candidate is not nn.Module and not candidate.__module__.endswith((".loss", ".lazy")):
+        lazy = candidate.__name__.startswith("Lazy")
+        if candidate is not nn.Module and not lazy and not candidate.__module__.endswith(".loss"):
             found[f"{candidate.__module__}.{candidate.__qualname__}"] = candidate
     return found
 

@@ -19,7 +19,7 @@ from bnfold.affine import Floats
 from bnfold.graph import Constant
 
 Array: TypeAlias = NDArray[np.generic]
-LIMIT = 1 << 20  # elements that a chain may make of fewer
+LIMIT = 1 << 16  # elements that a chain may make of fewer
 _ARITHMETIC = ("Add", "Sub", "Mul", "Div")
 _FEW = 4096  # elements that may be evaluated to learn a shape
 

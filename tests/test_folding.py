@@ -294,3 +294,10 @@ def test_channels_that_nobody_can_count() -> None:
     graph = b.graph(x)
     unknown = {name: replace(value, shape=None) for name, value in graph.values.items()}
     assert whys(fold(replace(graph, values=unknown))) == {"bn": {Why.UNKNOWN_SHAPE}}
+
+
+def test_an_affine_whose_constants_are_held_stays_for_the_reason_that_holds_it() -> None:
+    b = Builder()
+    x = b.batch_norm("bn", b.input(2, 3, 8, 8), limits={"constants": Why.CODE}, unit="bn")
+    plan = check(b.graph(b.conv("conv", x, 4)))
+    assert whys(plan) == {"bn": {Why.INPUT, Why.PADDING}}

@@ -1,7 +1,7 @@
 """A graph's frames as one problem: which affines can be folded together, and the frames that this gives."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -44,12 +44,14 @@ def solve(
     relaxed: nodes that may take their wider relation (`bnfold.relation.Site`). tensors: with bounds by channel.
     """
     held = [candidate for candidate in found if candidate.refusal and candidate.held]
+    reasons: dict[str, tuple[Reason, ...]] = {}
     while True:
         problem = _Problem(graph, found, held, relaxed, tensors)
         taken = problem.take()
+        reasons |= problem.reasons  # what is held from now on isn't asked again
         stuck = [c for c in found if c.held and c not in held and c.node.name not in taken]
         if not stuck:
-            return problem.solution(taken)
+            return replace(problem.solution(taken), reasons=reasons)
         held += stuck
 
 

@@ -16,11 +16,14 @@ Shapes = dict[str, tuple[tuple[Dim, ...] | None, str]]  # by a value's name in i
 def inferred(proto: onnx.ModelProto) -> onnx.ModelProto:
     """Give the model with the types of its values; as it is where inference fails.
 
-    What the file itself says of its inner values is left out first: it may be stale, and nothing depends on it.
+    What the file itself says of its inner values and outputs is left out first: it may be stale, and nothing depends on
+    it.
     """
     bare = onnx.ModelProto()
     bare.CopyFrom(proto)
     bare.graph.ClearField("value_info")
+    for item in bare.graph.output:
+        item.type.tensor_type.ClearField("shape")
     try:
         return infer_shapes(bare, check_type=False, strict_mode=False, data_prop=_is_bounded(bare.graph, {}))
     except (InferenceError, RuntimeError, ValueError):
@@ -70,11 +73,12 @@ def shapes(graph: onnx.GraphProto) -> Shapes:
     """Read the types that a graph holds."""
     found: Shapes = {}
     for info in (*graph.output, *graph.value_info, *graph.input):
-        found[info.name] = _type(info.type)
+        found[info.name] = type_of(info.type)
     return found
 
 
-def _type(proto: onnx.TypeProto) -> tuple[tuple[Dim, ...] | None, str]:
+def type_of(proto: onnx.TypeProto) -> tuple[tuple[Dim, ...] | None, str]:
+    """Give shape and dtype; None and "unknown" where the type says nothing of them."""
     if not proto.HasField("tensor_type"):
         return None, "unknown"
     tensor = proto.tensor_type

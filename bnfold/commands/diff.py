@@ -1,0 +1,40 @@
+"""`bnfold diff`: what is not the same in two ONNX files."""
+
+from pathlib import Path
+
+import click
+
+_FILE = click.Path(path_type=Path)
+_DIFFERENT = 1
+
+
+@click.command()
+@click.argument("first", type=_FILE)
+@click.argument("second", type=_FILE)
+@click.option("--json", "as_json", is_flag=True, help="Print the differences as JSON.")
+def command(first: Path, second: Path, as_json: bool) -> int:
+    """Show what differs between two ONNX files: nodes, tensors, inputs, outputs, metadata.
+
+    After a fold, that is what folding changed. It compares what is written, not what is computed; for that, use check.
+
+    Exit status: 0 nothing differs, 1 something does, 2 one of them is no model, 4 refused as unsafe.
+    """
+    from bnfold.adapters.onnx_diff import diff
+
+    differences = diff(first, second)
+    if as_json:
+        import json
+        from dataclasses import asdict
+
+        click.echo(json.dumps([asdict(item) for item in differences], indent=1))
+    else:
+        for item in differences:
+            click.echo(str(item))
+        click.echo(_total([item.sign for item in differences]))
+    return _DIFFERENT if differences else 0
+
+
+def _total(signs: list[str]) -> str:
+    if not signs:
+        return "no difference"
+    return f"{signs.count('-')} removed, {signs.count('+')} added, {signs.count('~')} changed"

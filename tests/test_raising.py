@@ -359,30 +359,31 @@ def test_a_bias_in_another_shape_becomes_a_constant_of_the_channels() -> None:
     result = check(b.graph(b.binary("add", product, b.constant(np.arange(5.0).reshape(1, 5, 1)))))
     assert [result.constants[node.inputs[2]].shape for node in result.nodes] == [(5, 1)]
     one = Builder((2, 3))
-    y = one.node(ops.Linear(), "x", one.constant(RANDOM.normal(size=(5, 3))), "", shape=(2, 5), name="fc")
+    y = one.node(ops.MatMul(), "x", one.constant(RANDOM.normal(size=(3, 5))), "", shape=(2, 5), name="fc")
     result = check(one.graph(one.binary("add", y, one.constant(0.5), alpha=3.0)))
     assert_allclose(result.constants["fc#bias"].load(), np.full(5, 1.5))
 
 
-def test_a_conv_takes_the_bias_that_is_added_to_it() -> None:
+def test_what_is_added_to_an_operator_with_a_bias_of_its_own_is_an_affine() -> None:
     b = Builder()
     conv = ops.Conv((1, 1), (1, 1), ((0, 0), (0, 0)))
     y = b.node(conv, "x", b.constant(RANDOM.normal(size=(5, 3, 1, 1))), shape=(2, 5, 4, 4), name="conv")
     y = b.binary("add", y, b.constant(np.arange(5.0).reshape(5, 1, 1)), limits={"remove": Why.CODE})
-    (node,) = raised(b.graph(y)).nodes
-    assert (node.op, node.inputs[2], node.limits) == (conv, "conv#bias", {"bias": Why.CODE})
+    convolution, added = raised(b.graph(y)).nodes
+    assert (convolution.op, added.op) == (conv, ops.Affine(1))
+    assert added.limits["remove"] == Why.CODE
 
 
 @pytest.mark.parametrize("fault", ["read twice", "an output", "another axis", "a bias already", "a sub"])
 def test_what_is_added_elsewhere_is_no_bias(fault: str) -> None:
     b = Builder((2, 3, 3))
     operands = ("x", b.constant(RANDOM.normal(size=(3, 3))))
-    y = b.node(ops.Linear(), *operands, *([b.constant(BETA)] if fault == "a bias already" else []), shape=(2, 3, 3))
+    y = b.node(ops.MatMul(), *operands, *([b.constant(BETA)] if fault == "a bias already" else []), shape=(2, 3, 3))
     added = b.constant(GAMMA.reshape(3, 1) if fault == "another axis" else GAMMA)
     z = b.binary("sub" if fault == "a sub" else "add", y, added)
     outputs = {"read twice": (z, b.node(ops.Relu(), y)), "an output": (z, y)}.get(fault, (z,))
     result = check(b.graph(*outputs))
-    assert kinds(result)[:2] == ["Linear", "Affine"]
+    assert kinds(result)[:2] == ["MatMul", "Affine"]
 
 
 # Constants.

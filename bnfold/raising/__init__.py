@@ -17,9 +17,8 @@ def raised(graph: Graph) -> Graph:
     - What depends on constants alone becomes a Constant that is evaluated, in float64, when it is loaded. Its name is
       that of the value that it was, and no such constant is in the model's file: a writer that must change it stores
       `load()`, changed, as a new one, and drops the nodes that nobody reads any more.
-    - A constant added to the output of a linear node without a bias becomes that node's bias operand. The node's
-      `sources` are (the linear node, the Add). A writer may store the bias in the linear node itself, where its
-      operator has one, and drop the Add; or change the Add's constant, in the shape that it had (a MatMul).
+    - A constant added to the output of a MatMul without a bias becomes its bias operand. The node's `sources` are (the
+      MatMul, the Add). A writer changes the Add's constant, in the shape that it had.
     - Arithmetic with constants that is a scale and a shift along one axis becomes an Affine; neighbours that are read
       by nobody else become one. Its constants are synthetic (NAME#scale and NAME#shift, (C,), float64); `sources` are
       the nodes on the way from its input to its output. A writer that removes the affine removes all of them; one

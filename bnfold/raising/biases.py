@@ -1,4 +1,4 @@
-"""A constant that is added to the output of a linear node is its bias."""
+"""A constant that is added to the output of a MatMul is its bias."""
 
 from dataclasses import replace
 
@@ -12,7 +12,7 @@ from bnfold.raising.axes import linear_axis
 
 
 def with_biases(graph: Graph) -> Graph:
-    """Join each linear node without a bias with the Add of a constant that alone reads it."""
+    """Join each MatMul without a bias with the Add of a constant that alone reads it."""
     added = {link.x: link for link in links(graph) if _adds(link)}
     constants = dict(graph.constants)
     nodes: dict[str, Node] = {}
@@ -47,10 +47,8 @@ def _bias(node: Node, link: Link, graph: Graph) -> Constant | None:
     axis = linear_axis(graph, node)
     if axis is None or any(node.inputs[2:]) or node.unit or add.unit or "bias" in node.limits:
         return None
-    if not isinstance(node.op, ops.Conv | ops.ConvTranspose | ops.Linear | ops.Gemm | ops.MatMul):
-        return None
-    if isinstance(node.op, ops.Gemm) and node.op.beta != 1:
-        return None
+    if not isinstance(node.op, ops.MatMul):
+        return None  # an operator with a bias of its own takes the Add as it takes any affine, and the Add is gone
     if len(graph.readers[node.output]) != 1 or node.output in graph.outputs:
         return None
     shape, output = graph.shape(node.output), graph.values[add.output]

@@ -30,6 +30,7 @@ test-all: lint types
 
 fuzz: $(STAMP)
 	$(BIN)/python -m tests.fuzz
+	$(BIN)/python -m tests.adapters.fuzz_onnx 300
 
 clean:
 	rm -rf $(VENV) build dist demo .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -75,7 +75,8 @@ class Audit:
     def _scaled(self, content: Scaled, block: Block, read: Callable[[], Array], name: str) -> memoryview:
         before = read()
         after = content.scaled(block, before)
-        self._check(content, block, before, after, name)
+        with np.errstate(all="ignore"):  # weights that were NaN or infinite before stay so
+            self._check(content, block, before, after, name)
         return _bytes(after)
 
     def _frame(self, value: str, axis: int, channels: int) -> Affine:
@@ -142,6 +143,6 @@ def _refuse_overflow(after: Array, before: Array | Floats, name: str) -> None:
     with np.errstate(all="ignore"):
         if math.isfinite(float(np.sum(after))):  # a sum of finite numbers that overflows only costs the next line
             return
-    lost = ~np.isfinite(after.astype(np.float64)) & np.isfinite(np.asarray(before, np.float64))
+        lost = ~np.isfinite(after.astype(np.float64)) & np.isfinite(np.asarray(before, np.float64))
     if lost.any():
         raise BnfoldError(f"{name}: {int(lost.sum())} numbers would overflow {after.dtype.name}; nothing was written")

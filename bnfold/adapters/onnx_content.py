@@ -82,9 +82,10 @@ class Scaled(Content):
 
     def scaled(self, block: Block, before: Array) -> Array:
         """Give the new numbers of a block, rounded once."""
-        numbers = before.astype(np.float64)
-        for factor in self._factors(block):
-            numbers *= factor
+        with np.errstate(all="ignore"):  # a weight may hold NaN; what overflows is for the audit to refuse
+            numbers = before.astype(np.float64)
+            for factor in self._factors(block):
+                numbers *= factor
         return rounded(numbers, self.dtype)
 
     def _factors(self, block: Block) -> Iterator[Floats]:
@@ -158,7 +159,7 @@ def blocks_of(shape: tuple[int, ...], limit: int = BLOCK) -> Iterator[Block]:
 
 def rounded(numbers: Floats, dtype: str) -> Array:
     """Round float64 once, to nearest even. Overflow gives infinities, which the audit refuses."""
-    with np.errstate(over="ignore"):
+    with np.errstate(all="ignore"):
         if dtype != "bfloat16":
             return numbers.astype(numpy_dtype(dtype))
         return _to_odd(numbers).astype(numpy_dtype(dtype))

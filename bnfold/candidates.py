@@ -107,6 +107,8 @@ def _path_of_dead(graph: Graph, node: Node, axis: int) -> tuple[str, ...]:
     while name in graph.producer and graph.readers[name] == (reader,) and name not in graph.outputs:
         path.append(name)
         reader = graph.producer[name]
+        if isinstance(reader.op, (MaxPool, AvgPool)) and axis > 1:
+            return ()  # it pools over this axis: a channel of its output sees several of its input
         if isinstance(reader.op, KEEPS_ZERO):
             name = reader.inputs[0]
             continue

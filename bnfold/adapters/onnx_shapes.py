@@ -23,7 +23,8 @@ def inferred(proto: onnx.ModelProto) -> onnx.ModelProto:
     bare.CopyFrom(proto)
     bare.graph.ClearField("value_info")
     for item in bare.graph.output:
-        item.type.tensor_type.ClearField("shape")
+        if item.type.HasField("tensor_type"):
+            item.type.tensor_type.ClearField("shape")
     try:
         return infer_shapes(bare, check_type=False, strict_mode=False, data_prop=_is_bounded(bare.graph, {}))
     except (InferenceError, RuntimeError, ValueError):

@@ -45,12 +45,18 @@ def _rewrite_relu(op: Relu, site: Site, frames: Frames) -> tuple[Edit, ...]:
 
 @ties.register
 def _clip(op: Clip, site: Site) -> tuple[Tie, ...]:
-    """clip(a x + d, lo, hi) == a clip(x, (lo - d) / a, (hi - d) / a) + d; a < 0 swaps the bounds."""
-    if _bounds(op) == (-math.inf, math.inf) or (site.relaxed and site.tensors):
+    """clip(a x + d, lo, hi) == a clip(x, (lo - d) / a, (hi - d) / a) + d; a < 0 swaps the bounds.
+
+    With lo > hi it is the constant hi (min is taken last), and swapped bounds would make it lo.
+    """
+    low, high = _bounds(op)
+    if not low <= high:
+        return pinned(site, Why.BOUNDS)
+    if (low, high) == (-math.inf, math.inf) or (site.relaxed and site.tensors):
         return (Carried(site.x, site.y, SAME),)
     if site.relaxed:
         return (Carried(site.x, site.y, SAME, uniform=Why.BOUNDS),)
-    if set(_bounds(op)) <= {0.0, math.inf, -math.inf}:
+    if {low, high} <= {0.0, math.inf, -math.inf}:
         return (Carried(site.x, site.y, SAME, positive=Why.ORDER, still=Why.KINK),)
     return pinned(site, Why.BOUNDS)
 
@@ -62,8 +68,11 @@ def _rewrite_clip(op: Clip, site: Site, frames: Frames) -> tuple[Edit, ...]:
 
 @ties.register
 def _channel_clip(op: ChannelClip, site: Site) -> tuple[Tie, ...]:
-    if site.constant(1) is None or site.constant(2) is None:
+    low, high = site.constant(1), site.constant(2)
+    if low is None or high is None:
         return pinned(site, Why.COMPUTED)
+    if not np.all(low.load() <= high.load()):
+        return pinned(site, Why.BOUNDS)
     others = frozenset(range(len(site.shape(site.x)))) - {op.axis}
     return (Carried(site.x, site.y, Kept(others), lost=Why.BOUNDS),)
 

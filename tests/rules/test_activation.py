@@ -57,6 +57,12 @@ STOPS = [
     pytest.param(Case(Clip(0, None), (X,)), 1, SHIFT, Why.KINK, id="a clip that is a relu, shift"),
     pytest.param(Case(Clip(0, 6), (X,)), 1, SCALE, Why.BOUNDS, id="relu6, scale"),
     pytest.param(Case(Clip(0, 6), (X,)), 1, SHIFT, Why.BOUNDS, id="relu6, shift"),
+    *(
+        pytest.param(Case(Clip(1, -1), (X,), relaxed=True, tensors=tensors), 1, sort, Why.BOUNDS, id="clip, lo > hi")
+        for tensors in (False, True)
+        for sort in (SCALE, SIGN, SHIFT)
+    ),
+    pytest.param(Case(ChannelClip(1), (X, HIGH, LOW)), 1, SHIFT, Why.BOUNDS, id="clip by channel, lo > hi"),
     pytest.param(Case(Clip(0, 6), (X,), relaxed=True), 1, SCALE, Why.BOUNDS, id="relu6, scales that differ"),
     pytest.param(Case(ChannelClip(1), (X, LOW, HIGH)), 2, SCALE, Why.BOUNDS, id="clip by channel, last axis"),
     pytest.param(Case(ChannelClip(1), (X, LOW, (3,))), 1, SCALE, Why.COMPUTED, id="clip at computed bounds"),

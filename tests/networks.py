@@ -390,6 +390,27 @@ def residual(g: Growth, x: str) -> None:
         g.put(ops.Sum((1.0, 1.0)), [x, y], g.shape(x))
 
 
+def branches(g: Growth, x: str) -> None:
+    """The sum of parallel convs of x, of x itself and of its affines, as before they are one layer (RepVGG)."""
+    if g.rank(x) < 3:
+        return
+    batch, channels, *size = g.shape(x)
+    groups = int(g.any(1, channels))
+    ones = (1,) * len(size)
+    terms = []
+    for _ in range(g.rng.integers(2, 4)):
+        reach = [int(g.rng.integers(2)) for _ in size]
+        weight = g.weights(channels, channels // groups, *(2 * r + 1 for r in reach), fan_in=channels // groups)
+        operands = [x, weight, g.vector(g.rng.normal(size=channels))][: 2 + g.chance(0.5)]
+        conv = ops.Conv(ones, ones, tuple((r, r) for r in reach), groups)
+        y = x if g.chance(0.25) else g.put(conv, operands, (batch, channels, *size))
+        terms.append((g.normed(y) if y and g.chance(0.7) else y) or x)
+    coefficients = tuple(float(g.any(1.0, 1.0, 1.0, -1.0, 0.5)) for _ in terms)
+    y = g.put(ops.Sum(coefficients), terms, g.shape(x))
+    if y and g.chance(0.3):
+        g.normed(y)
+
+
 def gate(g: Growth, x: str) -> None:
     """x * sigmoid(conv1x1(mean(x)))."""
     if g.rank(x) != 4:
@@ -411,7 +432,7 @@ MOVES: dict[Move, float] = {
     batch_norm: 6, affine: 1, conv: 6, conv_transpose: 1, again: 1, tied: 0.5, linear: 1.5, gemm: 1, mat_mul: 1,
     einsum: 0.5, activation: 3, other_activation: 0.7, pooling: 1.5, reduction: 1, resize: 0.7, pad: 0.7,
     transpose: 1, reshape: 1.5, shuffle: 0.5, expand: 0.4, take: 0.7, split: 0.7, pixels: 0.6, concat: 1.5,
-    join: 1.5, residual: 2, gate: 0.5, shape_of: 0.2,
+    join: 1.5, residual: 2, branches: 1, gate: 0.5, shape_of: 0.2,
 }  # fmt: skip
 
 # Affines that stand in each other's way: where one takes the frame of a trunk, another can't.

@@ -1,6 +1,7 @@
 """Whatever the plan says, the function stays; what it takes is all that can be had."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import chain, combinations
 
 import numpy as np
@@ -10,6 +11,7 @@ from bnfold import ops
 from bnfold.adapters.memory import written
 from bnfold.folding import fold
 from bnfold.graph import Graph, Node
+from bnfold.merging import find, with_merges
 from bnfold.plan import Plan
 from bnfold.relation import Mapped, Site
 from bnfold.rules import relation
@@ -70,6 +72,14 @@ def assert_sound(graph: Graph, level: str) -> None:
         assert again.edits == ()
 
 
+def assert_merges(graph: Graph, level: str) -> None:
+    """With its linear branches merged, too, the function is the same; what merges once needs no second time."""
+    plan = with_merges(graph, fold(graph, level=level))
+    merged = written(graph, plan)
+    assert_same(graph, replace(plan, frames={}), merged)
+    assert find(merged) == ()
+
+
 @pytest.mark.parametrize("level", ["default", "max"])
 @pytest.mark.parametrize("start", range(0, 1000, BLOCK))
 def test_the_function_stays(start: int, level: str) -> None:
@@ -83,6 +93,19 @@ def test_the_function_stays(start: int, level: str) -> None:
 def test_the_function_stays_in_many_more(start: int, level: str) -> None:
     for seed in range(start, start + BLOCK):
         _checked(seed, network(seed), assert_sound, level)
+
+
+@pytest.mark.parametrize("start", range(0, 500, BLOCK))
+def test_merging_keeps_the_function_too(start: int) -> None:
+    for seed in range(start, start + BLOCK):
+        _checked(seed, network(seed), assert_merges, "default")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("start", range(500, 5000, BLOCK))
+def test_merging_keeps_the_function_in_many_more(start: int) -> None:
+    for seed in range(start, start + BLOCK):
+        _checked(seed, network(seed), assert_merges, "default")
 
 
 def _checked(seed: int, graph: Graph, check: Callable[[Graph, str], None], level: str) -> None:

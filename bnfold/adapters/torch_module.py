@@ -2,19 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from bnfold.adapters import torch_truth
 from bnfold.adapters.torch_capture import (
     Arguments,
-    CaptureError,
     arguments,
     capture,
-    other_batches,
-    other_sizes,
 )
 from bnfold.adapters.torch_copy import bake as baked
 from bnfold.adapters.torch_copy import copied
@@ -24,6 +22,8 @@ from bnfold.adapters.torch_limits import Writable, in_place_after, limited
 from bnfold.adapters.torch_names import Paths, path_of
 from bnfold.adapters.torch_reading import AliasedError, Reading, read_program
 from bnfold.adapters.torch_replacing import Replacement
+from bnfold.adapters.torch_sizes import same_at_other_sizes, shapes
+from bnfold.adapters.torch_trace import Step, is_as_planned
 from bnfold.adapters.torch_write import Written, write
 from bnfold.errors import BnfoldError, DifferentError
 from bnfold.folding import fold
@@ -48,7 +48,7 @@ def read(
     Raises BnfoldError where the module is in training mode or torch.export can't follow it.
     """
     require_ready(module)
-    reading = _read(module, arguments(example_inputs, kwargs))
+    reading = read_at(module, arguments(example_inputs, kwargs))
     return limited(reading, module).graph if strict_limits else reading.graph
 
 
@@ -61,7 +61,8 @@ def require_ready(module: nn.Module) -> None:
     refuse_unfinished(module, type(module).__name__)
 
 
-def _read(module: nn.Module, given: Arguments) -> Reading:
+def read_at(module: nn.Module, given: Arguments) -> Reading:
+    """Capture and read the module with these inputs. Raises CaptureError."""
     return read_exported(capture(module, given), module)
 
 
@@ -130,8 +131,8 @@ def fold_with_edits(
     if bake:
         module = module if inplace else copied(module)
         notes += [f"{path}: its parametrization was made a plain weight" for path in baked(module)]
-    reading = _read(module, given)
-    sizes, more = same_at_other_sizes(module, given, reading)
+    reading = read_at(module, given)
+    sizes, more = same_at_other_sizes(module, given, partial(read_at, module), reading)
     writable, graph = _raised(reading, limited(reading, module))
     if plan is None:
         plan = fold(graph, level=level, only=only, skip=skip)
@@ -171,41 +172,7 @@ def _without_removal(node: Node) -> Node:
     return replace(node, limits={"remove": Why.CODE, "constants": Why.CODE, **node.limits}, unit="")
 
 
-def same_at_other_sizes(
-    module: nn.Module, given: Arguments, reading: Reading | None = None
-) -> tuple[list[Arguments], tuple[str, ...]]:
-    """Capture at other sizes and demand the same graph. Gives the sizes that the module takes, and notes.
-
-    reading: what was read at the given sizes. Raises CaptureError where forward takes another path.
-    """
-    reading = reading or _read(module, given)
-    own = form(reading.graph, reading.tensors)
-    sizes, refused = [given], []
-    for kind, others in (("batch", other_batches(given)), ("size", other_sizes(given))):
-        for other in others:
-            shapes = ", ".join("x".join(map(str, item.shape)) for item in other.tensors)
-            try:
-                again = _read(module, other)
-            except CaptureError:
-                refused.append(shapes)
-                continue
-            parted = difference(own, form(again.graph, again.tensors))
-            if parted:
-                raise CaptureError(
-                    f"{type(module).__name__}: forward takes another path for inputs of shape {shapes}: {parted}; "
-                    f"fold the submodules that don't look at the {kind}"
-                )
-            sizes.append(other)
-    notes = [f"checked with inputs of shape {'; '.join(_shapes(item) for item in sizes)}"]
-    if refused:
-        notes.append(f"not checked with {'; '.join(refused)}: torch.export or the module doesn't take them")
-    if given.kwargs:
-        notes.append(f"holds for these keyword arguments: {', '.join(given.kwargs)}")
-    return sizes, tuple(notes)
-
-
-def _shapes(given: Arguments) -> str:
-    return ", ".join("x".join(map(str, item.shape)) for item in given.tensors)
+_SMALL = 1_000_000  # parameters: below, a forward is quick
 
 
 @dataclass(frozen=True, eq=False)
@@ -221,21 +188,42 @@ class _Job:
 
     def carry_out(self, plan: Plan, target: nn.Module) -> Written:
         """Write the plan into `target` and prove it; `target` is as it was where that fails."""
-        before = [
-            (torch_truth.outputs(self.module, size, wide=True), torch_truth.outputs(self.module, size))
-            for size in self.sizes
-        ]
+        steps, reference = torch_truth.recorded_outputs(self.module, self.given)
+        before = [(self.given, torch_truth.outputs(self.module, self.given, wide=True), reference)]
+        for size in self._other_sizes():
+            truth = torch_truth.outputs(self.module, size, wide=True)
+            before.append((size, truth, torch_truth.outputs(self.module, size)))
         in_place = in_place_after(self.reading, self.module, self._removed(plan))
         done = write(target, self.graph, plan, self.replacements, self.owners, in_place)
         try:
-            self._require_graph(plan, target, done)
-            for size, (truth, reference) in zip(self.sizes, before, strict=True):
-                where = f"{type(target).__name__} with inputs {_shapes(size)}"
-                torch_truth.require_same(truth, reference, torch_truth.outputs(target, size), where)
+            after, folded = self._run_folded(target)
+            if not is_as_planned(steps, after, self._replaced(plan), set(done.biased.values())):
+                self._require_graph(plan, target, done)
+            for size, truth, reference in before:
+                got = folded if size is self.given else torch_truth.outputs(target, size)
+                where = f"{type(target).__name__} with inputs {shapes(size)}"
+                torch_truth.require_same(truth, reference, got, where)
         except BaseException:
             done.take_back()
             raise
         return done
+
+    def _run_folded(self, target: nn.Module) -> tuple[tuple[Step, ...], list[Tensor]]:
+        try:
+            return torch_truth.recorded_outputs(target, self.given)
+        except Exception as error:
+            raise DifferentError(
+                f"{type(target).__name__}: the folded module takes another path: it fails with "
+                f"{type(error).__name__}: {error}"
+            ) from error
+
+    def _other_sizes(self) -> Sequence[Arguments]:
+        """Give the sizes to run at besides the given one: another batch, and all of them where that costs little."""
+        elements = sum(parameter.numel() for parameter in self.module.parameters())
+        return self.sizes[1:] if elements < _SMALL else self.sizes[1:2]
+
+    def _replaced(self, plan: Plan) -> set[str]:
+        return {self.replacements[name].path for name in self._removed(plan) if name in self.replacements}
 
     @property
     def replacements(self) -> Mapping[str, Replacement]:
@@ -253,7 +241,7 @@ class _Job:
         """Capture the written module: it must be the graph that the plan wants, and no other path of the forward."""
         clipped = {edit.node: edit.axis for edit in plan.edits if isinstance(edit, ReplaceByClip)}
         wanted = form(self.reading.graph, self.reading.tensors, self._removed(plan), done.biased, clipped)
-        again = _read(target, self.given)
+        again = read_at(target, self.given)
         parted = difference(wanted, form(again.graph, again.tensors))
         if parted:
             raise DifferentError(f"{type(target).__name__}: the folded module takes another path: {parted}")

@@ -218,13 +218,15 @@ def _worst(node: str, part: str, errors: Floats, allowed: float) -> AuditRow:
 
 def _sums(terms: Floats, linear: Channels) -> Floats:
     total = np.zeros(linear.outputs)
-    np.add.at(total, linear.of_output, terms)
+    if np.any(terms):  # most layers take no shift, and a walk over every weight takes its time
+        np.add.at(total, linear.of_output, terms)
     return total
 
 
 def _maxima(terms: Floats, linear: Channels) -> Floats:
     largest = np.zeros(linear.outputs)
-    np.maximum.at(largest, linear.of_output, np.abs(terms))
+    if np.any(terms):
+        np.maximum.at(largest, linear.of_output, np.abs(terms))
     return largest
 
 

@@ -1,6 +1,7 @@
 """ONNX Runtime as the device under test: sessions that are proven to run where they were asked to."""
 
 import contextlib
+import io
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from bnfold.errors import BnfoldError, UnverifiedError
 
 Array = np.ndarray[Any, Any]
 CPU = "CPUExecutionProvider"
+_NEED_CUDA = ("CUDAExecutionProvider", "TensorrtExecutionProvider")
 _RECORD = "session.record_ep_graph_assignment_info"
 _NO_FALLBACK = "session.disable_cpu_ep_fallback"
 
@@ -117,8 +119,12 @@ def _create(ort: Any, model: bytes | Path, target: Target, name: str, entries: M
         options.add_session_config_entry(key, value)
     provider_options = {key: value for key, value in target.options if key not in SESSION_OPTIONS}
     source = model if isinstance(model, bytes) else str(model)
-    with _as_bnfold_error(f"load the model on {target.provider}"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a fallback is told by get_providers(), not by a warning
+    # A fallback is told by get_providers(), not by warnings and printed lines: those would end up amid --json.
+    quiet = contextlib.redirect_stdout(io.StringIO())
+    with _as_bnfold_error(f"load the model on {target.provider}"), warnings.catch_warnings(), quiet:
+        warnings.simplefilter("ignore")
+        if name in _NEED_CUDA and hasattr(ort, "preload_dlls"):
+            ort.preload_dlls()  # the CUDA libraries that pip installed lie where no loader looks
         return ort.InferenceSession(source, options, providers=[(name, provider_options)])
 
 

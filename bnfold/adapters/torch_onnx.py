@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +16,10 @@ from torch.utils import _pytree as pytree
 from bnfold import __version__
 from bnfold.adapters.onnx_file import merged_proto
 from bnfold.adapters.torch_capture import Arguments, CaptureError, arguments, quietly
-from bnfold.adapters.torch_module import require_ready, same_at_other_sizes
+from bnfold.adapters.torch_module import read_at, require_ready
 from bnfold.adapters.torch_onnx_clean import cleaned, with_names, with_properties
 from bnfold.adapters.torch_program import fold_program, functionalised
+from bnfold.adapters.torch_sizes import same_at_other_sizes
 from bnfold.atomic import replacing
 from bnfold.errors import BnfoldError
 from bnfold.folding_files import read_plan
@@ -96,7 +98,7 @@ def captured(
     axes = BATCH if dynamic is None else dynamic
     if 0 in axes and given.batch == 1:  # torch.export takes a length of 1 as one that never changes
         given = given.resized(None, 2)
-    _, notes = same_at_other_sizes(model, given)
+    _, notes = same_at_other_sizes(model, given, partial(read_at, model))
     try:
         program = _exported(model, given, axes)
     except CaptureError:

@@ -9,6 +9,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from bnfold.adapters.torch_capture import Arguments
+from bnfold.adapters.torch_trace import Step, recorded, unchanged
 from bnfold.errors import DifferentError, UnverifiedError
 
 FACTOR = 3.0  # correct folds measured 0.68 to 1.26 times the unfolded model's error; the least wrong one 5
@@ -46,20 +47,33 @@ def _wide(item: Any) -> Any:
 
 
 def outputs(module: nn.Module, given: Arguments, *, wide: bool = False) -> list[Tensor]:
-    """Run without gradients and give every tensor of what comes out, as float64 or an integer type."""
-    with torch.no_grad():
-        given = Arguments(*pytree.tree_map(_copied, (given.args, dict(given.kwargs))))
-        if wide:
-            given = Arguments(*pytree.tree_map(_wide, (given.args, dict(given.kwargs))))
-            with Float64():
-                result = module(*given.args, **given.kwargs)
-        else:
-            result = module(*given.args, **given.kwargs)
+    """Run without gradients and give every tensor of what comes out; wide: in float64."""
+    given = _fresh(given)
+    with torch.no_grad(), unchanged(module):
+        if not wide:
+            return _tensors(module(*given.args, **given.kwargs))
+        args, kwargs = pytree.tree_map(_wide, (given.args, dict(given.kwargs)))
+        with Float64():
+            return _tensors(module(*args, **kwargs))
+
+
+def recorded_outputs(module: nn.Module, given: Arguments) -> tuple[tuple[Step, ...], list[Tensor]]:
+    """Give the steps that the forward took as well."""
+    with torch.no_grad(), unchanged(module):
+        steps, result = recorded(module, _fresh(given))
+        return steps, _tensors(result)
+
+
+def _tensors(result: Any) -> list[Tensor]:
     return [item.detach() for item in pytree.tree_leaves(result) if isinstance(item, Tensor)]
 
 
+def _fresh(given: Arguments) -> Arguments:
+    """Copy the inputs: a forward may write to them."""
+    return Arguments(*pytree.tree_map(_copied, (given.args, dict(given.kwargs))))
+
+
 def _copied(item: Any) -> Any:
-    """A forward may write to its inputs; the next one gets them fresh."""
     return item.clone() if isinstance(item, Tensor) else item
 
 

@@ -4,7 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
+from bnfold.checking.result import CheckResult
 from bnfold.errors import BnfoldError
 
 _FIGURES = "rms, channel, peak, floor, ceiling"
@@ -32,7 +34,7 @@ _FIGURES = "rms, channel, peak, floor, ceiling"
 @click.option("--by-position", is_flag=True, help="Pair inputs and outputs in their order, whatever they are called.")
 @click.option("--replay", type=click.Path(path_type=Path), help="Run only the input of a replay file.")
 @click.option("--save", type=click.Path(path_type=Path), default="bnfold-replay.npz", show_default=True,
-              help="Where the smallest input that shows a difference is written; an empty name for nowhere.")  # fmt: skip
+              help="Where the smallest input that shows a difference is written; empty for nowhere.")  # fmt: skip
 @click.option("--reduce", "reduce_to", type=click.Path(path_type=Path), metavar="DIR",
               help="Cut two differing ONNX models down to the smallest that differ.")  # fmt: skip
 @click.option("--arch", help="What builds the network of a state_dict.")
@@ -44,6 +46,7 @@ def command(reference: Path | None, candidates: tuple[Path, ...], **options: Any
     """
     if options["budget"] == "show":
         return _show_budget()
+    options = _with_settings(options)
     replay = _replay(options["replay"])
     if replay is not None:
         reference = reference or _path(replay.arguments.get("reference"))
@@ -56,7 +59,6 @@ def command(reference: Path | None, candidates: tuple[Path, ...], **options: Any
 def _check(reference: Path, candidates: tuple[Path, ...], options: dict[str, Any], replay: Any) -> int:
     from bnfold import report
     from bnfold.checking import check
-    from bnfold.checking.text import render
 
     reports = report.parse(options["report"])  # before the work, so that a misspelt kind costs none
     result = check(
@@ -70,7 +72,7 @@ def _check(reference: Path, candidates: tuple[Path, ...], options: dict[str, Any
         allow_fallback=options["allow_fallback"],
         allow_folded_reference=options["allow_folded_reference"],
         by_position=options["by_position"],
-        budget=_figures(options["budget"]),
+        budget=_figures(options["budget"]) if isinstance(options["budget"], str) else options["budget"],
         only_given=replay is not None,
         save=None if replay or not str(options["save"]).strip(".") else options["save"],
         arch=options["arch"],
@@ -78,10 +80,32 @@ def _check(reference: Path, candidates: tuple[Path, ...], options: dict[str, Any
     )
     for kind, path in reports.items():
         report.write(result, kind, path)
-    click.echo(result.to_json() if options["as_json"] else render(result))
+    _print(result, options["as_json"])
     if options["reduce_to"] is not None and result.exit_status == 1:
         _reduce(reference, candidates, options)
     return result.exit_status
+
+
+def _print(result: CheckResult, as_json: bool) -> None:
+    from bnfold.checking.text import render
+    from bnfold.report import check_github
+
+    if as_json:
+        click.echo(result.to_json())
+        return
+    click.echo(render(result))
+    if check_github.wanted():
+        click.echo(check_github.render(result), nl=False)
+
+
+def _with_settings(options: dict[str, Any]) -> dict[str, Any]:
+    """Fill in what the project's pyproject.toml sets and the command line does not."""
+    from bnfold import settings
+
+    found = settings.load()
+    chosen = {**found.for_check(), **({"report": found.report} if found.report else {})}
+    source = click.get_current_context().get_parameter_source
+    return {**options, **{name: x for name, x in chosen.items() if source(name) is ParameterSource.DEFAULT}}
 
 
 def _reduce(reference: Path, candidates: tuple[Path, ...], options: dict[str, Any]) -> None:

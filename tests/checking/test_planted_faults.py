@@ -1,8 +1,12 @@
 """Every planted fault is found, and no correct fold is flagged (the whole table is marked slow)."""
 
 import itertools
+import json
+import subprocess
+import sys
 
 import numpy as np
+import onnx
 import pytest
 
 from bnfold.checking import Verdict, check
@@ -59,6 +63,27 @@ def test_a_correct_fold_in_float64_passes():
     network = next(network for network in networks(dtype="float64") if network.name == "mlp")
     result = check(network.model(), network.model(fold=True), localise=False)
     assert result.passed, result.reasons
+
+
+def test_a_sample_of_each_kind_through_the_command_line(tmp_path):
+    """One process, one reference, a candidate for each kind of fault and a right one."""
+    network = BY_NAME["two outputs"]
+    models = {"right": network.model(fold=True)} | {f"{i}": planted(network, kind) for i, kind in enumerate(FAULTS)}
+    models = {name: model for name, model in models.items() if model is not None}
+    for name, model in {"reference": network.model(), **models}.items():
+        onnx.save(model, tmp_path / f"{name}.onnx")
+    files = [f"{name}.onnx" for name in ("reference", *models)]
+    done = subprocess.run(
+        [sys.executable, "-m", "bnfold", "check", *files, "--json", "--save", ""],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    verdicts = {run["candidate"]: run["verdict"] for run in json.loads(done.stdout)["runs"]}
+    assert verdicts.pop("right.onnx") == "verified"
+    assert len(verdicts) > 30
+    assert set(verdicts.values()) == {"different"}
 
 
 @pytest.mark.slow

@@ -111,6 +111,25 @@ def test_budget(run):
     assert run("reference.onnx", "bad.onnx", "--budget", "rms=1e9,channel=1e9,peak=1e9")[0] == 3  # lets anything pass
 
 
+def test_settings_of_the_project(run, tmp_path):
+    (tmp_path / "pyproject.toml").write_text(
+        '[tool.bnfold]\nproviders = ["cpu:level=basic"]\nseed = 5\nreport = "json=out.json"\n'
+        "[tool.bnfold.budget]\nrms = 9.0\n"
+    )
+    _, output = run("reference.onnx", "good.onnx", "--seed", "7", "--json")
+    result = CheckResult.from_json(output)
+    assert result.seed == 7
+    assert result.runs[0].options == (("level", "basic"),)
+    assert result.budget[0].rms == 9
+    assert (tmp_path / "out.json").exists()
+
+
+def test_annotations_in_a_github_workflow(run, monkeypatch):
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    assert "\n::error title=bnfold" in run("reference.onnx", "bad.onnx")[1]
+    assert "::error" not in run("reference.onnx", "bad.onnx", "--json")[1]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

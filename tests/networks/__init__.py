@@ -38,9 +38,14 @@ RIVALS: dict[Move, float] = {
 }
 
 
-def network(seed: int, moves: int | None = None, chances: Mapping[Move, float] = MOVES, *, zeros: bool = True) -> Graph:
-    """Give the network of this seed, always the same one. moves: how many; 4 to 16 by default."""
-    g = Growth(seed, positive_only=seed % 3 == 0, zeros=zeros)
+def network(
+    seed: int, moves: int | None = None, chances: Mapping[Move, float] = MOVES, *, plain: bool = False
+) -> Graph:
+    """Give the network of this seed, always the same one.
+
+    moves: how many; 4 to 16 by default. plain: no gamma is zero, and no node has limits.
+    """
+    g = Growth(seed, positive_only=seed % 3 == 0, zeros=not plain, limits=not plain)
     for k in range(1 + g.chance(0.2)):
         g.live.append(g.input(*INPUTS[g.rng.integers(len(INPUTS))], name=f"x{k}"))
     if g.chance(0.6):

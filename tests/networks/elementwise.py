@@ -27,7 +27,12 @@ def activation(g: Growth, x: str) -> None:
 
 
 def other_activation(g: Growth, x: str) -> None:
-    if g.chance(0.5) and g.rank(x) > 1:
+    if g.chance(0.2):
+        axis = int(g.rng.integers(g.rank(x)))
+        low, high = np.sort(g.rng.normal(size=(2, g.shape(x)[axis])), axis=0)
+        low[g.rng.random(len(low)) < 0.5], high[g.rng.random(len(high)) < 0.5] = -np.inf, np.inf
+        g.put(ops.ChannelClip(axis), [x, g.vector(low), g.vector(high)], g.shape(x))
+    elif g.chance(0.5) and g.rank(x) > 1:
         slopes = g.rng.normal(size=(g.shape(x)[1], *[1] * (g.rank(x) - 2)))
         g.put(ops.PRelu(), [x, g.vector(slopes)], g.shape(x))
     else:

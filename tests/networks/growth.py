@@ -8,6 +8,7 @@ import numpy as np
 
 from bnfold import ops
 from bnfold.affine import Floats
+from bnfold.why import Why
 from tests.building import Builder
 
 LARGEST = 400  # elements of a tensor, so that thousands of networks take seconds
@@ -15,10 +16,14 @@ LARGEST = 400  # elements of a tensor, so that thousands of networks take second
 
 @dataclass
 class Growth(Builder):
-    """positive: every gamma is. zeros: some gammas are zero."""
+    """positive_only: every gamma is. zeros: some gammas are zero. limits: some nodes can't be rewritten.
+
+    Convolutions and BatchNorms are modules: each has a unit, so that it can be called again.
+    """
 
     positive_only: bool = False
     zeros: bool = True
+    limits: bool = True
     live: list[str] = field(default_factory=list)
 
     def name(self, kind: str) -> str:
@@ -48,6 +53,9 @@ class Growth(Builder):
         """Add a node, unless its output would be too large."""
         if math.prod(shape) > LARGEST or 0 in shape:
             return None
+        if self.limits and "limits" not in options and self.chance(0.05):
+            part = str(self.any("weight", "weight_in", "bias", "constants", "remove"))
+            options["limits"] = {part: Why.PARAMETRIZED}
         y = self.node(self.name(type(op).__name__.lower()), op, list(inputs), tuple(shape), **options)
         self.live.append(y)
         return y
@@ -68,4 +76,6 @@ class Growth(Builder):
         if self.chance(0.1):
             mean = beta * np.sqrt(variance + 1e-5) / np.where(gamma == 0, 1, gamma)  # no shift, only a scale
         operands = [self.vector(array) for array in (gamma, beta, mean, variance)]
-        return self.put(ops.BatchNorm(1e-5), [x, *operands], self.shape(x))
+        if self.chance(0.1):
+            operands[:2] = [self.any(operands[0], ""), ""]
+        return self.put(ops.BatchNorm(1e-5), [x, *operands], self.shape(x), unit=self.name("unit"))

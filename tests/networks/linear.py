@@ -59,7 +59,8 @@ def again(g: Growth, x: str) -> None:
     called = [node for node in g.nodes if node.unit and g.shape(node.inputs[0])[1:] == g.shape(x)[1:]]
     if called:
         node = called[g.rng.integers(len(called))]
-        g.put(node.op, [x, *node.inputs[1:]], (g.shape(x)[0], *g.shape(node.output)[1:]), unit=node.unit)
+        shape = (g.shape(x)[0], *g.shape(node.output)[1:])
+        g.put(node.op, [x, *node.inputs[1:]], shape, unit=node.unit, limits=node.limits)
 
 
 def tied(g: Growth, x: str) -> None:

@@ -28,7 +28,7 @@ def form(
     for node in graph.nodes:
         operands = [_operand(name, graph, weights, origin) for name in node.inputs]
         moving = next((name for name in node.inputs if name in graph.values), "")
-        if isinstance(node.op, ops.Identity) or node.name in removed:
+        if _is_same(node, graph) or node.name in removed:
             origin[node.output] = origin.get(moving, "constant")
             continue
         if biased and node.name in biased:
@@ -43,6 +43,13 @@ def form(
             lines.append((_operator(node, graph), *operands))
     lines.append(("output", *(origin.get(name, name) for name in graph.outputs)))
     return tuple(lines)
+
+
+def _is_same(node: Node, graph: Graph) -> bool:
+    """Whether the output is the input; torch gives back the very tensor for a flatten that has nothing to do."""
+    if isinstance(node.op, ops.Reshape):
+        return graph.shape(node.inputs[0]) == graph.shape(node.output)
+    return isinstance(node.op, ops.Identity)
 
 
 def _operand(name: str, graph: Graph, weights: Collection[str], origin: Mapping[str, str]) -> str:

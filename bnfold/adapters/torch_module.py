@@ -1,37 +1,27 @@
 """nn.Module to Graph and back: read, fold, write, and prove that the function is the same."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 from torch.export import ExportedProgram
 
-from bnfold.adapters import torch_truth
-from bnfold.adapters.torch_capture import (
-    Arguments,
-    arguments,
-    capture,
-)
+from bnfold.adapters.torch_capture import Arguments, arguments, capture
 from bnfold.adapters.torch_copy import bake as baked
 from bnfold.adapters.torch_copy import copied
 from bnfold.adapters.torch_edits import ModuleEdits
-from bnfold.adapters.torch_form import difference, form
-from bnfold.adapters.torch_limits import Writable, in_place_after, limited
-from bnfold.adapters.torch_names import Paths, path_of
+from bnfold.adapters.torch_job import Job, OtherPathError, prepared, without_removal
+from bnfold.adapters.torch_limits import limited
 from bnfold.adapters.torch_reading import AliasedError, Reading, read_program
-from bnfold.adapters.torch_replacing import Replacement
-from bnfold.adapters.torch_sizes import same_at_other_sizes, shapes
-from bnfold.adapters.torch_trace import Step, is_as_planned
-from bnfold.adapters.torch_write import Written, write
-from bnfold.errors import BnfoldError, DifferentError
+from bnfold.adapters.torch_sizes import same_at_other_sizes
+from bnfold.adapters.torch_watched import looked_at
+from bnfold.errors import BnfoldError
 from bnfold.folding import fold
-from bnfold.graph import Graph, Node
-from bnfold.plan import Plan, Remove, ReplaceByClip
-from bnfold.raising import raised
+from bnfold.graph import Graph
+from bnfold.plan import Plan
 from bnfold.result import FoldResult
-from bnfold.why import Why
 
 
 def read(
@@ -131,122 +121,28 @@ def fold_with_edits(
     if bake:
         module = module if inplace else copied(module)
         notes += [f"{path}: its parametrization was made a plain weight" for path in baked(module)]
+    settings: dict[str, Any] = {"level": level, "only": only, "skip": skip}
     reading = read_at(module, given)
     sizes, more = same_at_other_sizes(module, given, partial(read_at, module), reading)
-    writable, graph = _raised(reading, limited(reading, module))
-    if plan is None:
-        plan = fold(graph, level=level, only=only, skip=skip)
-    result = FoldResult(original, plan, graph, (*notes, *more))
-    if dry_run or not plan.edits:
+    writable, graph = prepared(reading, limited(reading, module))
+    found = fold(graph, **settings) if plan is None else plan
+    result = FoldResult(original, found, graph, (*notes, *more))
+    if dry_run or not found.edits:
         return replace(result, model=original if inplace or dry_run else copied(module)), ModuleEdits()
-    job = _Job(module, given, sizes, reading, writable, graph)
+    job = Job(module, given, sizes, reading, writable, graph, read_at)
     target = module if inplace or module is not original else copied(module)
-    done = job.carry_out(plan, target)
-    return replace(result, model=target), done.edits
-
-
-def _raised(reading: Reading, writable: Writable) -> tuple[Writable, Graph]:
-    """Raise the arithmetic; a submodule of which that doesn't make one affine can't be removed after all."""
-    graph = raised(writable.graph)
-    affine = {name for node in graph.nodes for name in node.sources or (node.name,) if "remove" in _parts(node)}
-    numbers = {name for name in writable.replacements if not _is_plain(reading.graph.by_name[name])}
-    broken = {writable.replacements[name].path for name in numbers - affine}
-    if not broken:
-        return writable, graph
-    kept = {name: item for name, item in writable.replacements.items() if item.path not in broken}
-    gone = writable.replacements.keys() - kept.keys()
-    nodes = tuple(_without_removal(node) if node.name in gone else node for node in writable.graph.nodes)
-    limited_graph = replace(writable.graph, nodes=nodes)
-    return Writable(limited_graph, kept), raised(limited_graph)
-
-
-def _parts(node: Node) -> tuple[str, ...]:
-    return ("remove",) if type(node.op).__name__ in ("Affine", "BatchNorm") else ()
-
-
-def _is_plain(node: Node) -> bool:
-    return type(node.op).__name__ == "Identity"
-
-
-def _without_removal(node: Node) -> Node:
-    return replace(node, limits={"remove": Why.CODE, "constants": Why.CODE, **node.limits}, unit="")
-
-
-_SMALL = 1_000_000  # parameters: below, a forward is quick
-
-
-@dataclass(frozen=True, eq=False)
-class _Job:
-    """A module with all that is known of it before the write."""
-
-    module: nn.Module
-    given: Arguments
-    sizes: Sequence[Arguments]
-    reading: Reading
-    writable: Writable
-    graph: Graph
-
-    def carry_out(self, plan: Plan, target: nn.Module) -> Written:
-        """Write the plan into `target` and prove it; `target` is as it was where that fails."""
-        steps, reference = torch_truth.recorded_outputs(self.module, self.given)
-        before = [(self.given, torch_truth.outputs(self.module, self.given, wide=True), reference)]
-        for size in self._other_sizes():
-            truth = torch_truth.outputs(self.module, size, wide=True)
-            before.append((size, truth, torch_truth.outputs(self.module, size)))
-        in_place = in_place_after(self.reading, self.module, self._removed(plan))
-        done = write(target, self.graph, plan, self.replacements, self.owners, in_place)
-        try:
-            after, folded = self._run_folded(target)
-            if not is_as_planned(steps, after, self._replaced(plan), set(done.biased.values())):
-                self._require_graph(plan, target, done)
-            for size, truth, reference in before:
-                got = folded if size is self.given else torch_truth.outputs(target, size)
-                where = f"{type(target).__name__} with inputs {shapes(size)}"
-                torch_truth.require_same(truth, reference, got, where)
-        except BaseException:
-            done.take_back()
+    try:
+        done = job.carry_out(found, target)
+    except OtherPathError:
+        watched = looked_at(target, given, job.replaced(found))
+        if plan is not None or not watched:
             raise
-        return done
+        job, found = _keeping(job, watched, settings)
+        done = job.carry_out(found, target)
+        more += tuple(f"{path}: the forward looks at it beyond calling it, so it stays" for path in watched)
+    return FoldResult(target, found, job.graph, (*notes, *more)), done.edits
 
-    def _run_folded(self, target: nn.Module) -> tuple[tuple[Step, ...], list[Tensor]]:
-        try:
-            return torch_truth.recorded_outputs(target, self.given)
-        except Exception as error:
-            raise DifferentError(
-                f"{type(target).__name__}: the folded module takes another path: it fails with "
-                f"{type(error).__name__}: {error}"
-            ) from error
 
-    def _other_sizes(self) -> Sequence[Arguments]:
-        """Give the sizes to run at besides the given one: another batch, and all of them where that costs little."""
-        elements = sum(parameter.numel() for parameter in self.module.parameters())
-        return self.sizes[1:] if elements < _SMALL else self.sizes[1:2]
-
-    def _replaced(self, plan: Plan) -> set[str]:
-        return {self.replacements[name].path for name in self._removed(plan) if name in self.replacements}
-
-    @property
-    def replacements(self) -> Mapping[str, Replacement]:
-        return self.writable.replacements
-
-    @property
-    def owners(self) -> Mapping[str, str]:
-        """By node of the raised graph, the path of the module that it stands for first."""
-        paths = Paths(self.module)
-        names = {node.name: (node.sources or (node.name,))[0] for node in self.graph.nodes}
-        sources = self.reading.sources
-        return {name: paths.module(path_of(sources[source])) for name, source in names.items() if source in sources}
-
-    def _require_graph(self, plan: Plan, target: nn.Module, done: Written) -> None:
-        """Capture the written module: it must be the graph that the plan wants, and no other path of the forward."""
-        clipped = {edit.node: edit.axis for edit in plan.edits if isinstance(edit, ReplaceByClip)}
-        wanted = form(self.reading.graph, self.reading.tensors, self._removed(plan), done.biased, clipped)
-        again = read_at(target, self.given)
-        parted = difference(wanted, form(again.graph, again.tensors))
-        if parted:
-            raise DifferentError(f"{type(target).__name__}: the folded module takes another path: {parted}")
-
-    def _removed(self, plan: Plan) -> set[str]:
-        """The nodes, as they were read, of the affines that go."""
-        gone = [self.graph.by_name[edit.node] for edit in plan.edits if isinstance(edit, Remove)]
-        return {name for node in gone for name in node.sources or (node.name,)}
+def _keeping(job: Job, paths: Sequence[str], settings: dict[str, Any]) -> tuple[Job, Plan]:
+    writable, graph = without_removal(job.writable, paths)
+    return replace(job, writable=writable, graph=graph), fold(graph, **settings)

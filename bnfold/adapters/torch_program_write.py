@@ -18,6 +18,7 @@ from torch.export.graph_signature import (
 )
 
 from bnfold import ops
+from bnfold.adapters.torch_audit import require_audited
 from bnfold.adapters.torch_call import Derived, Operand
 from bnfold.adapters.torch_reading import Reading
 from bnfold.adapters.torch_write import rounded
@@ -42,6 +43,7 @@ def write_program(reading: Reading, graph: Graph, plan: Plan) -> ExportedProgram
     for edit in plan.edits:
         if isinstance(edit, Remove):
             writer.remove(graph.by_name[edit.node])
+    require_audited(graph, plan, writer.stored)
     return writer.finish()
 
 
@@ -57,6 +59,16 @@ class _Writer:
         self.inputs = list(signature.input_specs)
         self.outputs = list(signature.output_specs)
         self.fake_mode = _fake_mode(self.module)
+        self.removed: dict[fx.Node, fx.Node] = {}
+        self.numbers: dict[tuple[str, int], Floats] = {}  # what was written, by node and operand
+
+    def stored(self, node: str, operand: int) -> Floats | None:
+        """Give what an operand of a node of the raised graph holds now, for the audit."""
+        if (node, operand) in self.numbers:
+            return self.numbers[node, operand]
+        inputs = self.graph.by_name[node].inputs
+        name = inputs[operand] if operand < len(inputs) else ""
+        return self.graph.constants[name].load() if name else None
 
     def apply(self, edit: Edit) -> None:
         node = self.graph.by_name.get(edit.node)
@@ -86,8 +98,12 @@ class _Writer:
                 raise BnfoldError(f"{node.name}: merged branches can't be written into a .pt2 file; use .onnx")
 
     def remove(self, node: Node) -> None:
-        """Let the readers of the output read the input."""
-        self._bypass(self.by_name[node.output], self.by_name[node.inputs[0]])
+        """Let the readers of the output read the input, or what stands for that since its own node was removed."""
+        old, new = self.by_name[node.output], self.by_name[node.inputs[0]]
+        while new in self.removed:
+            new = self.removed[new]
+        self.removed[old] = new
+        self._bypass(old, new)
 
     def _bypass(self, old: fx.Node, new: fx.Node) -> None:
         old.replace_all_uses_with(new)
@@ -114,7 +130,7 @@ class _Writer:
             name = _BATCH_NORM[index] if isinstance(node.op, ops.BatchNorm) else "bias"
         else:
             name = next(key for key, item in zip(names, _arguments(target, names), strict=True) if item is old)
-        value = self._placeholder(f"{source}.{name}", numbers, dtype)
+        value = self._placeholder(f"{source}.{name}", numbers, dtype, (node.name, index))
         _put(target, names, name, value)
 
     def _operand_node(self, operand: Operand) -> fx.Node | None:
@@ -127,8 +143,10 @@ class _Writer:
         found = self.graph.constants[name].dtype if name else self.graph.values[node.output].dtype
         return _DTYPES[found]
 
-    def _placeholder(self, path: str, numbers: Floats, dtype: torch.dtype) -> fx.Node:
-        """Add a parameter to the program."""
+    def _placeholder(
+        self, path: str, numbers: Floats, dtype: torch.dtype, operand: tuple[str, int] | None = None
+    ) -> fx.Node:
+        """Add a parameter to the program. operand: the node, and which of its operands, that it is."""
         path = re.sub(r"[^\w.]", "_", path)
         while path in self.state or any(spec.target == path for spec in self.inputs):
             path += "_"
@@ -138,6 +156,8 @@ class _Writer:
         if not bool(torch.isfinite(tensor).all()):
             raise BnfoldError(f"{path}: would overflow {dtype}; fold in float32, then convert")
         self.state[path] = nn.Parameter(tensor, requires_grad=False)
+        if operand is not None:
+            self.numbers[operand] = tensor.detach().cpu().double().numpy()
         first = next(node for node in self.module.graph.nodes if node.op == "placeholder" or node.op == "output")
         with self.module.graph.inserting_before(first):
             node: fx.Node = self.module.graph.placeholder(f"p_{re.sub(r'[^a-zA-Z0-9_]', '_', path)}")
@@ -157,6 +177,7 @@ class _Writer:
                     self._bypass(self._fx(node.sources[1]), linear)
             case ops.Gemm(beta=beta) if not joined and len(node.inputs) > 2 and node.inputs[2]:
                 self._set(node, 2, bias / beta)
+                self.numbers[node.name, 2] = self.numbers[node.name, 2] * beta
             case ops.MatMul() | ops.Gemm():
                 self._add_behind(node, bias)
             case _:
@@ -165,13 +186,14 @@ class _Writer:
     def _set_own_bias(self, node: Node, linear: fx.Node, bias: Floats) -> None:
         source = self._source(node)
         names = [argument.name for argument in linear.target._schema.arguments]  # type: ignore[union-attr]
-        value = self._placeholder(f"{source}.bias", bias, _DTYPES[self.graph.values[node.output].dtype])
+        value = self._placeholder(f"{source}.bias", bias, _DTYPES[self.graph.values[node.output].dtype], (node.name, 2))
         _put(linear, names, "bias", value)
 
     def _add_behind(self, node: Node, bias: Floats) -> None:
         """Add the bias behind a product, in the place of the Add that was there."""
         product = self._fx(self._source(node))
-        value = self._placeholder(f"{self._source(node)}.bias", bias, _DTYPES[self.graph.values[node.output].dtype])
+        dtype = _DTYPES[self.graph.values[node.output].dtype]
+        value = self._placeholder(f"{self._source(node)}.bias", bias, dtype, (node.name, 2))
         old = self.by_name[node.output]
         self._instead(old, lambda graph: graph.call_function(_ATEN.add.Tensor, (product, value)))
 
@@ -184,7 +206,8 @@ class _Writer:
         for index, name in ((1, "scale"), (2, "shift")):
             numbers = constants.get(index)
             numbers = self.graph.constants[node.inputs[index]].load() if numbers is None else numbers
-            parts.append(self._placeholder(f"{node.name}.{name}", _along(numbers, axis, rank), dtype))
+            numbers = _along(numbers, axis, rank)
+            parts.append(self._placeholder(f"{node.name}.{name}", numbers, dtype, (node.name, index)))
 
         def build(graph: fx.Graph) -> fx.Node:
             product = graph.call_function(_ATEN.mul.Tensor, (x, parts[0]))

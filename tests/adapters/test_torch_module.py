@@ -1,6 +1,6 @@
 """fold_module: the user's own class comes back, the same function, whatever it is made of."""
 
-import copy
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,8 @@ from torch import Tensor, nn
 import bnfold
 from bnfold import ops
 from bnfold.adapters.torch_module import fold_module, read
-from bnfold.errors import BnfoldError
+from bnfold.errors import BnfoldError, DifferentError
+from bnfold.plan import ScaleWeight
 from bnfold.why import Why
 from tests.adapters.torch_networks import SHAPE, conv_bn, image, randomised
 
@@ -474,6 +475,8 @@ class Branching(nn.Module):
             return y.relu()
         if self.on == "attribute" and hasattr(self.norm, "weight"):
             return self.norm(y) + self.norm.weight.sum()
+        if self.on == "missing":
+            return self.norm(y) * self.norm.eps
         if self.on == "instance" and isinstance(self.norm, nn.BatchNorm2d):
             return self.norm(y).relu()
         return self.norm(y)
@@ -485,22 +488,34 @@ def test_a_branch_on_the_size_is_found(on):
         fold_module(randomised(Branching(on)), image())
 
 
-@pytest.mark.parametrize("on", ["attribute", "instance"])
-def test_a_forward_that_looks_at_the_norm_is_found(on):
-    module = randomised(Branching(on))
-    before = copy.deepcopy(module.state_dict())
-    with pytest.raises(BnfoldError, match="another path"):
-        fold_module(module, image())
-    assert all(torch.equal(before[name], tensor) for name, tensor in module.state_dict().items())
+@pytest.mark.parametrize("on", ["attribute", "instance", "missing"])
+def test_a_norm_that_the_forward_looks_at_stays_and_the_others_go(on):
+    module = randomised(nn.Sequential(Branching(on), nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)))
+    result = fold_module(module, image())
+    assert isinstance(result.model[0].norm, nn.BatchNorm2d)
+    assert isinstance(result.model[2], nn.Identity)
+    assert any("0.norm: the forward looks at it" in note for note in result.notes)
+    torch.testing.assert_close(run(result.model, image()), run(module, image()), rtol=1e-4, atol=1e-5)
 
 
-def test_a_failed_fold_in_place_changes_nothing():
-    module = randomised(Branching("instance"))
-    wanted = run(module, image())
-    with pytest.raises(BnfoldError):
-        fold_module(module, image(), inplace=True)
-    assert torch.equal(run(module, image())[0], wanted[0])
-    assert isinstance(module.norm, nn.BatchNorm2d)
+def test_a_plan_of_another_model_is_refused():
+    plan = fold_module(randomised(conv_bn()), image(), dry_run=True).plan
+    with pytest.raises(BnfoldError, match="names 0, which this module hasn't"):
+        fold_module(randomised(Decorated()), image(), plan=plan)
+
+
+def test_a_wrong_plan_is_found_and_taken_back():
+    module = randomised(conv_bn(bias=False))
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    plan = fold_module(module, image(), dry_run=True).plan
+    scale = next(edit for edit in plan.edits if isinstance(edit, ScaleWeight))
+    wrong = dataclasses.replace(scale, out_factor=scale.out_factor * 1.0001)
+    edits = tuple(wrong if edit is scale else edit for edit in plan.edits)
+    with pytest.raises(DifferentError, match=r"error .* to the float64 truth"):
+        fold_module(module, image(), inplace=True, plan=dataclasses.replace(plan, edits=edits))
+    assert module[0].bias is None
+    after = module.state_dict()
+    assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
 
 
 # Code in a larger forward.

@@ -1,0 +1,140 @@
+"""A module with all that is known of it, and the write of a plan into it with the proof that nothing changed."""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from torch import Tensor, nn
+
+from bnfold import ops
+from bnfold.adapters import torch_truth
+from bnfold.adapters.torch_capture import Arguments
+from bnfold.adapters.torch_form import difference, form
+from bnfold.adapters.torch_limits import Writable, in_place_after
+from bnfold.adapters.torch_names import Paths, path_of
+from bnfold.adapters.torch_reading import Reading
+from bnfold.adapters.torch_replacing import Replacement
+from bnfold.adapters.torch_sizes import shapes
+from bnfold.adapters.torch_trace import Step, is_as_planned
+from bnfold.adapters.torch_write import Written, write
+from bnfold.errors import BnfoldError, DifferentError
+from bnfold.graph import Graph, Node
+from bnfold.plan import Plan, Remove, ReplaceByClip
+from bnfold.raising import raised
+from bnfold.why import Why
+
+
+class OtherPathError(DifferentError):
+    """The folded module's forward does something else than the plan wants."""
+
+
+def prepared(reading: Reading, writable: Writable) -> tuple[Writable, Graph]:
+    """Raise the arithmetic; a submodule of which that doesn't make one affine can't be removed after all."""
+    graph = raised(writable.graph)
+    affine = {
+        name
+        for node in graph.nodes
+        if isinstance(node.op, (ops.Affine, ops.BatchNorm))
+        for name in node.sources or (node.name,)
+    }
+    numbers = {name for name in writable.replacements if not isinstance(reading.graph.by_name[name].op, ops.Identity)}
+    broken = {writable.replacements[name].path for name in numbers - affine}
+    return without_removal(writable, broken) if broken else (writable, graph)
+
+
+def without_removal(writable: Writable, paths: Collection[str]) -> tuple[Writable, Graph]:
+    """Keep the submodules at `paths`; gives the graph raised as well."""
+    kept = {name: item for name, item in writable.replacements.items() if item.path not in paths}
+    gone = writable.replacements.keys() - kept.keys()
+    nodes = tuple(_held(node) if node.name in gone else node for node in writable.graph.nodes)
+    graph = replace(writable.graph, nodes=nodes)
+    return Writable(graph, kept), raised(graph)
+
+
+def _held(node: Node) -> Node:
+    return replace(node, limits={"remove": Why.CODE, "constants": Why.CODE, **node.limits}, unit="")
+
+
+_SMALL = 1_000_000  # parameters: below, a forward is quick
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """A module with all that is known of it before the write."""
+
+    module: nn.Module
+    given: Arguments
+    sizes: Sequence[Arguments]
+    reading: Reading
+    writable: Writable
+    graph: Graph
+    read_at: Callable[[nn.Module, Arguments], Reading]
+
+    def carry_out(self, plan: Plan, target: nn.Module) -> Written:
+        """Write the plan into `target` and prove it; `target` is as it was where that fails."""
+        unknown = next((edit.node for edit in plan.edits if edit.node not in self.graph.by_name), None)
+        if unknown is not None:
+            raise BnfoldError(f"the plan names {unknown}, which this module hasn't; make the plan anew")
+        steps, reference = torch_truth.recorded_outputs(self.module, self.given)
+        before = [(self.given, torch_truth.outputs(self.module, self.given, wide=True), reference)]
+        for size in self._other_sizes():
+            truth = torch_truth.outputs(self.module, size, wide=True)
+            before.append((size, truth, torch_truth.outputs(self.module, size)))
+        in_place = in_place_after(self.reading, self.module, self._removed(plan))
+        done = write(target, self.graph, plan, self.replacements, self.owners, in_place)
+        try:
+            after, folded = self._run_folded(target)
+            if not is_as_planned(steps, after, self.replaced(plan), set(done.biased.values())):
+                self._require_graph(plan, target, done)
+            for size, truth, reference in before:
+                got = folded if size is self.given else torch_truth.outputs(target, size)
+                where = f"{type(target).__name__} with inputs {shapes(size)}"
+                torch_truth.require_same(truth, reference, got, where)
+        except BaseException:
+            done.take_back()
+            raise
+        return done
+
+    def _run_folded(self, target: nn.Module) -> tuple[tuple[Step, ...], list[Tensor]]:
+        try:
+            return torch_truth.recorded_outputs(target, self.given)
+        except Exception as error:
+            raise OtherPathError(
+                f"{type(target).__name__}: the folded module takes another path: it fails with "
+                f"{type(error).__name__}: {error}"
+            ) from error
+
+    def _other_sizes(self) -> Sequence[Arguments]:
+        """Give the sizes to run at besides the given one: another batch, and all of them where that costs little."""
+        elements = sum(parameter.numel() for parameter in self.module.parameters())
+        return self.sizes[1:] if elements < _SMALL else self.sizes[1:2]
+
+    def replaced(self, plan: Plan) -> set[str]:
+        """Give the paths of the submodules that the plan takes out."""
+        return {self.replacements[name].path for name in self._removed(plan) if name in self.replacements}
+
+    @property
+    def replacements(self) -> Mapping[str, Replacement]:
+        """By node, the submodule that it is all of."""
+        return self.writable.replacements
+
+    @property
+    def owners(self) -> Mapping[str, str]:
+        """By node of the raised graph, the path of the module that it stands for first."""
+        paths = Paths(self.module)
+        names = {node.name: (node.sources or (node.name,))[0] for node in self.graph.nodes}
+        sources = self.reading.sources
+        return {name: paths.module(path_of(sources[source])) for name, source in names.items() if source in sources}
+
+    def _require_graph(self, plan: Plan, target: nn.Module, done: Written) -> None:
+        """Capture the written module: it must be the graph that the plan wants, and no other path of the forward."""
+        clipped = {edit.node: edit.axis for edit in plan.edits if isinstance(edit, ReplaceByClip)}
+        wanted = form(self.reading.graph, self.reading.tensors, self._removed(plan), done.biased, clipped)
+        again = self.read_at(target, self.given)
+        parted = difference(wanted, form(again.graph, again.tensors))
+        if parted:
+            raise OtherPathError(f"{type(target).__name__}: the folded module takes another path: {parted}")
+
+    def _removed(self, plan: Plan) -> set[str]:
+        """The nodes, as they were read, of the affines that go."""
+        gone = [self.graph.by_name[edit.node] for edit in plan.edits if isinstance(edit, Remove)]
+        return {name for node in gone for name in node.sources or (node.name,)}

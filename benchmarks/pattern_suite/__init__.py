@@ -1,0 +1,1 @@
+"""Small models, one for each pattern, and the tools that are run on them."""

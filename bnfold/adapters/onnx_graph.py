@@ -240,9 +240,10 @@ def _known(reader: Model, node: FileNode, output: Value) -> Known | None:
         return _constant(reader, node)
     if node.kind == "Shape":
         return _static_shape(reader, node)
-    if any(name and (name not in reader.known or name in reader.overridable) for name in node.inputs):
+    operands = node.inputs[:1] if node.kind == "CastLike" else node.inputs  # of the other, only the type counts
+    if any(name and (name not in reader.known or name in reader.overridable) for name in operands):
         return None
-    inputs = [reader.known.get(name) for name in node.inputs]
+    inputs = [reader.known.get(name) for name in operands]
     return evaluated(node, inputs, _static(output.shape), output.dtype, reader.opset)
 
 

@@ -102,6 +102,10 @@ def _spatial(view: View) -> int | None:
     if isinstance(rows, int) and rows % groups:
         return None
     channels = rows if view.node.kind == "ConvTranspose" else columns * groups if isinstance(columns, int) else None
+    outputs = columns * groups if view.node.kind == "ConvTranspose" and isinstance(columns, int) else rows
+    bias = view.constant(2)
+    if bias is not None and bias.shape != (outputs,):
+        return None
     given = x[1] if x is not None and len(x) > 1 else None
     if isinstance(channels, int) and isinstance(given, int) and channels != given:
         return None

@@ -7,6 +7,7 @@ from pathlib import Path
 import onnx
 from onnx import helper
 
+from bnfold.checking.onnx_files import load_onnx
 from bnfold.checking.result import Verdict
 from bnfold.errors import BnfoldError
 
@@ -39,7 +40,7 @@ def reduce_files(reference: Path, candidate: Path, folder: Path) -> Reduced:
     for path in (reference, candidate):
         if path.suffix != ".onnx":
             raise BnfoldError(f"{path}: --reduce cuts ONNX files; export it first")
-        models.append(onnx.load(path))
+        models.append(load_onnx(path))
     parts = reduce_models(*models)
     folder.mkdir(parents=True, exist_ok=True)
     paths = folder / f"{reference.stem}.reference.onnx", folder / f"{candidate.stem}.candidate.onnx"

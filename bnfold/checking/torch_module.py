@@ -64,6 +64,8 @@ class ModuleSubject:
 
     def _prepared(self, module: nn.Module) -> nn.Module:
         own = copy_module(module).cpu()
+        if own.training and self.source_name:  # from a file: an exported program, which has no modes
+            return own
         if own.training:
             self.assumptions = (f"{self.label} was in training mode; its eval mode is what was checked",)
             return own.eval()
@@ -172,7 +174,9 @@ def copy_module(module: nn.Module) -> nn.Module:
         if isinstance(value, Tensor) and not value.is_leaf
     }
     try:
-        return copy.deepcopy(module, computed)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of torch, about its own exported programs
+            return copy.deepcopy(module, computed)
     except (RuntimeError, TypeError, ValueError, AttributeError) as error:
         raise UnverifiedError(f"{type(module).__name__} can't be copied for its float64 truth: {error}") from error
 

@@ -12,6 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
 
 from bnfold.checking.inputs import numpy_dtype
+from bnfold.checking.onnx_files import load_onnx
 from bnfold.checking.ort import OrtSession, open_session
 from bnfold.checking.providers import Target
 from bnfold.checking.result import NodeRecord
@@ -56,12 +57,8 @@ class OnnxSubject:
 
     @classmethod
     def from_file(cls, path: Path) -> "OnnxSubject":
-        """Load a file and its external data. `BnfoldError` where it can't be read."""
-        try:
-            model = onnx.load(path)
-        except Exception as error:
-            raise BnfoldError(f"{path}: can't be read as ONNX: {str(error).splitlines()[0][:200]}") from error
-        return cls(model, path.name, path)
+        """Load a file and its external data. `BnfoldError` where it can't be read, `UnsafeError` where it must not."""
+        return cls(load_onnx(path), path.name, path)
 
     @property
     def executor(self) -> Executor:

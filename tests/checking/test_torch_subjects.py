@@ -12,7 +12,7 @@ from torch import nn
 from bnfold.checking import Frame, check
 from bnfold.checking.subject import load_subject
 from bnfold.checking.torch_module import ModuleSubject, copy_module, flatten
-from bnfold.errors import BnfoldError, UnverifiedError
+from bnfold.errors import BnfoldError, UnsafeError, UnverifiedError
 from tests.checking.building import Layer, Network, networks, weights_of, with_weight
 
 X = np.random.default_rng(0).normal(size=(4, 3, 8, 8)).astype(np.float32)
@@ -249,3 +249,42 @@ def test_no_truth_and_no_runtime_is_not_verified():
     assert check(model, model).exit_status == 3
     with pytest.raises(UnverifiedError, match=r"my\.own"):
         check(model, model).raise_for_failure()
+
+
+class TestFiles:
+    def saved(self, folder, **options):
+        path = folder / "model.onnx"
+        onnx.save(RESIDUAL.model(fold=True), path, save_as_external_data=True, size_threshold=0, **options)
+        return path
+
+    def test_external_data(self, tmp_path):
+        assert check(RESIDUAL.model(), self.saved(tmp_path, location="weights")).passed
+
+    def test_data_outside_the_folder_is_unsafe(self, tmp_path):
+        path = self.saved(tmp_path, location="weights")
+        model = onnx.load(path, load_external_data=False)
+        for tensor in model.graph.initializer:
+            tensor.external_data[0].value = "../weights"
+        path.write_bytes(model.SerializeToString())
+        with pytest.raises(UnsafeError, match="outside the model's folder"):
+            check(RESIDUAL.model(), path)
+
+    def test_truncated_data(self, tmp_path):
+        path = self.saved(tmp_path, location="weights")
+        (tmp_path / "weights").write_bytes(b"\0" * 100)
+        with pytest.raises(BnfoldError, match=r"wants .* bytes of 'weights', which has"):
+            check(RESIDUAL.model(), path)
+
+    def test_truncated_model(self, tmp_path):
+        path = tmp_path / "model.onnx"
+        path.write_bytes(RESIDUAL.model().SerializeToString()[:-100])
+        with pytest.raises(BnfoldError, match="can't be read as ONNX"):
+            check(RESIDUAL.model(), path)
+
+    def test_an_exported_program(self, tmp_path):
+        module = small()
+        program = torch.export.export(module, (torch.from_numpy(X),))
+        torch.export.save(program, tmp_path / "m.pt2")
+        result = check(tmp_path / "m.pt2", folded(module), X)
+        assert result.passed, result.reasons
+        assert not result.assumptions

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor, nn
 
 from bnfold import ops
-from bnfold.adapters import torch_truth
+from bnfold.adapters import torch_audit, torch_truth
 from bnfold.adapters.torch_capture import Arguments
 from bnfold.adapters.torch_form import difference, form
 from bnfold.adapters.torch_limits import Writable, in_place_after
@@ -80,8 +80,10 @@ class Job:
             truth = torch_truth.outputs(self.module, size, wide=True)
             before.append((size, truth, torch_truth.outputs(self.module, size)))
         in_place = in_place_after(self.reading, self.module, self._removed(plan))
+        original = torch_audit.loaded(self.graph, plan)
         done = write(target, self.graph, plan, self.replacements, self.owners, in_place)
         try:
+            torch_audit.require_audited(original, plan, torch_audit.written_in(original, target, done.biased))
             after, folded = self._run_folded(target)
             if not is_as_planned(steps, after, self.replaced(plan), set(done.biased.values())):
                 self._require_graph(plan, target, done)

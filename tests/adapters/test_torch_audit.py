@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import bnfold
-from bnfold.adapters import torch_write
+from bnfold.adapters import torch_program_write, torch_write
 from bnfold.affine import Floats
 from bnfold.models import create
 from bnfold.training.statistics import randomise_
@@ -49,3 +49,17 @@ def test_two_ulp_in_one_number_are_found(monkeypatch: pytest.MonkeyPatch, rank: 
     with pytest.raises(bnfold.DifferentError, match=r"^0: the (weight|bias) that was written"):
         bnfold.fold(model, torch.randn(1, 3, 9, 9), inplace=inplace)
     assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
+
+
+def test_programs_are_audited_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    program = torch.export.export(network(), (torch.randn(2, 3, 9, 9),))
+    assert len(bnfold.fold(program, verify=False).plan.folded) == 2
+    right = torch_program_write.rounded
+
+    def wrong(numbers: Floats, like: Tensor) -> Tensor:
+        new = right(numbers, like)
+        return new * (1 + 2**-21) if new.dim() == 1 else new
+
+    monkeypatch.setattr(torch_program_write, "rounded", wrong)
+    with pytest.raises(bnfold.DifferentError, match="the bias that was written"):
+        bnfold.fold(program, verify=False)

@@ -511,7 +511,7 @@ def test_a_wrong_plan_is_found_and_taken_back():
     scale = next(edit for edit in plan.edits if isinstance(edit, ScaleWeight))
     wrong = dataclasses.replace(scale, out_factor=scale.out_factor * 1.0001)
     edits = tuple(wrong if edit is scale else edit for edit in plan.edits)
-    with pytest.raises(DifferentError, match=r"error .* to the float64 truth"):
+    with pytest.raises(DifferentError, match="the weight that was written isn't what the fold means"):
         fold_module(module, image(), inplace=True, plan=dataclasses.replace(plan, edits=edits))
     assert module[0].bias is None
     after = module.state_dict()

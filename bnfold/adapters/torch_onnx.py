@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import onnx
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 from torch.utils import _pytree as pytree
 
@@ -189,8 +189,20 @@ def _provenance(result: FoldResult | None) -> dict[str, str]:
     return {"bnfold.version": __version__, **folded}
 
 
+def _living(program: ExportedProgram) -> set[fx.Node]:
+    """The nodes that an output depends on; the exporter leaves out the others."""
+    found: set[fx.Node] = set()
+    pending = [node for node in program.graph.nodes if node.op == "output"]
+    while pending:
+        node = pending.pop()
+        if node not in found:
+            found.add(node)
+            pending.extend(node.all_input_nodes)
+    return found
+
+
 def _require_batch_norms(program: ExportedProgram, proto: onnx.ModelProto) -> None:
-    wanted = sum("batch_norm" in str(node.target) for node in program.graph.nodes)
+    wanted = sum("batch_norm" in str(node.target) for node in _living(program))
     got = sum(node.op_type == "BatchNormalization" for node in proto.graph.node)
     if got < wanted:
         raise BnfoldError(f"the exporter left {got} of {wanted} BatchNormalization nodes; give another --opset")

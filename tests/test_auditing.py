@@ -199,3 +199,12 @@ def test_ulp_is_the_spacing_of_the_numbers() -> None:
     half = np.array([1.0, 6e-8, 30000.0])
     np.testing.assert_array_equal(ulp(half, "float16"), np.spacing(half.astype(np.float16)).astype(np.float64))
     np.testing.assert_array_equal(ulp(np.array([1.0, 0.75]), "bfloat16"), [2**-7, 2**-8])
+
+
+def test_a_concat_between_a_layer_and_the_affine_is_nothing_special() -> None:
+    b = Builder()
+    x = b.input(2, 3, 8, 8)
+    joined = b.concat("concat", b.conv("one", x, 4), b.conv("two", x, 2))
+    plan, rows = run(stored(b.graph(b.relu("relu", b.batch_norm("bn", joined))), "float32"))
+    assert plan.folded
+    assert all(row.passed for row in rows)

@@ -109,7 +109,7 @@ class _Auditor:
         a_x, d_x = self._frame(linear.x, linear.x_axis, linear.inputs)
         a_y, d_y = self._frame(node.output, linear.y_axis, linear.outputs)
         dead = a_y == 0
-        if np.any(dead & ~self._multiplied_by_zero(node, linear)):
+        if dead.any() and np.any(dead & ~self._multiplied_by_zero(node, linear)):
             yield AuditRow(node.name, "weight", weight.size, float("inf"), ())
             return
         live, a_y = np.where(dead, 0.0, 1.0), np.where(dead, 1.0, a_y)
@@ -119,7 +119,7 @@ class _Auditor:
         place = (-1, *(1,) * linear.behind)
         total, largest = (summed(terms, linear).reshape(place) for summed in (_sums, _maxima))
         old, scale = self._old_bias(node, linear) * live.reshape(place), a_y.reshape(place)
-        shift = np.where(dead, -self._constant_behind(node, linear), d_y).reshape(place)
+        shift = (np.where(dead, -self._constant_behind(node, linear), d_y) if dead.any() else d_y).reshape(place)
         wanted = (old + total - shift) / scale
         sizes = np.maximum(np.maximum(np.abs(old), largest), np.abs(shift)) / np.abs(scale)
         if np.any(wanted != 0) or self.written(node.name, 2) is not None:
@@ -140,10 +140,10 @@ class _Auditor:
 
     def _multiplied_by_zero(self, node: Node, linear: Channels) -> NDArray[np.bool_]:
         ahead = self._affine_ahead(node)
-        if ahead is None:
+        scale = np.ones(0) if ahead is None else _scale_and_shift(ahead, self.graph)[0]
+        if len(scale) != linear.outputs:  # other channels were joined on the way
             return np.zeros(linear.outputs, bool)
-        zero: NDArray[np.bool_] = _scale_and_shift(ahead, self.graph)[0] == 0
-        return zero
+        return np.asarray(scale == 0)
 
     def _constant_behind(self, node: Node, linear: Channels) -> Floats:
         """What y' is behind the affine ahead where that multiplies by zero: (t - d_y) / a_y."""

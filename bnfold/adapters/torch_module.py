@@ -1,21 +1,23 @@
 """nn.Module to Graph and back: read, fold, write, and prove that the function is the same."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from torch import nn
 from torch.export import ExportedProgram
 
-from bnfold.adapters.torch_capture import Arguments, arguments, capture
+from bnfold.adapters import torch_truth
+from bnfold.adapters.torch_capture import Arguments, CaptureError, arguments, capture
 from bnfold.adapters.torch_copy import bake as baked
 from bnfold.adapters.torch_copy import copied
 from bnfold.adapters.torch_edits import ModuleEdits
 from bnfold.adapters.torch_job import Job, OtherPathError, prepared, without_removal
 from bnfold.adapters.torch_limits import limited
 from bnfold.adapters.torch_reading import AliasedError, Reading, read_program
-from bnfold.adapters.torch_sizes import same_at_other_sizes
+from bnfold.adapters.torch_sizes import same_at_other_sizes, shapes
+from bnfold.adapters.torch_submodules import fold_submodules
 from bnfold.adapters.torch_watched import looked_at
 from bnfold.errors import BnfoldError
 from bnfold.folding import fold
@@ -116,33 +118,74 @@ def fold_with_edits(
     """Do what `fold_module` does, and give the edits that a file has to store beside the weights."""
     require_ready(module)
     given = arguments(example_inputs, kwargs)
-    original = module
-    notes: list[str] = []
+    wanted = _Wanted(module, {"level": level, "only": only, "skip": skip}, inplace, plan, dry_run)
+    notes: tuple[str, ...] = ()
     if bake:
         module = module if inplace else copied(module)
-        notes += [f"{path}: its parametrization was made a plain weight" for path in baked(module)]
-    settings: dict[str, Any] = {"level": level, "only": only, "skip": skip}
-    reading = read_at(module, given)
-    sizes, more = same_at_other_sizes(module, given, partial(read_at, module), reading)
-    writable, graph = prepared(reading, limited(reading, module))
-    found = fold(graph, **settings) if plan is None else plan
-    result = FoldResult(original, found, graph, (*notes, *more))
-    if dry_run or not found.edits:
-        return replace(result, model=original if inplace or dry_run else copied(module)), ModuleEdits()
-    job = Job(module, given, sizes, reading, writable, graph, read_at)
-    target = module if inplace or module is not original else copied(module)
+        notes = tuple(f"{path}: its parametrization was made a plain weight" for path in baked(module))
     try:
-        done = job.carry_out(found, target)
-    except OtherPathError:
-        watched = looked_at(target, given, job.replaced(found))
-        if plan is not None or not watched:
+        result, edits = _fold_whole(module, given, wanted)
+    except CaptureError as error:
+        if plan is not None or inplace:
             raise
-        job, found = _keeping(job, watched, settings)
-        done = job.carry_out(found, target)
-        more += tuple(f"{path}: the forward looks at it beyond calling it, so it stays" for path in watched)
-    return FoldResult(target, found, job.graph, (*notes, *more)), done.edits
+        result, edits = _fold_parts(module, given, wanted, error)
+    return replace(result, notes=(*notes, *result.notes)), edits
 
 
-def _keeping(job: Job, paths: Sequence[str], settings: dict[str, Any]) -> tuple[Job, Plan]:
+@dataclass(frozen=True, eq=False)
+class _Wanted:
+    """A request. original: what the caller gave, before anything was baked."""
+
+    original: nn.Module
+    settings: Mapping[str, Any]
+    inplace: bool = False
+    plan: Plan | None = None
+    dry_run: bool = False
+
+    def target(self, module: nn.Module) -> nn.Module:
+        """Give what may be written to."""
+        return module if self.inplace or module is not self.original else copied(module)
+
+
+def _fold_whole(module: nn.Module, given: Arguments, wanted: _Wanted) -> tuple[FoldResult, ModuleEdits]:
+    reading = read_at(module, given)
+    sizes, notes = same_at_other_sizes(module, given, partial(read_at, module), reading)
+    writable, graph = prepared(reading, limited(reading, module))
+    plan = fold(graph, **wanted.settings) if wanted.plan is None else wanted.plan
+    if wanted.dry_run:
+        return FoldResult(wanted.original, plan, graph, notes), ModuleEdits()
+    target = wanted.target(module)
+    if not plan.edits:
+        return FoldResult(target, plan, graph, notes), ModuleEdits()
+    job = Job(module, given, sizes, reading, writable, graph, read_at)
+    try:
+        done = job.carry_out(plan, target)
+    except OtherPathError:
+        watched = looked_at(target, given, job.replaced(plan))
+        if wanted.plan is not None or not watched:
+            raise
+        job, plan = _keeping(job, watched, wanted.settings)
+        done = job.carry_out(plan, target)
+        notes += tuple(f"{path}: the forward looks at it beyond calling it, so it stays" for path in watched)
+    return FoldResult(target, plan, job.graph, notes), done.edits
+
+
+def _fold_parts(
+    module: nn.Module, given: Arguments, wanted: _Wanted, error: CaptureError
+) -> tuple[FoldResult, ModuleEdits]:
+    """Fold the submodules that can be captured, and hold the whole to the original for these inputs."""
+
+    def fold_part(part: nn.Module, inputs: Arguments) -> tuple[FoldResult, ModuleEdits]:
+        return _fold_whole(part, inputs, _Wanted(part, wanted.settings, inplace=True))
+
+    target = copied(module)
+    plan, graph, (edits, notes) = fold_submodules(target, given, fold_part, error)
+    truth = torch_truth.outputs(module, given, wide=True)
+    reference, folded = torch_truth.outputs(module, given), torch_truth.outputs(target, given)
+    torch_truth.require_same(truth, reference, folded, f"{type(module).__name__} with inputs {shapes(given)}")
+    return FoldResult(wanted.original if wanted.dry_run else target, plan, graph, notes), edits
+
+
+def _keeping(job: Job, paths: Sequence[str], settings: Mapping[str, Any]) -> tuple[Job, Plan]:
     writable, graph = without_removal(job.writable, paths)
     return replace(job, writable=writable, graph=graph), fold(graph, **settings)

@@ -20,6 +20,11 @@ from tests.adapters.torch_networks import SHAPE, conv_bn, image, randomised
 torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
 def run(module: nn.Module, *args: object, **kwargs: object) -> list[Tensor]:
     with torch.no_grad():
         found = module(*args, **kwargs)
@@ -344,7 +349,7 @@ def test_dtypes_are_kept_and_rounded_once(dtype, eps):
     norm, conv = module[1].double(), module[0].double()
     scale = (norm.weight / (norm.running_var + eps).sqrt()).detach()
     wanted = conv.weight.detach() * scale.reshape(-1, 1, 1, 1)
-    spacing = torch.finfo(dtype).eps * wanted.abs()
+    spacing = torch.finfo(dtype).eps * wanted.abs().clamp(min=torch.finfo(dtype).smallest_normal)
     error = (result.model[0].weight.detach().double() - wanted).abs()
     assert bool((error <= spacing * (4 if dtype == torch.float64 else 0.5)).all())  # `wanted` is rounded itself
 
@@ -516,6 +521,33 @@ def test_a_wrong_plan_is_found_and_taken_back():
     assert module[0].bias is None
     after = module.state_dict()
     assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
+
+
+class DataDependent(nn.Module):
+    """What torch.export can't follow: a branch on numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = conv_bn(4, bias=False), nn.Sequential(nn.Conv2d(4, 2, 1), nn.BatchNorm2d(2))
+        self.lone = nn.BatchNorm2d(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.stem(x)
+        if y.sum() > 0:
+            return self.lone(self.head(y))
+        return self.head(y)
+
+
+def test_submodules_are_folded_where_the_whole_can_t_be_captured():
+    module = randomised(DataDependent())
+    result = fold_module(module, image())
+    assert [outcome.affine for outcome in result.plan.folded] == ["stem.1", "head.1"]
+    assert isinstance(result.model.lone, nn.BatchNorm2d)
+    assert isinstance(result.model.stem[1], nn.Identity)
+    assert any("stem, head: folded on its own" in note for note in result.notes)
+    assert any("lone: not folded" in note for note in result.notes)
+    torch.testing.assert_close(run(result.model, image()), run(module, image()), rtol=1e-4, atol=1e-5)
+    assert norms(module) == 3
 
 
 # Code in a larger forward.

@@ -1,6 +1,7 @@
 """A model as folding sees it: frozen, framework-free, its weights loaded only when asked for."""
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import TypeAlias
@@ -10,6 +11,9 @@ from bnfold.ops import Op, Unknown
 from bnfold.why import Why
 
 Dim: TypeAlias = int | str | None  # a symbol stands for one length; None for any
+
+
+SLAB = 1 << 17  # elements of a constant that are looked at together: 1 MiB in float64
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +27,26 @@ class Value:
 
 @dataclass(frozen=True, slots=True)
 class Constant:
-    """A tensor that is known before the run. `load` gives it in float64 and may read a file each time."""
+    """A tensor that is known before the run. `load` gives it in float64 and may read a file each time.
+
+    rows: gives [start, stop) of axis 0 alone, where that costs less than all of it.
+    """
 
     name: str
     shape: tuple[int, ...]
     dtype: str
     load: Callable[[], Floats] = field(repr=False, compare=False)
+    rows: Callable[[int, int], Floats] | None = field(default=None, repr=False, compare=False)
+
+    def slabs(self) -> Iterator[tuple[slice, Floats]]:
+        """Give stretches of axis 0, in float64, with their places: all of a large tensor without holding all of it."""
+        if self.rows is None or not self.shape:
+            yield slice(0, self.shape[0] if self.shape else None), self.load()
+            return
+        step = max(1, SLAB // max(1, math.prod(self.shape[1:])))
+        for start in range(0, self.shape[0], step):
+            stop = min(start + step, self.shape[0])
+            yield slice(start, stop), self.rows(start, stop)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,11 +7,11 @@ from numpy.typing import NDArray
 
 from bnfold.affine import Affine, Floats, Frames
 from bnfold.candidates import Candidate
-from bnfold.graph import Graph, Node
+from bnfold.graph import Constant, Graph, Node
 from bnfold.ops import BatchNorm
 from bnfold.plan import Edit, Reason, ScaleWeight, SetBias
-from bnfold.relation import Site
-from bnfold.rules.linear import contraction, scale_weight
+from bnfold.relation import Contracted, Site
+from bnfold.rules.linear import contraction, weight_factors
 from bnfold.why import Why
 
 # Largest and smallest normal number by stored dtype (IEEE 754; bfloat16 is a truncated float32). Below twice the
@@ -49,14 +49,25 @@ def _range_of(graph: Graph, node: Node, edit: ScaleWeight | SetBias) -> Why | No
         return Why.OVERFLOW if not _below(edit.bias, largest) else None
     if weight.dtype != "float16" and _harmless(edit.out_factor) and _harmless(edit.in_factor):
         return None
-    before = weight.load()
-    after = scale_weight(linear, before, edit.out_factor, edit.in_factor)
-    if not _below(after, largest):
+    peak, old_peak = _peaks(linear, weight, edit)
+    if not _below(peak, largest):
         return Why.OVERFLOW
-    rows = tuple(axis for axis in range(after.ndim) if axis != linear.out_axis)
-    peak, old_peak = np.abs(after).max(axis=rows), np.abs(before).max(axis=rows)
     faded = (peak > 0) & (peak < 2 * smallest) & (old_peak >= 2 * smallest)
     return Why.UNDERFLOW if faded.any() else None
+
+
+def _peaks(linear: Contracted, weight: Constant, edit: ScaleWeight) -> tuple[Floats, Floats]:
+    """Give the largest number along the weight's output axis, after scaling and before."""
+    length = weight.shape[linear.out_axis]
+    after, before = np.zeros(length), np.zeros(length)
+    others = tuple(axis for axis in range(len(weight.shape)) if axis != linear.out_axis)
+    factors = weight_factors(linear, weight.shape, edit.out_factor, edit.in_factor)
+    for rows, slab in weight.slabs():
+        place = rows if linear.out_axis == 0 else slice(None)
+        by_output, by_input = (factor[rows] if factor.shape[0] > 1 else factor for factor in factors)
+        for peak, numbers in ((after, slab * by_output * by_input), (before, slab)):
+            peak[place] = np.maximum(peak[place], np.abs(numbers).max(axis=others))  # NaN stays
+    return after, before
 
 
 def _below(array: Floats, largest: float) -> bool:

@@ -50,7 +50,14 @@ class Known:
 
     def constant(self) -> Constant:
         """Give it as the Graph has it."""
-        return Constant(self.name, self.shape, self.dtype, self.load)
+        return Constant(self.name, self.shape, self.dtype, self.load, self._rows if self.tensor is not None else None)
+
+    def _rows(self, start: int, stop: int) -> Floats:
+        """Read a stretch of axis 0 from the file."""
+        assert self.tensor is not None
+        row = math.prod(self.shape[1:])
+        numbers = self.tensor.stored(start * row, (stop - start) * row)
+        return numbers.astype(np.float64).reshape(stop - start, *self.shape[1:])
 
     def load(self) -> Floats:
         """Give it in float64."""

@@ -14,7 +14,7 @@ from bnfold.ops import Conv, ConvTranspose, Einsum, Gemm, Linear, MatMul, Op
 from bnfold.plan import Edit, ScaleWeight, SetBias
 from bnfold.relation import Contracted, Site, Tie
 from bnfold.rules.base import frame_of, pinned, rewritten, ties
-from bnfold.rules.weights import channels_of, scale_weight, weight_factors, weight_times_shift
+from bnfold.rules.weights import channels_of, constant_times_shift, scale_weight, weight_factors, weight_times_shift
 from bnfold.why import Why
 
 __all__ = ["channels_of", "contraction", "scale_weight", "weight_factors", "weight_times_shift"]
@@ -132,7 +132,7 @@ def _rewritten(op: Op, site: Site, frames: Frames) -> tuple[Edit, ...]:
         edits.append(ScaleWeight(site.node.name, 1 / after.scale, before.scale))
     spread = np.zeros(outputs)
     if np.any(before.shift != 0):
-        spread = found.alpha * weight_times_shift(found, weight.load(), before.shift)
+        spread = found.alpha * constant_times_shift(found, weight, before.shift)
     bias = _bias(site, found, after.scale, spread - after.shift)
     if bias is not None:
         edits.append(SetBias(site.node.name, bias))

@@ -3,6 +3,7 @@
 import numpy as np
 
 from bnfold.affine import Floats
+from bnfold.graph import Constant
 from bnfold.relation import Contracted
 
 
@@ -59,6 +60,30 @@ def weight_times_shift(contracted: Contracted, weight: Floats, shift: Floats) ->
     subscripts = "grc,gr->gc" if contracted.in_axis == 0 else "grc,gc->gr"
     per_group: Floats = np.einsum(subscripts, kernels, by_group)
     return per_group.reshape(-1)
+
+
+def constant_times_shift(contracted: Contracted, weight: Constant, shift: Floats) -> Floats:
+    """weight_times_shift of a weight that is read slab by slab."""
+    total = np.zeros(channels_of(contracted, weight.shape)[1])
+    for rows, slab in weight.slabs():
+        if contracted.groups > 1:
+            _add_groups(total, contracted, rows, slab, weight.shape[0], shift)
+        elif contracted.out_axis == 0:
+            total[rows] += weight_times_shift(contracted, slab, shift)
+        else:  # axis 0 holds the inputs, or is the one of a stack of a single weight
+            total += weight_times_shift(contracted, slab, shift[rows] if contracted.in_axis == 0 else shift)
+    return total
+
+
+def _add_groups(total: Floats, contracted: Contracted, rows: slice, slab: Floats, count: int, shift: Floats) -> None:
+    """Add what some of the `count` rows of a grouped weight contribute; row r is of group r // (count / groups)."""
+    columns = slab.shape[1]
+    group = np.arange(count)[rows] // (count // contracted.groups)
+    kernels = slab.reshape(*slab.shape[:2], -1).sum(axis=-1)
+    if contracted.in_axis == 0:
+        np.add.at(total.reshape(contracted.groups, columns), group, kernels * shift[rows, None])
+    else:
+        total[rows] += (kernels * shift.reshape(contracted.groups, columns)[group]).sum(axis=1)
 
 
 def _along(factor: Floats, axis: int, shape: tuple[int, ...]) -> Floats:

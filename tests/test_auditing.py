@@ -14,6 +14,7 @@ from bnfold.folding import fold
 from bnfold.graph import Constant, Graph
 from bnfold.plan import Plan, Remove
 from tests.building import Builder
+from tests.networks import network
 
 ZEROS = np.array([1.5, 0.0, -0.5, 2.0, 0.3, -1.0])
 
@@ -119,6 +120,16 @@ def test_an_einsum_is_audited() -> None:
     assert scaled == {edit.node for edit in plan.edits if not isinstance(edit, Remove)}
 
 
+@pytest.mark.parametrize("level", ["default", "max"])
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_no_right_fold_of_a_random_network_is_flagged(level: str, dtype: str) -> None:
+    for seed in range(30):
+        graph = stored(network(seed), dtype)
+        plan = fold(graph, level=level)
+        wrong = [str(row) for row in audit(graph, plan, reader(applied(graph, plan))) if not row.passed]
+        assert not wrong, (seed, wrong)
+
+
 FAULTS: dict[str, Callable[[Floats], Floats]] = {
     "a channel's scale": lambda x: x * np.where(np.arange(len(x)) == 1, 1.001, 1).reshape(-1, *[1] * (x.ndim - 1)),
     "two channels swapped": lambda x: np.concatenate([x[1::-1], x[2:]]),
@@ -208,3 +219,13 @@ def test_a_concat_between_a_layer_and_the_affine_is_nothing_special() -> None:
     plan, rows = run(stored(b.graph(b.relu("relu", b.batch_norm("bn", joined))), "float32"))
     assert plan.folded
     assert all(row.passed for row in rows)
+
+
+def test_a_beta_that_cancels_the_mean_leaves_its_rounding() -> None:
+    b = Builder()
+    graph = b.graph(b.relu("relu", b.batch_norm("bn", b.conv("conv", b.input(2, 3, 8, 8), 6))))
+    gamma, mean, variance = (graph.constants[f"bn.{part}"].load() for part in ("weight", "running_mean", "running_var"))
+    beta = gamma * mean / np.sqrt(variance + 1e-5) * (1 + 1e-9)
+    graph = replace(graph, constants={**graph.constants, "bn.bias": Constant("bn.bias", (6,), "float64", lambda: beta)})
+    _, rows = run(graph)
+    assert all(row.passed for row in rows), rows

@@ -55,6 +55,8 @@ class Audit:
             after = self._frame(node.output, affine.axis, affine.channels)
             alive = (before.scale != 0) & (after.scale != 0) & (affine.scale != 0)
             terms = np.abs(affine.scale * before.shift) + np.abs(affine.shift) + np.abs(after.shift)
+            if isinstance(node.op, ops.BatchNorm):  # beta and mean * s may cancel, and leave their rounding
+                terms += np.abs(affine.scale * self.graph.constants[node.inputs[3]].load())
             wrong = np.abs(affine.scale * before.scale - after.scale) > _SAME * np.abs(after.scale)
             wrong |= np.abs(affine.scale * before.shift + affine.shift - after.shift) > _SAME * terms
             if np.any(wrong & alive):

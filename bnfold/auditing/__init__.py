@@ -162,7 +162,8 @@ class _Auditor:
         dead = (scale == 0) & (a_x == 0)  # the bias of the layer before says what comes out there
         a_y = np.where(a_y == 0, 1.0, a_y)
         wrong = np.abs(scale * a_x - a_y) / np.abs(a_y)
-        terms = np.maximum.reduce([np.abs(scale * d_x), np.abs(shift), np.abs(d_y), np.full(len(scale), 1e-300)])
+        sizes = [np.abs(scale * d_x), _size_of_shift(node, self.graph), np.abs(d_y), np.full(len(scale), 1e-300)]
+        terms = np.maximum.reduce(sizes)
         wrong = np.maximum(wrong, np.abs(scale * d_x + shift - d_y) / terms) / IDENTITY
         return _worst(node.name, "identity", np.where(dead, 0.0, wrong), ALLOWED)
 
@@ -249,3 +250,11 @@ def _scale_and_shift(node: Node, graph: Graph) -> tuple[Floats, Floats]:
     gamma, beta, mean, variance = _parameters(node, graph)
     slope = gamma * (variance + node.op.eps) ** -0.5
     return slope, beta - slope * mean
+
+
+def _size_of_shift(node: Node, graph: Graph) -> Floats:
+    """Give the largest term of t: beta and mean * s may cancel, and leave their rounding."""
+    slope, shift = _scale_and_shift(node, graph)
+    if isinstance(node.op, ops.Affine):
+        return np.abs(shift)
+    return np.maximum(np.abs(shift), np.abs(slope * graph.constants[node.inputs[3]].load()))

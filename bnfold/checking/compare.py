@@ -95,17 +95,18 @@ class Comparison:
         if np.issubdtype(np.asarray(truth).dtype, np.floating):
             self._add_floats(sample, t, r, c, t if nudged is None else np.asarray(nudged, np.float64))
         else:
-            self._add_exact(sample, t, r, c)
+            self._add_exact(sample, t, r, c, t if nudged is None else np.asarray(nudged, np.float64))
 
     def _fault(self, verdict: Verdict, why: str) -> None:
         if all(known != why for _, known in self.faults):
             self.faults.append((verdict, why))
 
-    def _add_exact(self, sample: str, truth: Array, reference: Array, candidate: Array) -> None:
+    def _add_exact(self, sample: str, truth: Array, reference: Array, candidate: Array, nudged: Array) -> None:
         everything = np.ones(truth.shape, bool)
         self.reference.add(truth, reference, everything)
         self.candidate.add(truth, candidate, everything)
-        sure = reference == truth  # where rounding alone moves the reference, it may move the candidate
+        # Where rounding alone moves the reference, it may move the candidate.
+        sure = (reference == truth) & (nudged == truth)
         wrong = sure & (candidate != truth)
         if wrong.any():
             index = tuple(int(i) for i in np.argwhere(wrong)[0])

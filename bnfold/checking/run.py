@@ -189,7 +189,13 @@ class Check:
             yield from samples.read_samples(inputs, self.specs)
         if self.options.only_given:
             return
-        dimensions, assumed = explore(self.specs, self._accepts, self.options.seed)
+        try:
+            dimensions, assumed = explore(self.specs, self._accepts, self.options.seed)
+        except UnverifiedError as error:
+            if inputs is None:
+                raise
+            self.assumptions.append(f"only the samples that were given were run: {error}")
+            return
         self.assumptions += assumed
         scale = self._scale(dimensions.with_batch(dimensions.typical, dimensions.batches[0]))
         yield from draw(self.specs, dimensions, self.options.seed, scale)

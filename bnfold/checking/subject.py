@@ -64,8 +64,8 @@ class Subject(Protocol):
     def own(self, feed: Feed) -> Outputs:
         """Run as stored, on the CPU, with nothing optimised."""
 
-    def nudged(self, feed: Feed) -> Outputs:
-        """Run in float64 with every weight moved by one rounding of its dtype."""
+    def nudged(self, feed: Feed, times: int = 1) -> Outputs:
+        """Run in float64 with every weight moved by `times` roundings of its dtype."""
 
     def input_scale(self, feed: Feed) -> float:
         """Tell what to multiply normal inputs by, so that the first BatchNorm sees the variance it was trained on."""

@@ -60,7 +60,7 @@ class ModuleSubject:
         self.dtype = majority_dtype(self.module)
         self.inputs = self._specs(examples)
         self.recorder = Recorder()
-        self._nudged: nn.Module | None = None
+        self._nudged: dict[int, nn.Module] = {}
 
     def _prepared(self, module: nn.Module) -> nn.Module:
         own = copy_module(module).cpu()
@@ -99,12 +99,12 @@ class ModuleSubject:
         """Run eagerly on the CPU."""
         return self._call(self.module, feed, getattr(torch, self.dtype))
 
-    def nudged(self, feed: Feed) -> Outputs:
-        """Run in float64 with every weight moved by one rounding of its dtype: what rounding them again costs."""
-        if self._nudged is None:
-            self._nudged = _nudged(self.double, budget_for(self.dtype).unit)
+    def nudged(self, feed: Feed, times: int = 1) -> Outputs:
+        """Run in float64 with every weight moved by `times` roundings of its dtype."""
+        if times not in self._nudged:
+            self._nudged[times] = _nudged(self.double, times * budget_for(self.dtype).unit)
         with UpcastMode():  # type: ignore[no-untyped-call]
-            return self._call(self._nudged, feed, torch.float64)
+            return self._call(self._nudged[times], feed, torch.float64)
 
     def input_scale(self, feed: Feed) -> float:
         """Tell what to multiply `feed` by so that the first BatchNorm sees the variance that it was trained on."""

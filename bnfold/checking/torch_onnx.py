@@ -52,7 +52,7 @@ class OnnxSubject:
         self.recorder = Recorder()
         self._executor: Executor | None = None
         self._halved: Executor | None = None
-        self._nudged: Executor | None = None
+        self._nudged: dict[int, Executor] = {}
         self._unoptimised: OrtSession | Executor | None = None
 
     @classmethod
@@ -98,11 +98,11 @@ class OnnxSubject:
             return self._run_executor(self._unoptimised, feed, torch.float32)
         return self._unoptimised.run(self.by_name(feed))
 
-    def nudged(self, feed: Feed) -> Outputs:
-        """Run in float64 with every weight moved by one rounding of its dtype: what rounding them again costs."""
-        if self._nudged is None:
-            self._nudged = self.executor.nudged(budget_for(self.dtype).unit)
-        return self._run_executor(self._nudged, feed, torch.float64)
+    def nudged(self, feed: Feed, times: int = 1) -> Outputs:
+        """Run in float64 with every weight moved by `times` roundings of its dtype."""
+        if times not in self._nudged:
+            self._nudged[times] = self.executor.nudged(times * budget_for(self.dtype).unit)
+        return self._run_executor(self._nudged[times], feed, torch.float64)
 
     def input_scale(self, feed: Feed) -> float:
         """Tell what to multiply `feed` by so that the first BatchNorm sees the variance that it was trained on."""

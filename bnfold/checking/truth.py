@@ -7,6 +7,9 @@ import numpy as np
 from bnfold.checking.subject import Array, Feed, Outputs, Subject
 from bnfold.errors import UnverifiedError
 
+# An index or a condition that so many roundings of the weights flip stands on a margin that the budget covers.
+_SHAKE = 16
+
 
 @dataclass(frozen=True)
 class Facts:
@@ -31,7 +34,12 @@ class Float64Truth:
 
     def facts(self, feed: Feed) -> Facts:
         """Run the reference in float64, in its own dtype, and in float64 with its weights nudged."""
-        return Facts(self.subject.truth(feed), self.subject.own(feed), self.subject.nudged(feed))
+        truth, nudged = self.subject.truth(feed), dict(self.subject.nudged(feed))
+        whole = [name for name, value in truth.items() if not np.issubdtype(value.dtype, np.floating)]
+        if whole:
+            shaken = self.subject.nudged(feed, _SHAKE)
+            nudged |= {name: shaken[name] for name in whole}
+        return Facts(truth, self.subject.own(feed), nudged)
 
 
 @dataclass(frozen=True)

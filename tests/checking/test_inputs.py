@@ -142,3 +142,9 @@ class TestProviders:
     def test_refused(self, text):
         with pytest.raises(BnfoldError):
             parse_targets(text)
+
+
+def test_large_inputs_are_fewer():
+    small, large = (drawn(InputSpec("x", "float32", ("N", 3, size, size)))[0] for size in (32, 224))
+    assert len(large) < len(small) - 5
+    assert {sample.kind for sample in large} == {sample.kind for sample in small}

@@ -288,3 +288,38 @@ class TestFiles:
         result = check(tmp_path / "m.pt2", folded(module), X)
         assert result.passed, result.reasons
         assert not result.assumptions
+
+
+class TestArgMax:
+    """Indices are compared where the truth's margin exceeds the budget, and only there."""
+
+    def model(self, tie, wrong=0.0):
+        weight = np.random.default_rng(0).normal(size=(6, 4))
+        weight[1] = weight[0] * (1 + tie)
+        weight[4] += wrong
+        layer = Layer("logits", "Gemm", weight, np.zeros(6), after=[("ArgMax", {"axis": 1})])
+        model = Network("n", (4,), [layer], ("logits",)).model()
+        model.graph.output[0].type.tensor_type.elem_type = onnx.TensorProto.INT64
+        return model
+
+    def test_a_tie_may_fall_either_way(self):
+        x = np.random.default_rng(1).normal(size=(64, 4)).astype(np.float32)
+        result = check(self.model(2e-7), self.model(-2e-7), x, audit=())
+        assert result.passed, result.reasons
+
+    def test_a_clear_flip_counts(self):
+        x = np.random.default_rng(1).normal(size=(64, 4)).astype(np.float32)
+        assert check(self.model(2e-7), self.model(2e-7, wrong=0.5), x, audit=()).exit_status == 1
+
+
+def test_samples_alone_suffice_where_no_drawn_size_is_accepted():
+    class Picky(nn.Module):
+        def forward(self, x):
+            if x.shape[0] != 5:
+                raise ValueError("wants 5")
+            return 2 * x
+
+    x = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
+    result = check(Picky().eval(), Picky().eval(), x)
+    assert result.passed
+    assert "only the samples that were given" in result.assumptions[0]

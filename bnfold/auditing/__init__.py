@@ -119,9 +119,11 @@ class _Auditor:
         place = (-1, *(1,) * linear.behind)
         total, largest = (summed(terms, linear).reshape(place) for summed in (_sums, _maxima))
         old, scale = self._old_bias(node, linear) * live.reshape(place), a_y.reshape(place)
-        shift = (np.where(dead, -self._constant_behind(node, linear), d_y) if dead.any() else d_y).reshape(place)
+        constant, size = self._constant_behind(node) if dead.any() else (-d_y, np.abs(d_y))
+        shift = np.where(dead, -constant, d_y).reshape(place)
+        size = np.where(dead, size, np.abs(d_y)).reshape(place)
         wanted = (old + total - shift) / scale
-        sizes = np.maximum(np.maximum(np.abs(old), largest), np.abs(shift)) / np.abs(scale)
+        sizes = np.maximum(np.maximum(np.abs(old), largest), size) / np.abs(scale)
         if np.any(wanted != 0) or self.written(node.name, 2) is not None:
             yield self._row(node, 2, "bias", wanted, np.broadcast_to(sizes, wanted.shape))
 
@@ -145,14 +147,15 @@ class _Auditor:
             return np.zeros(linear.outputs, bool)
         return np.asarray(scale == 0)
 
-    def _constant_behind(self, node: Node, linear: Channels) -> Floats:
-        """What y' is behind the affine ahead where that multiplies by zero: (t - d_y) / a_y."""
+    def _constant_behind(self, node: Node) -> tuple[Floats, Floats]:
+        """What y' is behind the affine ahead where that multiplies by zero, (t - d_y) / a_y, and its largest term."""
         ahead = self._affine_ahead(node)
-        if ahead is None:
-            return np.zeros(linear.outputs)
+        assert ahead is not None, f"{node.name}: nothing ahead multiplies it by zero"
         _, shift = _scale_and_shift(ahead, self.graph)
-        a_y, d_y = self._frame(ahead.output, linear.y_axis, len(shift))
-        return np.asarray((shift - d_y) / np.where(a_y == 0, 1.0, a_y))
+        axis = ahead.op.axis if isinstance(ahead.op, ops.Affine) else 1
+        a_y, d_y = self._frame(ahead.output, axis, len(shift))
+        a_y = np.where(a_y == 0, 1.0, a_y)
+        return (shift - d_y) / a_y, np.maximum(_size_of_shift(ahead, self.graph), np.abs(d_y)) / np.abs(a_y)
 
     def _identity(self, node: Node) -> AuditRow:
         scale, shift = _scale_and_shift(node, self.graph)

@@ -14,6 +14,7 @@ from functools import partial
 from typing import TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bnfold import ops
 from bnfold.adapters.onnx_constants import Array
@@ -22,10 +23,12 @@ from bnfold.adapters.onnx_tensors import numpy_dtype
 from bnfold.affine import Affine, Floats
 from bnfold.errors import BnfoldError
 from bnfold.graph import Graph
-from bnfold.plan import Plan, Remove
-from bnfold.relation import Site
+from bnfold.plan import Plan, Remove, ScaleWeight, SetBias
+from bnfold.relation import Contracted, Site
 from bnfold.rules.affine import affine_of
+from bnfold.rules.linear import channels_of, contraction
 
+Places: TypeAlias = NDArray[np.intp]
 Part: TypeAlias = Callable[[], memoryview]
 _SAME = 1e-9  # relative to the terms: frames and factors come from one solution, by different arithmetic
 
@@ -62,6 +65,48 @@ class Audit:
             if np.any(wrong & alive):
                 raise AuditError(f"{node.name}: its frames don't make it the identity; nothing was written")
 
+    def biases(self) -> None:
+        """Check each new bias; a weight that counts in it is read once more.
+
+        Left out are dead channels, whose bias the affine behind decides, and a bias with a second axis.
+        """
+        for edit in self.plan.edits:
+            if not isinstance(edit, SetBias):
+                continue
+            contracted = contraction(Site(self.graph.by_name[edit.node], self.graph))
+            if contracted is None:
+                raise AuditError(f"{edit.node}: gets a bias, and is no linear node; nothing was written")
+            inputs, outputs = channels_of(contracted, self.graph.constants[contracted.weight].shape)
+            if edit.bias.size != outputs:
+                continue
+            zeroed = any(
+                isinstance(other, ScaleWeight) and other.node == edit.node and bool(np.any(other.out_factor == 0))
+                for other in self.plan.edits
+            )
+            expected, terms = self._bias(contracted, inputs, outputs)
+            wrong = np.abs(edit.bias.reshape(-1) - expected) > _SAME * terms
+            if np.any(wrong) and not zeroed:
+                raise AuditError(f"{edit.node}: its bias isn't what the frames say; nothing was written")
+
+    def _bias(self, contracted: Contracted, inputs: int, outputs: int) -> tuple[Floats, Floats]:
+        """Give b' and the sum of the sizes of its terms."""
+        source = self._frame(contracted.source, contracted.source_axis, inputs)
+        target = self._frame(contracted.target, contracted.target_axis, outputs)
+        old = contracted.beta * self.graph.constants[contracted.bias].load() if contracted.bias else np.zeros(1)
+        total, size = np.zeros(outputs), np.zeros(outputs)
+        if np.any(source.shift != 0):
+            weight = self.graph.constants[contracted.weight]
+            for rows, slab in weight.slabs():
+                places = _channels(contracted, weight.shape, (rows, *(slice(None),) * (slab.ndim - 1)))
+                at, shift = np.broadcast_arrays(places[0], source.shift[places[1]], slab)[:2]
+                terms = contracted.alpha * slab * shift
+                total += np.bincount(at.reshape(-1), terms.reshape(-1), outputs)
+                size += np.bincount(at.reshape(-1), np.abs(terms).reshape(-1), outputs)
+        scale = np.where(target.scale == 0, 1.0, target.scale)
+        flat = np.broadcast_to(old.reshape(-1), outputs)
+        expected = (flat + total - target.shift) / scale
+        return expected, (np.abs(flat) + size + np.abs(target.shift)) / np.abs(scale)
+
     def parts(self, content: Content, name: str) -> Iterator[Part]:
         """Give what makes the bytes of a tensor, part by part, each checked; they may run in any order, or at once.
 
@@ -86,8 +131,8 @@ class Audit:
 
     def _check(self, content: Scaled, block: Block, before: Array, after: Array, name: str) -> None:
         expected = before.astype(np.float64)
-        rows, columns = _channels(content, block)
         contracted = content.contracted
+        rows, columns = _channels(contracted, content.weight.shape, block)
         source = self._frame(contracted.source, contracted.source_axis, len(content.in_factor))
         target = self._frame(contracted.target, contracted.target_axis, len(content.out_factor))
         dead = content.out_factor == 0
@@ -117,9 +162,8 @@ def _bytes(array: Array) -> memoryview:
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
 
-def _channels(content: Scaled, block: Block) -> tuple[Array, Array]:
+def _channels(contracted: Contracted, shape: tuple[int, ...], block: Block) -> tuple[Places, Places]:
     """Number the output and the input channel of each element of a block, shaped to broadcast against it."""
-    contracted, shape = content.contracted, content.weight.shape
     index = [np.arange(size)[part] for size, part in zip(shape, block, strict=True)]
     grid = [numbers.reshape([-1 if k == axis else 1 for k in range(len(shape))]) for axis, numbers in enumerate(index)]
     outputs, inputs = grid[contracted.out_axis], grid[contracted.in_axis]

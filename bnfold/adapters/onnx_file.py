@@ -123,6 +123,7 @@ def _without_bias(node: Node, graph: Graph) -> Node:
 def _settled(read_model: Model, graph: Graph, plan: Plan) -> tuple[Changes, Audit]:
     audit = Audit(graph, plan)
     audit.removed()
+    audit.biases()
     return changes(read_model, edited(read_model, graph, plan), plan.frames), audit
 
 

@@ -1,0 +1,101 @@
+"""The certificate of a written ONNX file finds planted faults, and writes nothing then."""
+
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from bnfold.adapters.onnx_audit import AuditError
+from bnfold.adapters.onnx_content import rounded
+from bnfold.adapters.onnx_file import fold_file, fold_proto
+from bnfold.affine import Affine
+from bnfold.plan import ScaleWeight, SetBias
+from tests.adapters.onnx_cases import batch_norm, model, numbers
+
+BACK = "(float[N,4,8,8] x) => (float[N,6,8,8] y) { c = Conv<group=2, pads=[1,1,1,1]>(x, w, b) y = BN(c) }"
+FORWARD = "(float[N,4,8,8] x) => (float[N,6,6,6] y) { d = BN(x) y = Conv<group=2>(d, w, b) }"
+
+
+def cases():
+    shapes = {"w": (6, 2, 3, 3), "b": (6,)}
+    return {"back": model(BACK, **shapes, **batch_norm(6)), "forward": model(FORWARD, **shapes, **batch_norm(4))}
+
+
+def off_by_one_channel(edit):
+    match edit:
+        case ScaleWeight(out_factor=out, in_factor=ins):
+            return replace(edit, out_factor=np.roll(out, 1), in_factor=np.roll(ins, 1))
+        case SetBias(bias=bias):
+            return replace(edit, bias=np.roll(bias, 1))
+    return edit
+
+
+def slightly_off(edit):
+    match edit:
+        case ScaleWeight(out_factor=out):
+            return replace(edit, out_factor=out * (1 + 1e-6))
+        case SetBias(bias=bias):
+            return replace(edit, bias=bias * (1 + 1e-6))
+    return edit
+
+
+@pytest.mark.parametrize("name", ["back", "forward"])
+@pytest.mark.parametrize("kind", [ScaleWeight, SetBias])
+@pytest.mark.parametrize("fault", [off_by_one_channel, slightly_off])
+def test_a_fault_in_an_edit_is_found(name, kind, fault):
+    proto = cases()[name]
+    plan = fold_proto(proto).plan
+    wrong = replace(plan, edits=tuple(fault(edit) if isinstance(edit, kind) else edit for edit in plan.edits))
+    with pytest.raises(AuditError, match="nothing was written"):
+        fold_proto(proto, plan=wrong)
+
+
+@pytest.mark.parametrize("name", ["back", "forward"])
+def test_a_fault_in_a_frame_is_found(name):
+    proto = cases()[name]
+    plan = fold_proto(proto).plan
+    ((value, frame),) = plan.frames.items()
+    for wrong in (
+        Affine(1, frame.scale * 1.000001, frame.shift),
+        Affine(1, frame.scale, frame.shift + 1e-6),
+        Affine(1, np.roll(frame.scale, 1), np.roll(frame.shift, 1)),
+    ):
+        with pytest.raises(AuditError, match="nothing was written"):
+            fold_proto(proto, plan=replace(plan, frames={value: wrong}))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "bfloat16"])
+def test_numbers_are_rounded_once_to_nearest_even(dtype):
+    """Against exact rational arithmetic: no representable number is nearer."""
+    from fractions import Fraction
+
+    exact = np.random.default_rng(0).normal(size=300) * np.float64(2.0) ** np.arange(-20, 10).repeat(10)
+    exact[:4] = [1 + 2.0**-8 + 2.0**-40, 1 + 2.0**-8, 1 + 2.0**-11 + 2.0**-45, -(1 + 2.0**-24 + 2.0**-50)]
+    stored = rounded(exact, dtype)
+    bits = stored.view(f"u{stored.dtype.itemsize}")
+    for got, bit, value in zip(stored, bits, exact, strict=True):
+        error = abs(Fraction(float(got)) - Fraction(float(value)))
+        for other in (bit - 1, bit + 1):
+            near = np.array([other], bits.dtype).view(stored.dtype)[0]
+            distance = abs(Fraction(float(near)) - Fraction(float(value)))
+            assert error < distance or (error == distance and bit % 2 == 0)
+
+
+def test_bfloat16_weights(tmp_path):
+    """ONNX Runtime's CPU provider has no kernel for them: the numbers themselves are held against float64."""
+    import ml_dtypes
+
+    shapes = {"w": (3, 4), "b": (4,), "s": (4,), "t": (4,)}
+    given = {name: numbers(name, shape).astype(ml_dtypes.bfloat16) for name, shape in shapes.items()}
+    proto = model("(bfloat16[N,3] x) => (bfloat16[N,4] y) { c = Gemm(x, w, b) d = Mul(c, s) y = Add(d, t) }", **given)
+    onnx.save(proto, tmp_path / "model.onnx")
+    fold_file(tmp_path / "model.onnx", tmp_path / "folded.onnx")
+    folded = onnx.load(tmp_path / "folded.onnx")
+    onnx.checker.check_model(folded, full_check=True)
+    got = {item.name: numpy_helper.to_array(item).astype(np.float64) for item in folded.graph.initializer}
+    w, b, s, t = (given[name].astype(np.float64) for name in "wbst")
+    assert set(got) == {"w", "b"}
+    np.testing.assert_array_equal(got["w"], rounded(w * s, "bfloat16").astype(np.float64))
+    np.testing.assert_array_equal(got["b"], rounded(b * s + t, "bfloat16").astype(np.float64))

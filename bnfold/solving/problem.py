@@ -1,6 +1,6 @@
 """A graph's frames as one problem: which affines can be folded together, and the frames that this gives."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -44,15 +44,19 @@ def solve(
     relaxed: nodes that may take their wider relation (`bnfold.relation.Site`). tensors: with bounds by channel.
     """
     held = [candidate for candidate in found if candidate.refusal and candidate.held]
+    gone = {candidate.node.unit for candidate in found} & set(_units(graph))
     reasons: dict[str, tuple[Reason, ...]] = {}
     while True:
-        problem = _Problem(graph, found, held, relaxed, tensors)
+        problem = _Problem(graph, found, held, gone, relaxed, tensors)
         taken = problem.take()
         reasons |= problem.reasons  # what is held from now on isn't asked again
-        stuck = [c for c in found if c.held and c not in held and c.node.name not in taken]
-        if not stuck:
+        left = [candidate for candidate in found if candidate.node.name not in taken]
+        stuck = [candidate for candidate in left if candidate.held and candidate not in held]
+        staying = gone & {candidate.node.unit for candidate in left}
+        if not stuck and not staying:
             return replace(problem.solution(taken), reasons=reasons)
         held += stuck
+        gone -= staying
 
 
 class _Problem:
@@ -61,6 +65,7 @@ class _Problem:
         graph: Graph,
         found: Sequence[Candidate],
         held: Sequence[Candidate],
+        gone: Set[str],
         relaxed: frozenset[str],
         tensors: bool,
     ) -> None:
@@ -69,7 +74,7 @@ class _Problem:
             node.name: relation(Site(node, graph, node.name in relaxed, tensors)) for node in graph.nodes
         }
         self.lowering = Lowering(graph, frame_axes(graph, ties), ties)
-        self._hard_rows(ties, found, held)
+        self._hard_rows(ties, found, held, gone)
         self.folds = _folds(self.lowering, found, held)
         fold_rows = [
             [row for c in fold if c.function for row in self.lowering.folded(c.tie, c.function)] for fold in self.folds
@@ -123,8 +128,13 @@ class _Problem:
         return weight
 
     def _hard_rows(
-        self, ties: Mapping[str, tuple[Tie, ...]], found: Sequence[Candidate], held: Sequence[Candidate]
+        self,
+        ties: Mapping[str, tuple[Tie, ...]],
+        found: Sequence[Candidate],
+        held: Sequence[Candidate],
+        gone: Set[str],
     ) -> None:
+        """Demand what always holds. gone: modules whose calls are all folded; of no others may the calls differ."""
         lowering = self.lowering
         for name in self.graph.inputs:
             lowering.pin([name], Reason(name, Why.INPUT))
@@ -139,8 +149,9 @@ class _Problem:
                 lowering.pin([candidate.tie.source, candidate.tie.target], Reason(candidate.node.name, why))
             else:
                 lowering.pin(_off_axis(lowering, candidate), Reason(candidate.node.name, Why.AXIS))
-        for calls in _units(self.graph).values():
-            self._equate_calls(calls)
+        for unit, calls in _units(self.graph).items():
+            if unit not in gone:
+                self._equate_calls(calls)
 
     def _equate_calls(self, calls: Sequence[Node]) -> None:
         """Give the calls of one module the same frames, so that its constants follow in one way."""

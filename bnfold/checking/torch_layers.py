@@ -63,8 +63,9 @@ def layers_of(subject: Subject, feed: Feed) -> list[LinearLayer]:
     """Give the linear layers with constant weights, in running order."""
     if isinstance(subject, OnnxSubject):
         return _of_onnx(subject, feed)
-    assert isinstance(subject, ModuleSubject)
-    return _of_module(subject, feed)
+    if isinstance(subject, ModuleSubject):
+        return _of_module(subject, feed)
+    raise UnverifiedError(f"{subject.label} tells nothing of its layers")
 
 
 def _of_onnx(subject: OnnxSubject, feed: Feed) -> list[LinearLayer]:

@@ -173,7 +173,7 @@ class Parting:
 
 def parting(reference: onnx.ModelProto, candidate: onnx.ModelProto) -> Parting | None:
     """Find where two ONNX models part, for cutting them; None where no value inside differs beyond the budget."""
-    from bnfold.checking.run import Check, Options
+    from bnfold.checking.session import Check, Options
 
     sides = OnnxSubject(reference, "reference"), OnnxSubject(candidate, "candidate")
     checked = Check(sides[0], [sides[1]], parse_targets("cpu"), Options(localise=False, allow_folded_reference=True))

@@ -69,6 +69,7 @@ def differentiable(subject: Subject, points: list[Tensor]) -> dict[str, Tensor]:
     if isinstance(subject, OnnxSubject):
         names = [spec.name for spec in subject.inputs]
         return subject.executor.run(dict(zip(names, points, strict=True)))
-    assert isinstance(subject, ModuleSubject)
+    if not isinstance(subject, ModuleSubject):
+        raise UnverifiedError(f"{subject.label} can't be differentiated")
     with UpcastMode():  # type: ignore[no-untyped-call]
         return flatten(subject.double(*points))

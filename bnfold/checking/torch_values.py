@@ -14,6 +14,7 @@ from bnfold.checking.torch_executor import Executor
 from bnfold.checking.torch_module import ModuleSubject, copy_module, flatten, to_tensors
 from bnfold.checking.torch_onnx import OnnxSubject
 from bnfold.checking.torch_ops import Node
+from bnfold.errors import UnverifiedError
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,9 @@ def values_of(subject: Subject, feed: Feed, dtype: torch.dtype = torch.float64) 
     """
     if isinstance(subject, OnnxSubject):
         return _of_onnx(subject, feed, dtype)
-    assert isinstance(subject, ModuleSubject)
-    return _of_module(subject, feed, dtype)
+    if isinstance(subject, ModuleSubject):
+        return _of_module(subject, feed, dtype)
+    raise UnverifiedError(f"{subject.label} tells nothing of the values inside it")
 
 
 def _of_onnx(subject: OnnxSubject, feed: Feed, dtype: torch.dtype) -> Mapping[str, Value]:

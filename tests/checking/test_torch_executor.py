@@ -9,8 +9,10 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
+from bnfold.checking import ort
 from bnfold.checking.torch_executor import Executor, MissingOperatorError
 from bnfold.checking.torch_ops.registry import supported, to_tensor
+from tests.checking.building import networks
 
 # Cases whose expected numbers are those of a narrower dtype, or that ask for what float64 does not have.
 EXCUSED = {
@@ -139,3 +141,19 @@ def test_if_reads_outer_values():
     condition = onnx.numpy_helper.from_array(np.array(True), "c")
     graph = model(*nodes, inputs=(("x", (2,)),), initializers=[condition])
     assert Executor(graph).run({"x": torch.tensor([1.0, -2.0])})["y"].tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("name", ["plain", "residual", "depthwise"])
+def test_what_onnx_runtime_writes_after_optimising(name, tmp_path):
+    """Its fused operators (FusedConv, FusedGemm) against the operators that it fused."""
+    network = next(network for network in networks() if network.name == name)
+    options = ort.runtime().SessionOptions()
+    options.log_severity_level = 4  # it warns that the file is meant for this machine
+    options.graph_optimization_level = ort.runtime().GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    ort.runtime().InferenceSession(network.model().SerializeToString(), options, providers=[ort.CPU])
+    optimised = onnx.load(tmp_path / "optimised.onnx")
+    assert {node.op_type for node in optimised.graph.node} & {"FusedConv", "FusedGemm"}
+    x = torch.randn(2, *network.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for name_, value in Executor(network.model()).run({"x": x}).items():
+        torch.testing.assert_close(Executor(optimised).run({"x": x})[name_], value, rtol=1e-5, atol=1e-5)

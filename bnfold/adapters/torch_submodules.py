@@ -10,6 +10,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 from bnfold.adapters.torch_capture import Arguments, CaptureError
 from bnfold.adapters.torch_edits import ModuleEdits
+from bnfold.adapters.torch_sizes import shapes
 from bnfold.adapters.torch_trace import unchanged
 from bnfold.affine import Affine
 from bnfold.errors import BnfoldError
@@ -97,6 +98,12 @@ def _calls(module: nn.Module, given: Arguments) -> dict[int, Arguments]:
     try:
         with torch.no_grad(), unchanged(module):
             module(*given.args, **given.kwargs)
+    except Exception as error:
+        first = (str(error).splitlines() or [""])[0][:200]
+        raise BnfoldError(
+            f"{type(module).__name__}: fails with inputs of shape {shapes(given)} ({type(error).__name__}: {first}); "
+            "give example inputs that it takes"
+        ) from error
     finally:
         handle.remove()
     return calls

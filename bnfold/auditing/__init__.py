@@ -196,8 +196,11 @@ class _Auditor:
             got = np.full(wanted.shape, absent)
         if got.size != wanted.size:
             return AuditRow(node.name, part, wanted.size, float("inf"), (), allowed)
+        got = got.reshape(wanted.shape)
         units = ulp(np.maximum(sizes, np.abs(wanted)), dtype)  # a sum may be larger than its terms
-        return _worst(node.name, part, np.abs(got.reshape(wanted.shape) - wanted) / units, allowed)
+        with np.errstate(invalid="ignore"):
+            errors = np.where(got == wanted, 0.0, np.abs(got - wanted) / units)  # a clip may have infinite bounds
+        return _worst(node.name, part, errors, allowed)
 
     def _dtype(self, node: Node, index: int) -> str:
         constant: Constant | None = self.graph.constants.get(node.inputs[index] if index < len(node.inputs) else "")

@@ -3,6 +3,7 @@
 import difflib
 import importlib
 import sys
+import traceback
 
 import click
 
@@ -80,4 +81,8 @@ def main() -> None:
     except (click.Abort, KeyboardInterrupt):
         click.echo("bnfold: interrupted", err=True)
         sys.exit(INTERRUPTED)
+    except Exception:  # noqa: BLE001 - Python's own status for a traceback is 1, which says "different" here
+        traceback.print_exc()
+        click.echo("bnfold: an internal error; please report it with what stands above", err=True)
+        sys.exit(BnfoldError.exit_status)
     sys.exit(status if isinstance(status, int) else 0)

@@ -19,16 +19,18 @@ _SELECTION: tuple[_Option, ...] = (
                  help="default never makes a model slower; max removes all that can be removed exactly."),
     click.option("--only", multiple=True, metavar="PATTERN", help="Fold these affines alone (a shell pattern)."),
     click.option("--merge/--no-merge", default=True, show_default=True,
-                 help="Let parallel linear branches become one convolution (ONNX results)."),
+                 help="Let parallel linear branches become one convolution (.onnx and .pt2 results)."),
     click.option("--skip", multiple=True, metavar="PATTERN", help="Leave these affines."),
 )  # fmt: skip
 _OPENING: tuple[_Option, ...] = (
     click.option("--arch", help="What builds the network of a state_dict: a name of bnfold.models, "
                  "package.module:Factory or path/to/file.py:Factory."),
-    click.option("--arch-arg", "arch_arguments", multiple=True, metavar="NAME=VALUE", help="An argument of --arch."),
+    click.option("--arch-kwargs", "--arch-arg", "arch_arguments", multiple=True, metavar="KEY=VALUE",
+                 help="An argument of --arch."),
     click.option("--input", "inputs", multiple=True, metavar="[NAME=]SHAPE[:DTYPE]",
                  help="Example input, as 1x3x224x224; or an .npz file."),
     click.option("--trust", is_flag=True, help="Let the model file run code."),
+    click.option("--max-bytes", type=click.IntRange(min=1), help="The most that a PyTorch archive may unpack to."),
     click.option("--bake", is_flag=True, help="Make plain weights of weight_norm, spectral_norm and pruning."),
     click.option("--freeze-inputs", is_flag=True, help="ONNX weights that are inputs too are never overridden."),
 )  # fmt: skip
@@ -59,13 +61,15 @@ def requested(model: Path, options: dict[str, Any], **more: Any) -> "Request":
         from bnfold.adapters.torch_factory import parse_arguments
 
         arguments = parse_arguments(options["arch_arguments"])
-    names = ("level", "only", "skip", "merge", "arch", "inputs", "trust", "bake", "freeze_inputs")
+    names = ("level", "only", "skip", "merge", "arch", "inputs", "trust", "max_bytes", "bake", "freeze_inputs")
     return Request(model, arch_arguments=arguments, **{name: options[name] for name in names}, **more)
 
 
 @click.command()
 @click.argument("model", type=_FILE)
 @click.option("-o", "--output", type=_FILE, help="Where the result goes.  [default: MODEL.folded.pt or .onnx]")
+@click.option("--to", type=click.Choice(["checkpoint", "state_dict", "safetensors", "module", "pt2", "onnx"]),
+              help="The kind of a PyTorch model's result.  [default: by -o's extension, else as MODEL]")  # fmt: skip
 @click.option("--in-place", is_flag=True, help="Write the result over MODEL.")
 @click.option("--dry-run", is_flag=True, help="Write no model.")
 @selection
@@ -84,6 +88,7 @@ def command(model: Path, output: Path | None, as_json: bool, **options: Any) -> 
     Exit status: 0 done, 1 the result is not the same function, 2 usage or internal error, 3 could not verify,
     4 refused as unsafe; nothing is written unless it is 0.
     """
+    from bnfold.atomic import check_writable
     from bnfold.folding_files import fold_file
 
     if options["plan"] is not None and (options["only"] or options["skip"] or options["level"] != "default"):
@@ -92,12 +97,15 @@ def command(model: Path, output: Path | None, as_json: bool, **options: Any) -> 
         model,
         options,
         target=output,
+        to=options["to"],
         plan=options["plan"],
         in_place=options["in_place"],
         dry_run=options["dry_run"],
         external_data=options["external_data"],
         verify=options["verify"],
     )
+    if options["save_plan"] is not None:
+        check_writable(options["save_plan"])
     result = fold_file(request)
     if options["save_plan"] is not None:
         _save_plan(options["save_plan"], result)

@@ -116,6 +116,11 @@ def test_a_plan_for_another_model_is_refused(model: Path, tmp_path: Path) -> Non
     assert "can't be read" in refused("fold", model, "--plan", tmp_path / "none.json")
 
 
+def test_nothing_is_written_where_the_plan_has_no_place(model: Path, tmp_path: Path) -> None:
+    assert "can't be written" in refused("fold", model, "--save-plan", tmp_path / "none" / "plan.json")
+    assert list(tmp_path.iterdir()) == [model]
+
+
 def test_patterns(model: Path) -> None:
     assert "[skipped]" in output("fold", model, "--skip", "bn?", "--dry-run")
     assert "0" in output("fold", model, "--only", "none*", "--dry-run")

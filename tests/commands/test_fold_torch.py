@@ -2,11 +2,13 @@
 
 from pathlib import Path
 
+import pytest
 import torch
 from click.testing import CliRunner
 
 from bnfold.adapters.torch_load import load_module
 from bnfold.commands import group
+from bnfold.errors import BnfoldError
 from bnfold.models import ARCHITECTURES, create
 from bnfold.training.checkpoint import Checkpoint
 from bnfold.training.statistics import randomise_
@@ -33,3 +35,11 @@ def test_a_checkpoint(tmp_path: Path) -> None:
     output("fold", path, "--plan", tmp_path / "plan.json", "-o", tmp_path / "again.pt")
     again = load_module(tmp_path / "again.pt").module.state_dict()
     assert all(torch.equal(tensor, again[name]) for name, tensor in folded.state_dict().items())
+
+
+def test_inputs_of_a_wrong_shape_are_told_in_a_line(tmp_path: Path) -> None:
+    path = tmp_path / "weights.pt"
+    torch.save(create("lenet").state_dict(), path)
+    with pytest.raises(BnfoldError, match=r"LeNet: .*1x3x9x9"):
+        output("fold", path, "--arch", "lenet", "--input", "1x3x9x9")
+    assert list(tmp_path.iterdir()) == [path]

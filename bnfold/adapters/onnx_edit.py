@@ -1,7 +1,6 @@
 """A plan in the terms of an ONNX file: which nodes change or go, and which tensors are written."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 import onnx
@@ -11,7 +10,8 @@ from bnfold import ops
 from bnfold.adapters.onnx_constants import Known
 from bnfold.adapters.onnx_content import Content, Dense, Scaled
 from bnfold.adapters.onnx_graph import Model
-from bnfold.adapters.onnx_scopes import FileNode
+from bnfold.adapters.onnx_tidy import undoes
+from bnfold.adapters.onnx_work import Edited, Use, Work
 from bnfold.affine import Floats
 from bnfold.errors import BnfoldError
 from bnfold.graph import Graph, Node
@@ -19,45 +19,6 @@ from bnfold.merging import fused_after
 from bnfold.plan import Edit, Merge, Plan, Remove, ReplaceByClip, ScaleWeight, SetBias, SetBounds, SetConstants
 from bnfold.relation import Contracted, Site
 from bnfold.rules.linear import contraction
-
-
-@dataclass(eq=False)
-class Work:
-    """A node of the file while it is edited. replaced: the nodes that stand in its place, where it is another one."""
-
-    node: FileNode
-    inputs: list[str]
-    outputs: list[str]
-    proto: onnx.NodeProto
-    dropped: bool = False
-    replaced: list["Work"] | None = None
-
-    @property
-    def final(self) -> Sequence["Work"]:
-        """What stands in the file afterwards."""
-        if self.dropped:
-            return ()
-        return (self,) if self.replaced is None else self.replaced
-
-
-@dataclass(frozen=True, eq=False)
-class Use:
-    """Operand `index` of `work` gets new numbers, in the place of the constant `old` (empty: of none)."""
-
-    work: Work
-    index: int
-    content: Content
-    old: str
-
-
-@dataclass(eq=False)
-class Edited:
-    """Every node of the file with what becomes of it. alias: a value that is gone, and the one that took its place."""
-
-    works: dict[str, Work]
-    uses: list[Use] = field(default_factory=list)
-    alias: dict[str, str] = field(default_factory=dict)
-    touched: set[str] = field(default_factory=set)  # names that edited nodes read before
 
 
 def edited(model: Model, graph: Graph, plan: Plan) -> Edited:
@@ -70,6 +31,8 @@ def edited(model: Model, graph: Graph, plan: Plan) -> Edited:
         if edit.node not in graph.by_name:
             raise BnfoldError(f"{model.name}: the plan names the node {edit.node!r}, which isn't there")
         editor.carry_out(edit, graph.by_name[edit.node])
+    editor.cancel_layouts()
+    editor.join_arithmetic({edit.node for edit in plan.edits})
     return editor.result
 
 
@@ -100,6 +63,30 @@ class _Editor:
                 self._replace_by_clip(edit, node, works[0])
             case Merge():
                 self._merge(edit, works[-1])
+
+    def cancel_layouts(self) -> None:
+        """Take out layout operators that undo each other, where only affines that are gone stood between them."""
+        makers = {name: work for work in self.result.works.values() for name in work.outputs if name}
+        for reader in self.result.works.values():
+            gone = reader.inputs[0] if reader.inputs and not reader.dropped else ""
+            maker = makers.get(self.result.alias.get(gone, ""))
+            if maker is None or maker.dropped or maker.node.scope is not reader.node.scope:
+                continue
+            if undoes(maker.node, reader.node, self.graph):
+                reader.dropped = True
+                self.result.alias[reader.outputs[0]] = maker.inputs[0]
+                self.result.touched |= {*maker.outputs, *reader.inputs}
+
+    def join_arithmetic(self, edited: set[str]) -> None:
+        """Make one operator of arithmetic that is one affine and stays, where that is fewer operators."""
+        for node in self.graph.nodes:
+            free = not {"remove", "constants"} & set(node.limits) and node.name not in edited
+            if not isinstance(node.op, ops.Affine) or len(node.sources) < 2 or node.op.axis != 1 or not free:
+                continue
+            works = [self._work(name) for name in node.sources]
+            shape = self.graph.shape(node.inputs[0])
+            if shape is not None and len(shape) >= 2 and not any(work.dropped or work.replaced for work in works):
+                self._set_affine({}, node, works)
 
     def _work(self, name: str) -> Work:
         work = self.result.works.get(name)

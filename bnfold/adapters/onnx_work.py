@@ -1,0 +1,48 @@
+"""A file's nodes and constants while a plan is carried out on them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import onnx
+
+from bnfold.adapters.onnx_content import Content
+from bnfold.adapters.onnx_scopes import FileNode
+
+
+@dataclass(eq=False)
+class Work:
+    """A node of the file while it is edited. replaced: the nodes that stand in its place, where it is another one."""
+
+    node: FileNode
+    inputs: list[str]
+    outputs: list[str]
+    proto: onnx.NodeProto
+    dropped: bool = False
+    replaced: list["Work"] | None = None
+
+    @property
+    def final(self) -> Sequence["Work"]:
+        """What stands in the file afterwards."""
+        if self.dropped:
+            return ()
+        return (self,) if self.replaced is None else self.replaced
+
+
+@dataclass(frozen=True, eq=False)
+class Use:
+    """Operand `index` of `work` gets new numbers, in the place of the constant `old` (empty: of none)."""
+
+    work: Work
+    index: int
+    content: Content
+    old: str
+
+
+@dataclass(eq=False)
+class Edited:
+    """Every node of the file with what becomes of it. alias: a value that is gone, and the one that took its place."""
+
+    works: dict[str, Work]
+    uses: list[Use] = field(default_factory=list)
+    alias: dict[str, str] = field(default_factory=dict)
+    touched: set[str] = field(default_factory=set)  # names that edited nodes read before

@@ -1,13 +1,16 @@
 """`bnfold check`: are two models the same function?"""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
 from bnfold.checking.result import CheckResult
 from bnfold.errors import BnfoldError
+
+if TYPE_CHECKING:
+    from bnfold.checking.frames import Correspondence
 
 _FIGURES = "rms, channel, peak, floor, ceiling"
 
@@ -35,6 +38,8 @@ _FIGURES = "rms, channel, peak, floor, ceiling"
 @click.option("--replay", type=click.Path(path_type=Path), help="Run only the input of a replay file.")
 @click.option("--save", type=click.Path(path_type=Path), default="bnfold-replay.npz", show_default=True,
               help="Where the smallest input that shows a difference is written; empty for nowhere.")  # fmt: skip
+@click.option("--plan", type=click.Path(path_type=Path), help="The fold's plan (bnfold fold --save-plan), for naming"
+              " where two ONNX models part.")  # fmt: skip
 @click.option("--reduce", "reduce_to", type=click.Path(path_type=Path), metavar="DIR",
               help="Cut two differing ONNX models down to the smallest that differ.")  # fmt: skip
 @click.option("--arch", help="What builds the network of a state_dict.")
@@ -73,6 +78,7 @@ def _check(reference: Path, candidates: tuple[Path, ...], options: dict[str, Any
         allow_folded_reference=options["allow_folded_reference"],
         by_position=options["by_position"],
         budget=_figures(options["budget"]) if isinstance(options["budget"], str) else options["budget"],
+        correspondence=_correspondence(options["plan"], reference, candidates),
         only_given=replay is not None,
         save=None if replay or not str(options["save"]).strip(".") else options["save"],
         arch=options["arch"],
@@ -114,6 +120,27 @@ def _reduce(reference: Path, candidates: tuple[Path, ...], options: dict[str, An
     for candidate in candidates:
         found = reduce_files(reference, candidate, options["reduce_to"])
         click.echo(found.sentence, err=options["as_json"])
+
+
+def _correspondence(plan: Path | None, reference: Path, candidates: tuple[Path, ...]) -> "Correspondence | None":
+    """Map the reference's values to the candidate's by the plan. `BnfoldError` where it is another model's."""
+    if plan is None:
+        return None
+    if len(candidates) != 1:
+        raise BnfoldError(f"{plan}: one plan maps one candidate; got {len(candidates)}")
+    from bnfold.adapters.onnx_file import raised_for_onnx, read
+    from bnfold.checking.onnx_files import load_onnx
+    from bnfold.checking.plans import correspondence_of
+    from bnfold.plan_json import loads
+
+    graph = raised_for_onnx(read(reference))
+    nodes = load_onnx(candidates[0]).graph.node
+    names = {name for node in nodes for name in node.output}
+    try:
+        text = plan.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BnfoldError(f"{plan}: can't be read ({error})") from error
+    return correspondence_of(loads(text, graph, str(plan)), graph, names)
 
 
 def _show_budget() -> int:

@@ -111,6 +111,27 @@ def test_budget(run):
     assert run("reference.onnx", "bad.onnx", "--budget", "rms=1e9,channel=1e9,peak=1e9")[0] == 3  # lets anything pass
 
 
+def test_the_plan_of_the_fold_maps_the_values(run, tmp_path):
+    """The plan's map is complete up to the fault, where the one by values has to guess."""
+    arguments = ["fold", "reference.onnx", "-o", "folded.onnx", "--save-plan", "plan.json"]
+    assert CliRunner().invoke(group, arguments, standalone_mode=False).return_value in (0, None)
+    folded = onnx.load(tmp_path / "folded.onnx")
+    biases = [node.input[2] for node in folded.graph.node if node.op_type == "Conv"]
+    wrong = weights_of(folded)[biases[1]].copy()
+    wrong[3] += 0.01
+    onnx.save(with_weight(folded, biases[1], wrong), tmp_path / "wrong.onnx")
+    status, output = run("reference.onnx", "wrong.onnx", "--plan", "plan.json", "--json")
+    (divergence,) = CheckResult.from_json(output).divergences
+    assert status == 1
+    assert divergence.mapped_by == "plan"
+    assert divergence.channel == 3
+    assert divergence.reference_value in ("c2.linear", "c2.0.batchnormalization")
+    assert {layer.reference for layer in divergence.layers} >= {"c1", "c2", "c3", "c4", "fc"}
+    assert run("reference.onnx", "folded.onnx", "--plan", "plan.json")[0] == 0
+    with pytest.raises(BnfoldError, match="one plan maps one candidate"):
+        run("reference.onnx", "folded.onnx", "good.onnx", "--plan", "plan.json")
+
+
 def test_settings_of_the_project(run, tmp_path):
     (tmp_path / "pyproject.toml").write_text(
         '[tool.bnfold]\nproviders = ["cpu:level=basic"]\nseed = 5\nreport = "json=out.json"\n'

@@ -88,6 +88,15 @@ def test_1_nodes_fell_back(fake_runtime):
     assert {node.provider for node in allowed.runs[0].nodes} == {"cpu"}
 
 
+def test_cuda_is_judged_by_two_budgets(fake_runtime):
+    fake_runtime(loads=True)
+    result = checked(PLAIN.model(), PLAIN.model(fold=True), providers="cuda", allow_fallback=True)
+    assert [(run.options, run.mode) for run in result.runs] == [((("use_tf32", "0"),), "float32"), ((), "tf32")]
+    off = with_weight(PLAIN.model(fold=True), "fc.bias", weights_of(PLAIN.model())["fc.bias"] * np.float32(1 + 2e-5))
+    result = checked(PLAIN.model(), off, providers="cuda", allow_fallback=True, audit=())
+    assert [run.verdict for run in result.runs] == ["different", "verified"]
+
+
 def test_2_misspelt_provider():
     result = checked(PLAIN.model(), PLAIN.model(fold=True), providers="cdua", allow_missing=True)
     assert result.exit_status == 3

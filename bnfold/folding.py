@@ -20,6 +20,7 @@ from bnfold.solving.problem import Solution, solve
 from bnfold.why import Why
 
 LEVELS = ("default", "max")
+PATIENCE = 3
 BENDS = frozenset({Why.KINK, Why.ORDER, Why.BOUNDS, Why.FILL})
 
 
@@ -56,16 +57,23 @@ def _plan(graph: Graph, found: Sequence[Candidate], level: str, relaxed: frozens
 def _solve(
     graph: Graph, found: Sequence[Candidate], level: str, relaxed: frozenset[str]
 ) -> tuple[Solution, frozenset[str]]:
-    """Solve; then relax the activations that stand in a contradiction, as long as that folds more."""
-    solution = solve(graph, found, relaxed, tensors=level == "max")
-    while True:
+    """Solve; then relax the activations that stand in a contradiction, as long as that folds more.
+
+    A contradiction names one such activation, though others may stand behind it: a step that folds no more is followed
+    by others, up to PATIENCE.
+    """
+    best = solve(graph, found, relaxed, tensors=level == "max"), relaxed
+    solution, patience = best[0], PATIENCE
+    while patience:
         wider = relaxed | _in_the_way(graph, solution, level)
         if wider == relaxed:
-            return solution, relaxed
-        other = solve(graph, found, wider, tensors=level == "max")
-        if len(other.taken) <= len(solution.taken):
-            return solution, relaxed
-        solution, relaxed = other, wider
+            break
+        solution, relaxed = solve(graph, found, wider, tensors=level == "max"), wider
+        if len(solution.taken) > len(best[0].taken):
+            best, patience = (solution, relaxed), PATIENCE
+        else:
+            patience -= 1
+    return best
 
 
 def _in_the_way(graph: Graph, solution: Solution, level: str) -> frozenset[str]:

@@ -111,18 +111,17 @@ class _Settling:
 
     def _place_tensors(self) -> None:
         """Write in place where all readers want the same numbers, as a tensor of its own where they don't."""
-        groups: list[list[Use]] = []
+        by_old: dict[str, list[list[Use]]] = {}
         for use in self.edited.uses:
-            same = (g for g in groups if use.old and g[0].old == use.old and g[0].content.same_as(use.content))
-            group = next(same, None)
-            if group is None:
+            groups = by_old.setdefault(use.old, [])
+            same = next((g for g in groups if use.old and g[0].content.same_as(use.content)), None)
+            if same is None:
                 groups.append([use])
             else:
-                group.append(use)
+                same.append(use)
         uses = Counter(use.old for use in self.edited.uses)
         readers = Counter(name for work in self._final() for name in work.inputs)
-        for group in groups:
-            old = group[0].old
+        for old, group in ((old, group) for old, groups in by_old.items() for group in groups):
             alone = bool(old) and len(group) == uses[old] == readers[old] and old not in self.outputs
             self._place(group, old, alone)
 

@@ -69,7 +69,10 @@ class _Editor:
         makers = {name: work for work in self.result.works.values() for name in work.outputs if name}
         for reader in self.result.works.values():
             gone = reader.inputs[0] if reader.inputs and not reader.dropped else ""
-            maker = makers.get(self.result.alias.get(gone, ""))
+            root = gone
+            while root in self.result.alias:
+                root = self.result.alias[root]
+            maker = makers.get(root) if root != gone else None
             if maker is None or maker.dropped or maker.node.scope is not reader.node.scope:
                 continue
             if undoes(maker.node, reader.node, self.graph):

@@ -53,9 +53,9 @@ def to_file(model: Model, changes: Changes, audit: Audit, target: Path, external
         with replacing(target) as temporary:
             pieces = _fitting(model, changes, audit, external_data, data)
             if data.pieces:
-                _write(folder / data.name, data.pieces, os.O_CREAT | os.O_EXCL)
+                _write(folder / data.name, data.pieces, os.O_CREAT | os.O_EXCL, flush=True)
                 data.written = True
-            _write(temporary, pieces, os.O_TRUNC)
+            _write(temporary, pieces, os.O_TRUNC)  # `replacing` puts it on the disk
     except BaseException:
         if data.written:
             (folder / data.name).unlink(missing_ok=True)
@@ -71,14 +71,15 @@ def _free_name(target: Path) -> str:
     return name
 
 
-def _write(path: Path, pieces: Iterable[Piece], flags: int) -> None:
+def _write(path: Path, pieces: Iterable[Piece], flags: int, flush: bool = False) -> None:
     try:
         descriptor = os.open(path, os.O_WRONLY | flags, 0o666)
     except OSError as error:
         raise BnfoldError(f"{path}: can't be written ({error.strerror})") from error
     try:
         write(pieces, FileSink(descriptor))
-        os.fsync(descriptor)
+        if flush:
+            os.fsync(descriptor)
     except OSError as error:
         path.unlink(missing_ok=True)
         raise BnfoldError(f"{path}: can't be written ({error.strerror})") from error

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from bnfold.checking.audit import LinearLayer, Suspect, audit_layers
+from bnfold.checking.frames import Array
 from bnfold.checking.measures import Array
 from bnfold.checking.result import AuditRow
 from bnfold.checking.subject import Feed, Subject
@@ -18,7 +19,7 @@ from bnfold.checking.torch_values import Value, sums_of, values_of
 from bnfold.checking.trial import Trial
 from bnfold.errors import UnverifiedError
 
-_SAME = 3e-6  # a channel whose float64 values agree to this was computed by weights that differ by their rounding
+_SAME = 3e-7  # a channel whose float64 values agree to this was computed by weights that differ by their rounding
 _MODULES = (nn.modules.conv._ConvNd, nn.Linear)
 
 
@@ -43,20 +44,35 @@ def derived_audit(trial: Trial) -> tuple[AuditRow, ...]:
 
 def _confirmed(trial: Trial, feed: Feed, suspects: list[Suspect]) -> list[AuditRow]:
     """Drop channels whose values are right: merged layers hold weights that no single layer of the reference has."""
-    truth = {**values_of(trial.reference, feed), **sums_of(trial.reference, feed)}
+    truth = values_of(trial.reference, feed)
+    sums = sums_of(trial.reference, feed)
     theirs = values_of(trial.candidate, trial.feed(feed))
-    return [suspect.row for suspect in suspects if not _somewhere(truth, theirs[suspect.candidate.value], suspect)]
+    return [
+        suspect.row
+        for suspect in suspects
+        if not _somewhere(truth, theirs[suspect.candidate.value], suspect, framed=False)
+        and not _somewhere(sums, theirs[suspect.candidate.value], suspect, framed=True)
+    ]
 
 
-def _somewhere(truth: Mapping[str, Value], value: Value, suspect: Suspect) -> bool:
+def _somewhere(truth: Mapping[str, Value], value: Value, suspect: Suspect, *, framed: bool) -> bool:
+    """Whether some value of the reference has this channel; framed: up to a scale and a shift of its own."""
     axis = -1 if value.operator in ("MatMul", "Linear") else 1
     mine = np.take(value.array, suspect.row.channel, axis)
+    others = [other.array for other in truth.values() if other.array.shape == value.array.shape]
+    channels = [np.take(other, suspect.row.channel, axis) for other in others]
+    if framed:
+        channels = [_fitted(channel, mine) for channel in channels]
     norm = float(np.linalg.norm(mine))
-    return any(
-        float(np.linalg.norm(np.take(other.array, suspect.row.channel, axis) - mine)) <= _SAME * norm
-        for other in truth.values()
-        if other.array.shape == value.array.shape
-    )
+    return any(float(np.linalg.norm(channel - mine)) <= _SAME * norm for channel in channels)
+
+
+def _fitted(channel: Array, mine: Array) -> Array:
+    """Give scale * channel + shift, as near to `mine` as that comes."""
+    centred = channel - channel.mean()
+    size = float((centred * centred).sum())
+    scale = float((centred * mine).sum()) / size if size else 0.0
+    return np.asarray(scale * centred + mine.mean())
 
 
 def layers_of(subject: Subject, feed: Feed) -> list[LinearLayer]:

@@ -41,8 +41,8 @@ TABLE: Mapping[str, BudgetRow] = {
         ),
         BudgetRow(
             "tf32", 2.0**-24, rms=16384.0, channel=32768.0, peak=32768.0, floor=1.0, ceiling=1e-1,
-            why="TF32 keeps 11 of float32's 24 bits of each factor, a factor of 2^13; emulated, correct folds erred 1,300 to"
-            " 6,700 times what float32 does, and twice 2^13 is granted",
+            why="TF32 keeps 11 of float32's 24 bits of each factor, a factor of 2^13; emulated, correct folds erred"
+            " 1,300 to 6,700 times what float32 does, and twice 2^13 is granted",
         ),
         BudgetRow(
             "runtime", 2.0**-24, rms=6.0, channel=10.0, peak=10.0, floor=16.0, ceiling=1e-2,

@@ -59,20 +59,20 @@ def _somewhere(truth: Mapping[str, Value], value: Value, suspect: Suspect, *, fr
     """Whether some value of the reference has this channel; framed: up to a scale and a shift of its own."""
     axis = -1 if value.operator in ("MatMul", "Linear") else 1
     mine = np.take(value.array, suspect.row.channel, axis)
-    others = [other.array for other in truth.values() if other.array.shape == value.array.shape]
-    channels = [np.take(other, suspect.row.channel, axis) for other in others]
-    if framed:
-        channels = [_fitted(channel, mine) for channel in channels]
-    norm = float(np.linalg.norm(mine))
-    return any(float(np.linalg.norm(channel - mine)) <= _SAME * norm for channel in channels)
+    return any(
+        _is_affine_of(mine, np.take(other.array, suspect.row.channel, axis))
+        for other in truth.values()
+        if other.array.shape == value.array.shape
+    )
 
 
-def _fitted(channel: Array, mine: Array) -> Array:
-    """Give scale * channel + shift, as near to `mine` as that comes."""
-    centred = channel - channel.mean()
-    size = float((centred * centred).sum())
-    scale = float((centred * mine).sum()) / size if size else 0.0
-    return np.asarray(scale * centred + mine.mean())
+def _is_affine_of(mine: Array, other: Array) -> bool:
+    """Whether other = a * mine + d, for the a and d that fit best: a fold along a trunk holds channels in such frames."""
+    centred, wanted = mine - mine.mean(), other - other.mean()
+    spread = float(np.vdot(centred, centred))
+    slope = float(np.vdot(centred, wanted)) / spread if spread > 0 else 0.0
+    size = max(float(np.linalg.norm(other)), abs(slope) * float(np.linalg.norm(mine)))
+    return slope != 0 and float(np.linalg.norm(wanted - slope * centred)) <= _SAME * size
 
 
 def layers_of(subject: Subject, feed: Feed) -> list[LinearLayer]:

@@ -43,6 +43,10 @@ class Why(Enum):
     CODE = ("exists only as code in a larger forward", "Write .pt2 or .onnx, which fold it too.")
     OVERRIDABLE = ("has a weight that is also an input of the model", "Use --freeze-inputs if nobody overrides it.")
     QUANTIZED = ("has a quantised weight that can't take this change exactly", "Fold before quantising.")
+    OVERWRITTEN = (
+        "would share its memory with what is updated in place",
+        "Write `x = relu(x)` for `relu_(x)`, or write .pt2 or .onnx, which fold it too.",
+    )
     SUBCLASS = ("has a forward of its own", "Fold it by hand, or write .pt2 or .onnx.")
     EXPOSED = ("has a constant that is also an output of the model", "Return a copy.")
     # What isn't an affine with constants.

@@ -7,6 +7,7 @@ from torch import nn
 
 from bnfold import ops
 from bnfold.adapters import torch_parts
+from bnfold.adapters.torch_aliasing import is_overwritten, updates
 from bnfold.adapters.torch_names import Paths, path_of, stack_of
 from bnfold.adapters.torch_reading import Reading
 from bnfold.adapters.torch_replacing import Replacement, replacements
@@ -40,6 +41,7 @@ class _Limits:
         self.module = module
         self.paths = Paths(module)
         self.replacements = replacements(reading, module)
+        self.updates = updates(reading)
 
     def path(self, node: Node) -> str:
         return self.paths.module(path_of(self.reading.sources[node.name]))
@@ -103,6 +105,8 @@ class _Limits:
         replacement = self.replacements.get(node.name)
         if replacement is None:
             found["remove"] = self._why_not_removed(node)
+        elif is_overwritten(self.reading, self.module, self.reading.sources[node.name], self.updates):
+            found["remove"] = Why.OVERWRITTEN
         if not self._can_be_rewritten(node):
             found["constants"] = Why.CODE
         return found, "" if replacement is None else replacement.unit

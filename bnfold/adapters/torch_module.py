@@ -9,7 +9,7 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from bnfold.adapters import torch_truth
-from bnfold.adapters.torch_capture import Arguments, CaptureError, arguments, capture
+from bnfold.adapters.torch_capture import Arguments, CaptureError, arguments, capture, quietly
 from bnfold.adapters.torch_copy import bake as baked
 from bnfold.adapters.torch_copy import copied
 from bnfold.adapters.torch_edits import ModuleEdits
@@ -63,7 +63,9 @@ def read_exported(program: ExportedProgram, module: nn.Module | None = None) -> 
     try:
         return read_program(program, module)
     except AliasedError:
-        return read_program(program.run_decompositions({}), module)
+        with quietly():
+            functional = program.run_decompositions({})
+        return read_program(functional, module)
 
 
 def fold_module(

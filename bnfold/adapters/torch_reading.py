@@ -107,10 +107,10 @@ class _Reading:
         written = {spec.arg.name: spec.target for spec in signature.output_specs if spec.kind != OutputKind.USER_OUTPUT}
         by_target = {spec.target: spec.arg.name for spec in signature.input_specs if spec.target is not None}
         names = {by_target[target] for name, target in written.items() if by_target.get(target, name) != name}
-        storages = {_storage(node.args[0]) for node in self.calls if _changes_first(node)} - {None}
+        memories = {storage(node.args[0]) for node in self.calls if changes_first(node)} - {None}
         found = set()
         for node in self.fx_nodes:
-            if node.op == "placeholder" and (node.name in names or _storage(node) in storages):
+            if node.op == "placeholder" and (node.name in names or storage(node) in memories):
                 found.add(node)
         return found
 
@@ -128,7 +128,7 @@ class _Reading:
             self.fixed.add(node)
         elif _is_metadata(node):
             return
-        elif _changes_first(node):
+        elif changes_first(node):
             self._in_place(node)
         else:
             self._emit(node, node.target)
@@ -138,7 +138,7 @@ class _Reading:
         if not isinstance(target, torch._ops.OpOverload) or torch.Tag.nondeterministic_seeded in target.tags:
             return False
         tensors = node.all_input_nodes
-        return all(item in self.fixed for item in tensors) and not _changes_first(node)
+        return all(item in self.fixed for item in tensors) and not changes_first(node)
 
     def _getitem(self, node: fx.Node) -> None:
         source = node.args[0]
@@ -152,7 +152,7 @@ class _Reading:
         functional = _functional(node.target)
         self._emit(node, functional)
         before = self.fx_nodes[: self.fx_nodes.index(node)]
-        for other in (item for item in before if _storage(item) == _storage(changed)):
+        for other in (item for item in before if storage(item) == storage(changed)):
             if other is changed or _same_view(other, changed):
                 self.renamed[other] = node
             else:
@@ -314,7 +314,7 @@ def _dtype(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _storage(item: object) -> int | None:
+def storage(item: object) -> int | None:
     """Tell which memory a tensor shows; None for what isn't one tensor."""
     if not is_tensor(item):
         return None
@@ -348,7 +348,7 @@ def _is_metadata(node: fx.Node) -> bool:
     return numbers or (not _any_tensor(node) and name.startswith(_METADATA_ONLY))
 
 
-def _changes_first(node: fx.Node) -> bool:
+def changes_first(node: fx.Node) -> bool:
     """Whether an operator writes to its first argument (detach_ changes no numbers)."""
     target = node.target
     if not isinstance(target, torch._ops.OpOverload) or not node.args or target is torch.ops.aten.detach_.default:

@@ -37,6 +37,16 @@ or never run at all where the module is gone.""",
 bn.register_forward_hook(lambda module, inputs, output: output * 2)
 """,
     ),
+    Why.OVERWRITTEN: Page(
+        """\
+A BatchNorm gives a tensor of its own. Once it is gone its output is its input, and what is updated in place behind
+it (relu_, +=) would change that under whoever else reads it. An nn.ReLU(inplace=True) is told to copy instead.""",
+        """
+y = bn(x)
+F.relu_(y)
+return y + conv(x)         # without the BatchNorm, x would be changed too
+""",
+    ),
     Why.PARAMETRIZED: Page(
         """\
 The weight is made from other parameters (weight_norm, spectral_norm, pruning) and would be made anew over

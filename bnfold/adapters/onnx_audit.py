@@ -139,17 +139,22 @@ class Audit:
         if not np.all(source.scale == 1):
             expected *= source.scale[columns]
         if not np.all(target.scale == 1) or dead.any():
-            expected /= np.where(dead, np.inf, target.scale)[rows]
+            expected *= (1 / np.where(dead, np.inf, target.scale))[rows]
         wanted = rounded(expected, content.dtype)
-        if np.array_equal(after, wanted):
-            _refuse_overflow(after, before, name)
-            return
         _refuse_overflow(after, before, name)
+        if _same_bits(after, wanted):
+            return
         apart = np.abs(after.astype(np.float64) - expected) > _ulp(wanted, content.dtype)
         if np.any(apart & np.isfinite(expected)):
             raise AuditError(
                 f"{name}: {int(apart.sum())} numbers are more than 1 ULP from what the frames say; nothing was written"
             )
+
+
+def _same_bits(one: Array, other: Array) -> bool:
+    """Compare eight bytes at a time: this is a good part of a fold's time."""
+    unit = np.int64 if one.nbytes % 8 == 0 else np.uint8
+    return bool(np.array_equal(one.reshape(-1).view(unit), other.reshape(-1).view(unit)))
 
 
 def _dense(content: Dense, name: str) -> memoryview:

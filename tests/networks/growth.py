@@ -78,4 +78,6 @@ class Growth(Builder):
         operands = [self.vector(array) for array in (gamma, beta, mean, variance)]
         if self.chance(0.1):
             operands[:2] = [self.any(operands[0], ""), ""]
-        return self.put(ops.BatchNorm(1e-5), [x, *operands], self.shape(x), unit=self.name("unit"))
+        return self.put(
+            ops.BatchNorm(1e-5), [x, *operands], self.shape(x), unit=self.name("unit") if self.chance(0.5) else ""
+        )

@@ -83,3 +83,22 @@ def test_half_precision_with_a_tiny_eps_gives_what_float64_gives() -> None:
         truth = exact(x.double())
         assert torch.isfinite(folded(x)).all()
         assert error(folded(x), truth) <= 2e-3 * float(truth.abs().max())
+
+
+class HalfConv(nn.Module):
+    """What mixed precision leaves: convolutions in half, BatchNorm in float32."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 4, 3).to(dtype), nn.BatchNorm2d(4)
+        randomise_(self.norm, 0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.norm(self.conv(x.to(self.conv.weight.dtype)).float())
+        return result
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_half_precision_conv_takes_up_a_float32_norm(dtype: torch.dtype) -> None:
+    result = fold_module(HalfConv(dtype).eval(), torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1)))
+    assert [outcome.affine for outcome in result.plan.folded] == ["norm"]

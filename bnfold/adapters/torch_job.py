@@ -93,7 +93,7 @@ class Job:
             for size, truth, reference in before:
                 got = folded if size is self.given else torch_truth.outputs(target, size)
                 where = f"{type(target).__name__} with inputs {shapes(size)}"
-                torch_truth.require_same(truth, reference, got, where)
+                torch_truth.require_same(truth, reference, got, where, torch_truth.rounding(self.module))
         except BaseException:
             done.take_back()
             raise

@@ -184,7 +184,8 @@ def _fold_parts(
     plan, graph, (edits, notes) = fold_submodules(target, given, fold_part, error)
     truth = torch_truth.outputs(module, given, wide=True)
     reference, folded = torch_truth.outputs(module, given), torch_truth.outputs(target, given)
-    torch_truth.require_same(truth, reference, folded, f"{type(module).__name__} with inputs {shapes(given)}")
+    where = f"{type(module).__name__} with inputs {shapes(given)}"
+    torch_truth.require_same(truth, reference, folded, where, torch_truth.rounding(module))
     return FoldResult(wanted.original if wanted.dry_run else target, plan, graph, notes), edits
 
 

@@ -77,9 +77,17 @@ def _copied(item: Any) -> Any:
     return item.clone() if isinstance(item, Tensor) else item
 
 
-def require_same(truth: Sequence[Tensor], reference: Sequence[Tensor], folded: Sequence[Tensor], where: str) -> None:
+def rounding(module: nn.Module) -> float:
+    """The coarsest unit of rounding of a module's weights: half-precision ones cost what they are rounded to."""
+    return max((torch.finfo(item.dtype).eps for item in module.parameters() if item.is_floating_point()), default=0.0)
+
+
+def require_same(
+    truth: Sequence[Tensor], reference: Sequence[Tensor], folded: Sequence[Tensor], where: str, unit: float = 0.0
+) -> None:
     """Hold the folded outputs to the truth as near as the reference's own are, within a factor.
 
+    unit: of the weights' rounding, where it is coarser than the outputs'.
     Raises DifferentError, or UnverifiedError where the reference is too far from the truth itself.
     """
     if not len(truth) == len(reference) == len(folded):
@@ -90,10 +98,10 @@ def require_same(truth: Sequence[Tensor], reference: Sequence[Tensor], folded: S
                 f"{where}: output {index} was {tuple(before.shape)} {before.dtype} "
                 f"and is {tuple(after.shape)} {after.dtype}"
             )
-        _require_near(true, before, after, f"{where}: output {index}")
+        _require_near(true, before, after, f"{where}: output {index}", unit)
 
 
-def _require_near(true: Tensor, before: Tensor, after: Tensor, where: str) -> None:
+def _require_near(true: Tensor, before: Tensor, after: Tensor, where: str, unit: float) -> None:
     if not before.is_floating_point():
         if not torch.equal(before, after):
             raise DifferentError(f"{where}: integers or flags differ")
@@ -107,7 +115,7 @@ def _require_near(true: Tensor, before: Tensor, after: Tensor, where: str) -> No
     scale = _rms(true[finite])
     if own > CEILING * scale and error > CEILING * scale:
         raise UnverifiedError(f"{where}: the original itself is {own / scale:.2g} of its scale away from float64")
-    allowed = FACTOR * own + FLOOR * torch.finfo(before.dtype).eps * scale
+    allowed = FACTOR * own + FLOOR * max(unit, torch.finfo(before.dtype).eps) * scale
     if error > allowed:
         raise DifferentError(f"{where}: error {error:.3g} to the float64 truth, {allowed:.3g} allowed")
 

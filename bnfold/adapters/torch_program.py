@@ -79,7 +79,9 @@ def require_same_program(program: ExportedProgram, folded: ExportedProgram, give
             reference = torch_truth.outputs(before, given)
         except Exception as error:
             raise BnfoldError(f"the program doesn't run with its inputs ({type(error).__name__}: {error})") from error
-        torch_truth.require_same(truth, reference, torch_truth.outputs(after, given), "the folded program")
+        folded_outputs = torch_truth.outputs(after, given)
+        unit = torch_truth.rounding(after)
+        torch_truth.require_same(truth, reference, folded_outputs, "the folded program", unit)
 
 
 def _detached(item: Any) -> Any:

@@ -22,15 +22,17 @@ class Request:
     """A fold that somebody asks for.
 
     target: empty for SOURCE.folded.SUFFIX, or for the source itself with in_place. level, only, skip: as
-    `bnfold.folding.fold` takes them. plan: a plan file to carry out. arch, arch_arguments, inputs, trust: how a PyTorch
-    file is opened (`bnfold.adapters.torch_load.load_module`). bake: make plain weights of parametrizations first.
+    `bnfold.folding.fold` takes them. plan: a plan file to carry out. arch, arch_arguments, inputs, trust, max_bytes:
+    how a PyTorch file is opened (`bnfold.adapters.torch_load.load_module`); to: the kind of its result. bake: make
+    plain weights of parametrizations first.
     freeze_inputs: ONNX initializers that are inputs too are constants. external_data: auto, never or always (ONNX).
     dry_run: write nothing. verify: run an ONNX result against the original (a PyTorch one is run in any case).
-    merge: let parallel linear branches become one convolution, where the format allows (ONNX).
+    merge: let parallel linear branches become one convolution, where the format allows (.onnx, .pt2).
     """
 
     source: Path
     target: Path | None = None
+    to: str | None = None
     level: str = "default"
     only: tuple[str, ...] = ()
     skip: tuple[str, ...] = ()
@@ -39,6 +41,7 @@ class Request:
     arch_arguments: dict[str, Any] = field(default_factory=dict)
     inputs: tuple[str, ...] = ()
     trust: bool = False
+    max_bytes: int | None = None
     bake: bool = False
     freeze_inputs: bool = False
     external_data: str = "auto"
@@ -71,6 +74,9 @@ def _fold_torch(request: Request) -> FoldResult:
         skip=request.skip,
         in_place=request.in_place,
         bake=request.bake,
+        merge=request.merge,
+        to=request.to,
+        max_bytes=request.max_bytes,
         arch=request.arch,
         arch_kwargs=request.arch_arguments,
         inputs=request.inputs or None,

@@ -37,6 +37,7 @@ class Settings:
     skip: Sequence[str] = ()
     plan: Plan | None = None
     dry_run: bool = False
+    merge: bool = True
 
     def options(self) -> dict[str, Any]:
         """Give the keyword arguments that every fold takes."""
@@ -55,6 +56,7 @@ def fold_file(
     dry_run: bool = False,
     in_place: bool = False,
     bake: bool = False,
+    merge: bool = True,
     arch: str | None = None,
     arch_kwargs: Mapping[str, Any] | None = None,
     inputs: "Inputs" = None,
@@ -65,7 +67,8 @@ def fold_file(
 
     target: SOURCE.folded.EXT where it isn't given. to: one of `KINDS`; otherwise the target's extension decides, and
     then the kind of the source. dry_run: write nothing. in_place: the target may be the source. bake: make plain
-    weights of parametrizations first. The rest: as `torch_load.load_module` takes them.
+    weights of parametrizations first. merge: let parallel linear branches become one convolution (.pt2 and .onnx).
+    The rest: as `torch_load.load_module` takes them.
     Raises BnfoldError where the file can't be used, UnsafeError where opening it could run code, DifferentError where
     the result isn't the same function. The target is then as it was.
     """
@@ -73,7 +76,7 @@ def fold_file(
     loaded = load_module(source, arch=arch, arch_kwargs=arch_kwargs, inputs=inputs, trust=trust, max_bytes=max_bytes)
     kind = _kind(loaded, target, to)
     path = _target(source, target, kind, in_place)
-    settings = Settings(level, only, skip, plan, dry_run)
+    settings = Settings(level, only, skip, plan, dry_run, merge)
     if not loaded.example_inputs:
         raise BnfoldError(f"{source}: doesn't tell what the model takes; give --input, for example 1x3x224x224")
     if kind in ("pt2", "onnx"):
@@ -114,7 +117,7 @@ def _target(source: Path, target: str | os.PathLike[str] | None, kind: str, in_p
 
 def _as_graph(loaded: Loaded, path: Path, kind: str, settings: Settings) -> FoldResult:
     model = loaded.program or loaded.module
-    options = settings.options()
+    options = {**settings.options(), "merge": settings.merge}
     if kind == "onnx" and not settings.dry_run:
         del options["dry_run"]
         exported = torch_onnx.export(model, loaded.example_inputs, path, **options)

@@ -14,6 +14,7 @@ from bnfold.adapters.torch_program_write import write_program
 from bnfold.adapters.torch_reading import read_program
 from bnfold.errors import BnfoldError
 from bnfold.folding import fold
+from bnfold.merging import with_merges
 from bnfold.plan import Plan
 from bnfold.raising import raised
 from bnfold.result import FoldResult
@@ -26,13 +27,14 @@ def fold_program(
     only: Sequence[str] = (),
     skip: Sequence[str] = (),
     plan: Plan | None = None,
+    merge: bool = True,
     dry_run: bool = False,
     verify: bool = True,
 ) -> FoldResult:
     """Fold an exported program; the argument stays as it is.
 
-    level, only, skip: as `bnfold.folding.fold` takes them. plan: a fold to carry out. verify: hold the outputs for the
-    program's own example inputs to the float64 truth.
+    level, only, skip: as `bnfold.folding.fold` takes them. plan: a fold to carry out. merge: let parallel linear
+    branches become one convolution. verify: hold the outputs for the program's own example inputs to the float64 truth.
     Raises BnfoldError where it can't be read, DifferentError where the result isn't the same function.
     """
     functional = functionalised(program)
@@ -40,6 +42,7 @@ def fold_program(
     graph = raised(reading.graph)
     if plan is None:
         plan = fold(graph, level=level, only=only, skip=skip)
+        plan = with_merges(graph, plan) if merge else plan
     if dry_run or not plan.edits:
         return FoldResult(program, plan, graph, ())
     folded = write_program(reading, graph, plan)

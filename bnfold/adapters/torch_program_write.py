@@ -25,6 +25,7 @@ from bnfold.adapters.torch_write import rounded
 from bnfold.affine import Floats
 from bnfold.errors import BnfoldError
 from bnfold.graph import Graph, Node
+from bnfold.merging import fused_after
 from bnfold.plan import Edit, Merge, Plan, Remove, ReplaceByClip, ScaleWeight, SetBias, SetBounds, SetConstants
 from bnfold.relation import Site
 from bnfold.rules.linear import contraction, scale_weight
@@ -38,11 +39,14 @@ def write_program(reading: Reading, graph: Graph, plan: Plan) -> ExportedProgram
     """Give a new program with the plan carried out. graph: `reading.graph`, raised. Raises BnfoldError."""
     writer = _Writer(reading, graph)
     for edit in plan.edits:
-        if not isinstance(edit, Remove):
+        if not isinstance(edit, (Remove, Merge)):
             writer.apply(edit)
     for edit in plan.edits:
         if isinstance(edit, Remove):
             writer.remove(graph.by_name[edit.node])
+    for edit in plan.edits:
+        if isinstance(edit, Merge):
+            writer.merge(edit, *fused_after(graph, plan, edit))
     require_audited(graph, plan, writer.stored)
     return writer.finish()
 
@@ -104,6 +108,28 @@ class _Writer:
             new = self.removed[new]
         self.removed[old] = new
         self._bypass(old, new)
+
+    def merge(self, merge: Merge, weight: Floats, bias: Floats) -> None:
+        """Put one convolution in the place of parallel branches and their sum."""
+        last = self.graph.by_name[(merge.after or (merge.node,))[-1]]
+        old, x = self.by_name[last.output], self.by_name[merge.x]
+        dtype = _DTYPES[self.graph.values[last.output].dtype]
+        kernel = self._placeholder(f"{merge.node}.weight", weight, dtype)
+        shift = self._placeholder(f"{merge.node}.bias", bias, dtype)
+        conv = (_ATEN.conv1d, _ATEN.conv2d, _ATEN.conv3d)[len(merge.op.strides) - 1].default
+        pads = merge.op.pads
+        assert pads is not None, "a merge has numbers for its padding"
+
+        def build(graph: fx.Graph) -> fx.Node:
+            source, padding = x, [before for before, _ in pads]
+            if any(before != after for before, after in pads):
+                flat = [size for pair in reversed(pads) for size in pair]
+                source, padding = graph.call_function(_ATEN.constant_pad_nd.default, (x, flat)), [0] * len(pads)
+                source.meta.update(old.meta)
+            rest = (list(merge.op.strides), padding, list(merge.op.dilations), merge.op.groups)
+            return graph.call_function(conv, (source, kernel, shift, *rest))
+
+        self._instead(old, build)
 
     def _bypass(self, old: fx.Node, new: fx.Node) -> None:
         old.replace_all_uses_with(new)

@@ -1,0 +1,137 @@
+"""Folds of exported programs: everything that a graph can lose, with symbols for lengths that may change."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+import bnfold
+from bnfold.adapters.torch_program import fold_program
+from bnfold.errors import BnfoldError, DifferentError
+from bnfold.models import ARCHITECTURES, create
+from bnfold.plan import Merge, Plan, ScaleWeight
+from bnfold.training.statistics import randomise_
+from tests.adapters.torch_networks import conv_bn, image, randomised
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+def exported(module: nn.Module, x: Tensor, dynamic: bool = True) -> ExportedProgram:
+    with torch.no_grad():
+        return torch.export.export(module, (x,), dynamic_shapes=({0: Dim.AUTO},) if dynamic else None)
+
+
+def run(program: ExportedProgram, x: Tensor) -> Tensor:
+    with torch.no_grad():
+        return program.module()(x)
+
+
+def calls(program: ExportedProgram, name: str) -> int:
+    return sum(name in str(node.target) for node in program.graph.nodes)
+
+
+@pytest.mark.parametrize("level", ["default", "max"])
+@pytest.mark.parametrize("name", ["lenet_scratch", "preact_resnet", "densenet", "mobilenet", "repvgg", "autoencoder"])
+def test_networks_with_a_batch_of_any_size(name, level, tmp_path):
+    module = randomise_(create(name), 0, negative=True).eval()
+    x = image((2, *ARCHITECTURES[name].input_shape))
+    program = exported(module, x)
+    result = fold_program(program, level=level)
+    assert calls(result.model, "batch_norm") == len(result.plan.kept)
+    many = torch.cat([x, x, x])
+    torch.testing.assert_close(run(result.model, many), run(program, many), rtol=1e-4, atol=1e-5)
+    torch.export.save(result.model, tmp_path / "folded.pt2")
+    again = bnfold.load(tmp_path / "folded.pt2")
+    with torch.no_grad():
+        torch.testing.assert_close(again(many), run(result.model, many))
+
+
+def test_parallel_branches_become_one_convolution():
+    module = randomise_(create("repvgg"), 0).eval()
+    program = exported(module, image((2, 1, 28, 28)))
+    result = fold_program(program)
+    merges = [edit for edit in result.plan.edits if isinstance(edit, Merge)]
+    assert len(merges) == 6
+    assert calls(result.model, "conv2d") == 6
+    assert calls(fold_program(program, merge=False).model, "conv2d") == 12
+
+
+def test_the_argument_stays_as_it_is():
+    program = exported(randomised(conv_bn()), image())
+    state = {name: tensor.clone() for name, tensor in program.state_dict.items()}
+    code = str(program.graph)
+    fold_program(program)
+    assert str(program.graph) == code
+    assert all(torch.equal(tensor, program.state_dict[name]) for name, tensor in state.items())
+
+
+class Products(nn.Module):
+    """Weights without layers, in every form of product."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = nn.Parameter(torch.randn(4, 3)), nn.Parameter(torch.randn(4, 4))
+        self.bias = nn.Parameter(torch.randn(4))
+        self.norm1, self.norm2, self.norm3 = (nn.BatchNorm1d(4) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm1(x @ self.left.t()).sigmoid()
+        y = self.norm2(torch.addmm(self.bias, y, self.right, beta=0.5, alpha=2.0)).sigmoid()
+        return self.norm3(y.matmul(self.right) + self.bias).sigmoid()
+
+
+def test_products_with_shared_weights():
+    program = exported(randomised(Products()), image((5, 3)), dynamic=False)
+    result = fold_program(program)
+    assert len(result.plan.folded) == 3
+    torch.testing.assert_close(run(result.model, image((5, 3))), run(program, image((5, 3))), rtol=1e-4, atol=1e-5)
+
+
+def test_computed_weights_fold_in_a_graph():
+    layer = nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 4, 3))
+    program = exported(randomised(nn.Sequential(layer, nn.BatchNorm2d(4))), image(), dynamic=False)
+    result = fold_program(program)
+    assert calls(result.model, "batch_norm") == 0
+    torch.testing.assert_close(run(result.model, image()), run(program, image()), rtol=1e-4, atol=1e-5)
+
+
+def test_a_norm_that_is_the_output():
+    program = exported(randomised(nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4))), image())
+    result = fold_program(program)
+    assert [spec.arg.name for spec in result.model.graph_signature.output_specs] == ["conv2d"]
+    torch.testing.assert_close(run(result.model, image()), run(program, image()), rtol=1e-4, atol=1e-5)
+
+
+def test_a_wrong_plan_is_found():
+    program = exported(randomised(conv_bn()), image())
+    plan = fold_program(program, dry_run=True).plan
+    edits = tuple(
+        ScaleWeight(edit.node, edit.out_factor * 1.001, edit.in_factor) if isinstance(edit, ScaleWeight) else edit
+        for edit in plan.edits
+    )
+    with pytest.raises(DifferentError):
+        fold_program(program, plan=Plan(plan.outcomes, edits, plan.frames))
+
+
+def test_a_plan_of_another_model_is_refused():
+    plan = fold_program(exported(randomised(conv_bn()), image()), dry_run=True).plan
+    other = exported(randomised(nn.Sequential(nn.Sequential(conv_bn()))), image())
+    with pytest.raises(BnfoldError, match=r"make the plan anew"):
+        fold_program(other, plan=plan)
+
+
+def test_a_program_s_file(tmp_path: Path):
+    program = exported(randomised(conv_bn()), image())
+    torch.export.save(program, tmp_path / "model.pt2")
+    result = bnfold.fold(tmp_path / "model.pt2")
+    assert result.model == tmp_path / "model.folded.pt2"
+    assert bnfold.export(tmp_path / "model.pt2", None, tmp_path / "model.onnx").check.passed
+    with pytest.raises(BnfoldError, match=r"choose \.pt2 or \.onnx"):
+        bnfold.fold(tmp_path / "model.pt2", output=tmp_path / "model.safetensors")

@@ -32,6 +32,10 @@ class View(ABC):
     def image(self, axis: int, channels: int) -> Image | None:
         """Where the `channels` channels of x along `axis` are in y; None where they aren't channels of one axis."""
 
+    def inverse(self) -> "View | None":
+        """How x shows the elements of y, where channels of y can be several of x and not the other way round."""
+        return None
+
 
 def whole(axis: int, channels: int) -> Image:
     """Channel c is channel c."""
@@ -106,6 +110,10 @@ class Reshaped(View):
 
     source: Shape
     target: Shape
+
+    def inverse(self) -> View:
+        """The way back: where channels part, as from (N, 8) to (N, 2, 4), each of the 2 is 4 of the 8."""
+        return Reshaped(self.target, self.source)
 
     def image(self, axis: int, channels: int) -> Image | None:
         """Number the elements of the run of axes that holds `axis`, and see along which axis of y the numbers go."""

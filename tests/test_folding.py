@@ -78,6 +78,24 @@ def test_folds_backward(build: Callable[[Builder, str], str], takers: tuple[str,
     assert into(check(behind(build))) == {"bn": takers}
 
 
+def test_folds_back_through_channels_that_part() -> None:
+    """A generator's linear layer, whose features become channels and pixels: each channel is several features."""
+    b = Builder()
+    maps = b.node("reshape", ops.Reshape(), [b.linear("fc", b.input(2, 5), 12)], (2, 3, 2, 2))
+    graph = b.graph(b.conv("next", b.relu("relu", b.batch_norm("bn", maps)), 2))
+    assert into(check(graph)) == {"bn": ("fc",)}
+
+
+def test_features_that_become_one_channel_have_one_frame() -> None:
+    b = Builder()
+    features = b.batch_norm("bn", b.relu("first", b.linear("fc", b.input(2, 5), 12)))
+    maps = b.node("reshape", ops.Reshape(), [features], (2, 3, 2, 2))
+    graph = b.graph(b.conv("next", b.batch_norm("other", maps), 2, 1, pad=0))
+    plan = check(graph)
+    assert into(plan) == {"other": ("bn",)}
+    assert Why.RESHAPE in whys(plan)["bn"]
+
+
 def test_folds_forward_into_an_unpadded_conv() -> None:
     b = Builder()
     graph = b.graph(b.conv("conv", b.batch_norm("bn", b.input(2, 3, 8, 8)), 4, pad=0, bias=False))

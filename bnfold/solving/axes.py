@@ -96,3 +96,7 @@ def _follow(graph: Graph, view: View, source: str, target: str, name: str, axis:
             if image and image.axis == axis:
                 yield source, candidate
                 return
+        back = view.inverse()
+        image = image_of(graph, back, target, axis) if back else None
+        if image:
+            yield source, image.axis

@@ -16,7 +16,7 @@ from bnfold.graph import Graph, Node
 from bnfold.plan import Reason
 from bnfold.relation import Carried, Contracted, Mapped, Multiplied, Pinned, Summed, Tie
 from bnfold.solving.axes import aligned, channels, image_of
-from bnfold.views import Indices
+from bnfold.views import Indices, View
 from bnfold.why import Why
 
 
@@ -188,20 +188,32 @@ class Lowering:
         source, target = tie.source, tie.target
         if source not in self.axes and target not in self.axes:
             return
-        image = image_of(self.graph, tie.view, source, self.axes[source]) if source in self.axes else None
-        if image is None or self.axes.get(target) != image.axis:
-            self.pin([source, target], Reason(node.name, tie.lost))
+        cause = Reason(node.name, tie.lost)
+        pairs = self._pairs(tie.view, source, target)
+        back = tie.view.inverse()
+        if pairs is None and back is not None and (found := self._pairs(back, target, source)):
+            pairs = found[::-1]
+        if pairs is None:
+            self.pin([source, target], cause)
             return
-        x, y = self.unknowns.of(source)[image.source], self.unknowns.of(target)[image.target]
+        x, y = pairs
         if not np.array_equal(x, y):
-            self.equate_scales(y, x)
-            self._row(Kind.SHIFT, [(y, 1.0), (x, -tie.times)], None)
+            several = cause if len(x) > len(np.unique(y)) else None  # channels of x must have one frame
+            self.equate_scales(y, x, several)
+            self._row(Kind.SHIFT, [(y, 1.0), (x, -tie.times)], several)
         if tie.positive:
             self._row(Kind.SIGN, [(x, 1.0)], Reason(node.name, tie.positive))
         if tie.still:
             self._row(Kind.SHIFT, [(x, 1.0)], Reason(node.name, tie.still))
         if tie.uniform and len(x) > 1:
             self.equate(x[1:], np.repeat(x[:1], len(x) - 1), Reason(node.name, tie.uniform))
+
+    def _pairs(self, view: View, source: str, target: str) -> tuple[Indices, Indices] | None:
+        """Give the unknowns of the channels that the view says are the same; None where the axes part."""
+        image = image_of(self.graph, view, source, self.axes[source]) if source in self.axes else None
+        if image is None or self.axes.get(target) != image.axis:
+            return None
+        return self.unknowns.of(source)[image.source], self.unknowns.of(target)[image.target]
 
     def _operands(self, node: Node, names: Sequence[str], target: str) -> dict[str, tuple[Indices, Indices]] | None:
         """Pair the unknowns of each operand with the result's; an operand without channels is pinned and left out."""

@@ -38,6 +38,8 @@ class Trial:
     telling: Sample | None = None  # the sample with the largest error for its size
     typical: Sample | None = None  # the first random sample, or the first one of all
     replay: str = ""
+    samples: int = 0
+    numbers: set[float] = field(default_factory=set)  # of the true outputs, until there are two
     _telling_by: float = -1.0
 
     def open(self) -> None:
@@ -101,8 +103,12 @@ class Trial:
                 self.comparisons[name] = Comparison(name, theirs, str(facts.own[name].dtype), self.row)
         if self.typical is None or (self.typical.kind != "random" and sample.kind == "random"):
             self.typical = sample
+        self.samples += 1
         for name, comparison in self.comparisons.items():
-            sides = facts.truth[name], facts.own[name], outputs[comparison.candidate_name]
+            true = facts.truth[name]
+            if len(self.numbers) < 2 and true.size:
+                self.numbers |= {float(true.min()), float(true.max())}
+            sides = true, facts.own[name], outputs[comparison.candidate_name]
             comparison.add(sample.name, *sides, facts.nudged[name])
             excess = comparison.latest_excess()
             if excess > self._telling_by:
@@ -140,6 +146,9 @@ class Trial:
         if self.repeats_equal is False and self.target.provider.lower() == "cpu":
             verdicts.append(Verdict.UNVERIFIED)
             why.append("the same input gave two different results, so the candidate is not a function of its input")
+        if self.samples > 1 and len(self.numbers) == 1:
+            verdicts.append(Verdict.UNVERIFIED)
+            why.append(f"every output is {next(iter(self.numbers)):g}, whatever the input: that tells no models apart")
         if not verdicts:
             why.append("nothing was compared")
         return Run(

@@ -233,3 +233,16 @@ def test_12_nothing_compared():
     result = checked(empty("Relu"), empty("Neg"))
     assert result.exit_status == 3
     assert "no element" in result.reasons[0]
+
+
+def test_outputs_that_are_one_number_whatever_the_input_verify_nothing():
+    """A network whose last ReLU is dead gives zeros, and so does any other."""
+    nodes = [helper.make_node("Gemm", ["x", "w", "b"], ["h"]), helper.make_node("Relu", ["h"], ["y"])]
+    sides = [("x", TensorProto.FLOAT, ["N", 3])], [("y", TensorProto.FLOAT, ["N", 4])]
+    random = np.random.default_rng(0)
+    first, second = (
+        graph(nodes, *sides, {"w": random.normal(size=(3, 4)).astype("f"), "b": np.full(4, -1e6, "f")}) for _ in "ab"
+    )
+    result = check(first, second)
+    assert result.verdict.value == "unverified"
+    assert "every output is 0" in str(result.runs[0].why)

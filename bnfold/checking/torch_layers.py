@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from bnfold.checking.audit import LinearLayer, Suspect, audit_layers
-from bnfold.checking.frames import Array
 from bnfold.checking.measures import Array
 from bnfold.checking.result import AuditRow
 from bnfold.checking.subject import Feed, Subject
@@ -59,15 +58,20 @@ def _somewhere(truth: Mapping[str, Value], value: Value, suspect: Suspect, *, fr
     """Whether some value of the reference has this channel; framed: up to a scale and a shift of its own."""
     axis = -1 if value.operator in ("MatMul", "Linear") else 1
     mine = np.take(value.array, suspect.row.channel, axis)
+    agrees = _is_affine_of if framed else _is_same
     return any(
-        _is_affine_of(mine, np.take(other.array, suspect.row.channel, axis))
+        agrees(mine, np.take(other.array, suspect.row.channel, axis))
         for other in truth.values()
         if other.array.shape == value.array.shape
     )
 
 
+def _is_same(mine: Array, other: Array) -> bool:
+    return float(np.linalg.norm(other - mine)) <= _SAME * float(np.linalg.norm(mine))
+
+
 def _is_affine_of(mine: Array, other: Array) -> bool:
-    """Whether other = a * mine + d, for the a and d that fit best: a fold along a trunk holds channels in such frames."""
+    """Whether other = a * mine + d, for the a and d that fit best: a fold holds what lies on a trunk in such frames."""
     centred, wanted = mine - mine.mean(), other - other.mean()
     spread = float(np.vdot(centred, centred))
     slope = float(np.vdot(centred, wanted)) / spread if spread > 0 else 0.0

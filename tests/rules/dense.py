@@ -11,6 +11,7 @@ import numpy as np
 
 from bnfold.affine import Affine
 from bnfold.relation import Carried, Contracted, Mapped, Multiplied, Pinned, Site, Summed, Tie
+from bnfold.views import View
 from bnfold.why import Why
 from tests.oracle import Array
 
@@ -100,13 +101,15 @@ class Rows:
                 yield Row(aspect, {(left, c): 1, (right, c): -1}, why)
 
     def _carried(self, tie: Carried) -> Iterator[Row]:
-        axis = self.axes.get(tie.source)
-        image = None if axis is None else tie.view.image(axis, self.channels(tie.source))
-        if image is None or image.axis != self.axes.get(tie.target):
+        pairs = self._pairs(tie.view, tie.source, tie.target)
+        if pairs is None and (back := tie.view.inverse()):
+            turned = self._pairs(back, tie.target, tie.source)
+            pairs = turned and [(s, t) for t, s in turned]
+        if pairs is None:
             yield from self.held(tie.source, tie.lost)
             yield from self.held(tie.target, tie.lost)
             return
-        for s, t in zip(image.source.tolist(), image.target.tolist(), strict=True):
+        for s, t in pairs:
             x, y = (tie.source, s), (tie.target, t)
             yield from _scales(Row(SCALE, {x: 1, y: -1}))
             yield Row(SHIFT, {x: tie.times, y: -1})
@@ -117,6 +120,13 @@ class Rows:
             if tie.uniform and s:
                 yield from _scales(Row(SCALE, {x: 1, (tie.source, 0): -1}, tie.uniform))
                 yield Row(SHIFT, {x: 1, (tie.source, 0): -1}, tie.uniform)
+
+    def _pairs(self, view: View, source: str, target: str) -> list[tuple[int, int]] | None:
+        """Pair the channels that the view says are the same; None where the axes part."""
+        image = view.image(self.axes[source], self.channels(source)) if source in self.axes else None
+        if image is None or image.axis != self.axes.get(target):
+            return None
+        return list(zip(image.source.tolist(), image.target.tolist(), strict=True))
 
     def _summed(self, tie: Summed) -> Iterator[Row]:
         along = [(name, times) for name, times in tie.terms if self._along(name, tie.target)]

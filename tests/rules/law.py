@@ -20,6 +20,7 @@ from bnfold.graph import Constant, Graph, Node, Value
 from bnfold.plan import Plan, ReplaceByClip, SetBounds
 from bnfold.relation import Carried, Contracted, Multiplied, Pinned, Site, Summed
 from bnfold.rules import relation, rewritten
+from bnfold.views import View
 from bnfold.why import Why
 from tests.oracle import Array, run, run_graph
 from tests.rules.dense import Aspect, Axes, Freedom, Row, Rows, freedom
@@ -123,8 +124,7 @@ def axes_of(site: Site, axis: int) -> Axes:
                 axes |= {name: axes.get(name, min(axis, len(site.shape(name)) - 1)) for name in values}
             case Carried(source, target, view):
                 axes[source] = min(axis, len(site.shape(source)) - 1)
-                image = view.image(axes[source], _channels(site, axes, source))
-                axes.setdefault(target, image.axis if image else min(axis, len(site.shape(target)) - 1))
+                axes.setdefault(target, _image_axis(site, view, target, axes[source], _channels(site, axes, source)))
             case Contracted():
                 axes[tie.source] = axis
                 axes[tie.target] = dict(tie.passes).get(axis, tie.target_axis)
@@ -134,6 +134,19 @@ def axes_of(site: Site, axis: int) -> Axes:
             case _:
                 axes |= {tie.source: tie.axis, tie.target: tie.axis}
     return axes
+
+
+def _image_axis(site: Site, view: View, target: str, axis: int, channels: int) -> int:
+    """Where the view puts the axis, or whence it has it; any axis where that is nowhere."""
+    image = view.image(axis, channels)
+    if image is not None:
+        return image.axis
+    shape, back = site.shape(target), view.inverse()
+    for candidate, size in enumerate(shape):
+        found = back.image(candidate, size) if back and isinstance(size, int) else None
+        if found is not None and found.axis == axis:
+            return candidate
+    return min(axis, len(shape) - 1)
 
 
 def seeded(test: Callable[..., None]) -> Callable[..., None]:

@@ -31,6 +31,8 @@ HOLDS = [
     reshape((2, 2, 3, 4), (2, 6, 4), 1, "groups merge, frames by group"),
     reshape((2, 2, 3, 4), (2, 6, 4), 2, "groups merge, frames within a group"),
     reshape((6,), (6,), 0, "no change"),
+    reshape((2, 6, 4), (2, 2, 3, 4), 1, "channels part"),
+    reshape((5, 12), (5, 3, 2, 2), 1, "features become channels and pixels"),
     pytest.param(Case(Expand(), ((3, 1, 1),), ((2, 3, 4, 5),)), 0, ANY, id="expand, channels move from the right"),
     pytest.param(Case(Expand(), ((2, 3, 1),), ((2, 3, 4),)), 1, ANY, id="expand"),
     pytest.param(Case(Expand(), ((1, 1, 2),), ((3, 1, 2),)), 1, ANY, id="expand, one channel"),
@@ -52,7 +54,6 @@ HOLDS = [
 ]
 STOPS = [
     pytest.param(Case(Rearrange(SHUFFLE[:2]), ((2, 6, 4),)), 1, SCALE, Why.RESHAPE, id="channels part in a chain"),
-    pytest.param(Case(Reshape(), ((2, 6, 4),), ((2, 2, 3, 4),)), 1, SCALE, Why.RESHAPE, id="channels part"),
     pytest.param(Case(Reshape(), ((4, 6),), ((6, 4),)), 0, SCALE, Why.RESHAPE, id="a reshape that shears"),
     pytest.param(Case(Reshape(), (("n", 6, "t"),), ((None, 6, 4),)), 1, SHIFT, Why.RESHAPE, id="unknown sizes"),
     pytest.param(Case(Expand(), ((2, 1, 4),), ((2, 3, 4),)), 1, SCALE, Why.BROADCAST, id="expand of the channels"),

@@ -101,7 +101,7 @@ case(
 )
 case(
     SHARED,
-    "weight and bias that are inputs too (overridable)",
+    "weight that is an input too (overridable)",
     IMAGE + "{ c = Conv(x, w) y = BN(c) }",
     W,
     bn(4),
@@ -286,7 +286,7 @@ case(
 )
 case(
     STAYS,
-    "weight from a QuantizeLinear pair, Conv, BN",
+    "weight from a DequantizeLinear, Conv, BN",
     IMAGE + "{ k = DequantizeLinear(w, s, z) c = Conv(x, k) y = BN(c) }",
     {
         "w": (numbers("w", (4, 3, 3, 3)) * 40).astype(np.int8),

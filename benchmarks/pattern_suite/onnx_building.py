@@ -39,6 +39,7 @@ class Case:
         text = _BATCH_NORM.sub(r"BatchNormalization\1(\2, gamma\3, beta\3, mean\3, var\3)", self.text)
         head = text if text.lstrip().startswith("<") else f'<ir_version: 8, opset_import: ["": {self.opset}]>\ng {text}'
         proto = parser.parse_model(head)
+        named(proto.graph)
         for name, given in self.tensors.items():
             array = given if isinstance(given, np.ndarray) else numbers(name, given)
             if self.positive and name.startswith("gamma"):
@@ -57,6 +58,15 @@ class Case:
             item.name: fed(f"{item.name}?", [dim.dim_value or 2 for dim in item.type.tensor_type.shape.dim], item)
             for item in proto.graph.input
         }
+
+
+def named(graph: onnx.GraphProto) -> None:
+    """Give every node a name, as exporters do."""
+    for node in graph.node:
+        node.name = f"{node.op_type}_{node.output[0]}"
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                named(attribute.g)
 
 
 def fed(name: str, shape: list[int], item: onnx.ValueInfoProto) -> Array:

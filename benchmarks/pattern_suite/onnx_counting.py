@@ -36,7 +36,8 @@ class Counter:
             if bodies or node.op_type in _FREE:
                 scaled |= set(node.output) if scaled & set(sides) else set()
                 continue
-            self.operators += 1
+            fused = any(attribute.name == "activation" for attribute in node.attribute)  # ONNX Runtime's FusedConv
+            self.operators += 1 + fused
             self._affine(node, sides, scaled, products)
 
     def _affine(self, node: onnx.NodeProto, sides: list[str], scaled: set[str], products: set[str]) -> None:

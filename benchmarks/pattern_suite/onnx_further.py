@@ -338,9 +338,9 @@ case(
 )
 case(
     FORWARD,
-    "Conv, DequantizeLinear: Mul of what is dequantised",
+    "DequantizeLinear, Mul",
     "(uint8[N,4,5,5] x) => (float[N,4,5,5] y){ d = DequantizeLinear(x, k, z) y = Mul(d, s) }",
     {"k": np.array(0.1, np.float32), "z": np.array(3, np.uint8), "s": COLUMN},
-    note="into the scale of DequantizeLinear, by channel",
+    note="into its scale, by channel",
     opset=17,
 )

@@ -1,11 +1,13 @@
 """docs/patterns.md from the results."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
+from pattern_suite.names import ONNX_TOOLS, TORCH_TOOLS
+
 Json = dict[str, Any]
-SIDES = {"torch": "PyTorch", "onnx": "ONNX"}
+SIDES = {"torch": ("PyTorch", TORCH_TOOLS), "onnx": ("ONNX", ONNX_TOOLS)}
 OURS = "bnfold"
 BAD = {"wrong": "**wrong**", "invalid": "**invalid**", "interface": "**in/out**", "error": "error", "crash": "crash"}
 HEAD = """# What is folded, pattern by pattern
@@ -13,13 +15,14 @@ HEAD = """# What is folded, pattern by pattern
 Written by `python benchmarks/patterns.py` from `benchmarks/results/patterns.json`; don't edit it.
 
 Every pattern is a small model with random numbers: no two channels alike, gammas of both signs unless the pattern says
-otherwise. Every tool gets a fresh copy, in a process of its own. Its result is run on inputs of both signs and compared
-with the original in float64; ONNX results are run in ONNX Runtime without optimisation. A result is right when its
-error is at most 10 times the original's own rounding error, or 1e-5 of the output's size (1e-2 in float16).
+otherwise. Every tool gets a fresh copy, in a process of its own. Its result is run on inputs of both signs (PyTorch: and
+on their opposites) and compared with the original in float64; ONNX results are run in ONNX Runtime without optimisation. A result is right when its
+error is at most 10 times the original's own rounding error, or 1e-5 of the output's size (1e-2 in float16, 4e-2 in
+bfloat16).
 
 | cell | means |
 |---|---|
-| ✓ | right, and no right result can hold fewer affines (where a fold would be wrong: left alone) |
+| ✓ | right, and as few affines as any right result can hold (where a fold would be wrong: left alone) |
 | 1, 2, ... | right; so many affines are left that could go |
 | refused | told in words why nothing was folded; no result was given |
 | error, crash | an exception, or the process died or ran too long; no result was given |
@@ -48,14 +51,14 @@ NOTES = """## How far this can be trusted
 def written(results: Json) -> str:
     """Give the page."""
     parts = [HEAD]
-    for side, title in SIDES.items():
+    for side, (title, tools) in SIDES.items():
         if side in results:
-            parts += [f"## {title}\n", *_side(results[side])]
+            parts += [f"## {title}\n", *_side(results[side], tools)]
     return "\n".join([*parts, NOTES])
 
 
-def _side(found: Json) -> Iterator[str]:
-    tools = [tool for tool in found["results"] if found["results"][tool]]
+def _side(found: Json, names: Sequence[str]) -> Iterator[str]:
+    tools = [tool for tool in names if found["results"].get(tool)]
     versions = ", ".join(f"{tool} {found['versions'][tool]}" for tool in tools)
     absent = [tool for tool, version in found["versions"].items() if version is None]
     yield f"{len(found['patterns'])} patterns. {versions}." + (

@@ -14,7 +14,7 @@ from typing import Any
 from pattern_suite.names import ONNX_TOOLS, TORCH_TOOLS
 
 ROOT = Path(__file__).parents[2]
-START = 40.0  # seconds that a tool may take to be imported
+START = 20.0  # seconds that a tool may take to be imported
 Json = dict[str, Any]
 
 

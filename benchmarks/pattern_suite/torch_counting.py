@@ -7,11 +7,12 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-_FREE = frozenset(
-    "view _unsafe_view view_as reshape _reshape_alias flatten t transpose permute squeeze unsqueeze expand expand_as "
-    "repeat slice select split split_with_sizes chunk unfold as_strided alias detach identity clone copy_ to _to_copy "
-    "contiguous lift_fresh lift_fresh_copy empty_like dropout native_dropout".split()
-)
+_FREE = {
+    "view", "_unsafe_view", "view_as", "reshape", "_reshape_alias", "flatten", "t", "transpose", "permute", "squeeze",
+    "unsqueeze", "expand", "expand_as", "repeat", "slice", "select", "split", "split_with_sizes", "chunk", "unfold",
+    "as_strided", "alias", "detach", "identity", "clone", "copy_", "to", "_to_copy", "contiguous", "lift_fresh",
+    "lift_fresh_copy", "empty_like", "dropout", "native_dropout",
+}  # fmt: skip
 _ELEMENTWISE = {"add", "sub", "mul", "div", "rsub", "addcmul", "neg"}
 
 

@@ -20,9 +20,10 @@ FLOOR = {torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 4e-2, torch.f
 
 
 def outputs(run: Any, inputs: tuple[Tensor, ...]) -> list[Tensor]:
-    """Give the outputs, in float64."""
+    """Give the outputs for the inputs and for their opposites, in float64."""
     with torch.no_grad():
-        return [leaf.double() for leaf in tree_leaves(run(*inputs)) if isinstance(leaf, Tensor)]
+        results = [run(*inputs), run(*(-tensor for tensor in inputs))]
+        return [leaf.double() for leaf in tree_leaves(results) if isinstance(leaf, Tensor)]
 
 
 def error(got: list[Tensor], truth: list[Tensor]) -> float:

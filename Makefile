@@ -31,6 +31,7 @@ test-all: lint types
 fuzz: $(STAMP)
 	$(BIN)/python -m tests.fuzz
 	$(BIN)/python -m tests.adapters.fuzz_onnx 300
+	$(BIN)/python -m tests.adapters.fuzz_torch 300
 
 clean:
 	rm -rf $(VENV) build dist demo .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
+from bnfold.adapters.torch_capture import quietly
 from bnfold.adapters.torch_pickle import refuse_unexplained_memory
 from bnfold.errors import BnfoldError, UnsafeError
 from bnfold.formats import inspect_archive
@@ -62,7 +63,8 @@ def read_program(
 
 def _loaded(file: Path, path: Path) -> ExportedProgram:
     try:
-        return torch.export.load(file)
+        with quietly():
+            return torch.export.load(file)
     except Exception as error:
         line = (str(error).splitlines() or [""])[0][:200]
         raise BnfoldError(f"{path}: can't be loaded as an ExportedProgram ({type(error).__name__}: {line})") from error

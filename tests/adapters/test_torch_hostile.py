@@ -11,7 +11,7 @@ from torch import nn
 from bnfold.adapters.torch_load import load_module
 from bnfold.errors import BnfoldError, UnsafeError
 from bnfold.formats import inspect_archive
-from tests.adapters import hostile_torch
+from tests.adapters import hostile_torch, torch_target
 
 MARK = "ran"
 CASES = [pytest.param(content, statuses, id=name) for name, content, statuses in hostile_torch.corpus(MARK)]
@@ -80,3 +80,9 @@ def test_the_limit_can_be_chosen(tmp_path):
     with pytest.raises(UnsafeError, match="--max-bytes"):
         inspect_archive(tmp_path / "model.pt", max_bytes=1000)
     inspect_archive(tmp_path / "model.pt", max_bytes=100_000)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_mutated_files_end_in_a_module_or_in_one_line(seed):
+    for data in torch_target.mutations(50, seed):
+        torch_target.one(data)

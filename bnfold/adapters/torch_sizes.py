@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Iterator
 
-import torch
 from torch import nn
 
 from bnfold.adapters.torch_capture import Arguments, CaptureError, other_batches, other_sizes
 from bnfold.adapters.torch_form import difference, form
 from bnfold.adapters.torch_reading import Reading
-from bnfold.adapters.torch_trace import Step, recorded, same_path, trace, unchanged
+from bnfold.adapters.torch_trace import Step, same_path, trace
+from bnfold.adapters.torch_truth import recorded_outputs
 
 ReadAt = Callable[[Arguments], Reading]
 
@@ -61,8 +61,7 @@ def _trace_as_run(module: nn.Module, given: Arguments) -> tuple[Step, ...] | Non
     if steps is None:
         return None
     try:
-        with torch.no_grad(), unchanged(module):
-            real, _ = recorded(module, given)
+        real, _ = recorded_outputs(module, given)
     except Exception as error:
         line = (str(error).splitlines() or [""])[0][:200]
         name = type(module).__name__

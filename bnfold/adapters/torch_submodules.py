@@ -12,6 +12,7 @@ from bnfold.adapters.torch_capture import Arguments, CaptureError
 from bnfold.adapters.torch_edits import ModuleEdits
 from bnfold.adapters.torch_sizes import shapes
 from bnfold.adapters.torch_trace import unchanged
+from bnfold.adapters.torch_truth import fresh
 from bnfold.affine import Affine
 from bnfold.errors import BnfoldError
 from bnfold.graph import Constant, Graph, Node, Value
@@ -97,6 +98,7 @@ def _calls(module: nn.Module, given: Arguments) -> dict[int, Arguments]:
     handle = register_module_forward_pre_hook(note)
     try:
         with torch.no_grad(), unchanged(module):
+            given = fresh(given)
             module(*given.args, **given.kwargs)
     except Exception as error:
         first = (str(error).splitlines() or [""])[0][:200]

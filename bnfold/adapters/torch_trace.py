@@ -168,16 +168,27 @@ def _name(func: Any) -> str:
 
 @contextlib.contextmanager
 def unchanged(module: nn.Module) -> Iterator[None]:
-    """Put back every attribute that running the module sets: caches would keep tensors without numbers."""
+    """Put back every attribute that running the module sets, and the numbers of every buffer that it writes to."""
     holders = _holders(module)
     before = [dict(holder) for holder in holders]
+    tensors = {id(item): item for holder in holders for item in holder.values() if _is_plain(item)}
+    numbers = [(item, item._version, item.detach().clone()) for item in tensors.values()]
     try:
         yield
     finally:
+        for item, version, old in numbers:
+            if item._version != version:
+                with torch.no_grad():
+                    item.copy_(old)
         for holder, old in zip(holders, before, strict=True):
             if holder.keys() != old.keys() or any(holder[name] is not item for name, item in old.items()):
                 holder.clear()
                 holder.update(old)
+
+
+def _is_plain(item: Any) -> bool:
+    """Whether it is a tensor that a forward might count or average in; parameters are for optimisers."""
+    return isinstance(item, Tensor) and not isinstance(item, nn.Parameter) and not item.is_inference()
 
 
 Line: TypeAlias = tuple[str, ...]

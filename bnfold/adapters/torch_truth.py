@@ -48,7 +48,7 @@ def _wide(item: Any) -> Any:
 
 def outputs(module: nn.Module, given: Arguments, *, wide: bool = False) -> list[Tensor]:
     """Run without gradients and give every tensor of what comes out; wide: in float64."""
-    given = _fresh(given)
+    given = fresh(given)
     with torch.no_grad(), unchanged(module):
         if not wide:
             return _tensors(module(*given.args, **given.kwargs))
@@ -60,7 +60,7 @@ def outputs(module: nn.Module, given: Arguments, *, wide: bool = False) -> list[
 def recorded_outputs(module: nn.Module, given: Arguments) -> tuple[tuple[Step, ...], list[Tensor]]:
     """Give the steps that the forward took as well."""
     with torch.no_grad(), unchanged(module):
-        steps, result = recorded(module, _fresh(given))
+        steps, result = recorded(module, fresh(given))
         return steps, _tensors(result)
 
 
@@ -68,7 +68,7 @@ def _tensors(result: Any) -> list[Tensor]:
     return [item.detach() for item in pytree.tree_leaves(result) if isinstance(item, Tensor)]
 
 
-def _fresh(given: Arguments) -> Arguments:
+def fresh(given: Arguments) -> Arguments:
     """Copy the inputs: a forward may write to them."""
     return Arguments(*pytree.tree_map(_copied, (given.args, dict(given.kwargs))))
 

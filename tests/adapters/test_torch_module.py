@@ -438,6 +438,32 @@ def test_containers_and_keywords():
     require_fold(module, (pair,), 2, (Why.CODE,), kwargs={"more": {"a": image((2, 1))}, "twice": True})
 
 
+class Counting(nn.Module):
+    """Writes to a buffer, to an attribute and to its input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = conv_bn()
+        self.register_buffer("calls", torch.zeros(()))
+        self.last: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        x *= 2
+        self.last = self.body(x)
+        return self.last
+
+
+def test_nothing_of_the_runs_stays_behind():
+    module, x = randomised(Counting()), image()
+    result = fold_module(module, x)
+    assert len(result.plan.folded) == 1
+    assert module.calls == result.model.calls == 0
+    assert module.last is None
+    assert result.model.last is None
+    assert torch.equal(x, image())
+
+
 class NoInput(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -15,15 +15,15 @@ HEAD = """# What is folded, pattern by pattern
 Written by `python benchmarks/patterns.py` from `benchmarks/results/patterns.json`; don't edit it.
 
 Every pattern is a small model with random numbers: no two channels alike, gammas of both signs unless the pattern says
-otherwise. Every tool gets a fresh copy, in a process of its own. Its result is run on inputs of both signs (PyTorch: and
-on their opposites) and compared with the original in float64; ONNX results are run in ONNX Runtime without optimisation. A result is right when its
-error is at most 10 times the original's own rounding error, or 1e-5 of the output's size (1e-2 in float16, 4e-2 in
-bfloat16).
+otherwise. Every tool gets a fresh copy, in a process of its own. Its result is run on inputs of both signs (PyTorch:
+and on their opposites) and compared with the original in float64; ONNX results are run in ONNX Runtime without
+optimisation. A result is right when its error is at most 10 times the original's own rounding error, or 1e-5 of the
+output's size (1e-2 in float16, 4e-2 in bfloat16).
 
 | cell | means |
 |---|---|
 | ✓ | right, and as few affines as any right result can hold (where a fold would be wrong: left alone) |
-| 1, 2, ... | right; so many affines are left that could go |
+| 1, 2, ... | right, with so many affines left, which is more than must be |
 | refused | told in words why nothing was folded; no result was given |
 | error, crash | an exception, or the process died or ran too long; no result was given |
 | **wrong** | other numbers, without a message |
@@ -31,8 +31,8 @@ bfloat16).
 | **in/out** | inputs or outputs are others than before |
 
 An affine is a BatchNorm, or arithmetic with a constant of more than one number (a chain of it counts once). What counts
-is what the result computes from its inputs, whatever form it has. "before" is the number of affines and operators of the
-model as it comes, "least" the number of affines that must stay.
+is what the result computes from its inputs, whatever form it has. "before" is the number of affines and operators of
+the model as it comes, "least" the number of affines that must stay.
 """
 NOTES = """## How far this can be trusted
 
@@ -43,8 +43,11 @@ NOTES = """## How far this can be trusted
 - bnfold gives three results for PyTorch: the user's own module, in whose forward code can't be changed; the same at
   level max; and an exported program, in which all can.
 - Inductor's graph is taken behind freezing and run operator by operator, without its code generator; its changes of
-  layout count as operators. Tools that fold as a part of quantisation (pt2e, AIMET, brevitas) do no more than that here.
+  layout count as operators. Tools that fold as a part of quantisation (pt2e, AIMET, brevitas) are asked for no more
+  than their folding. ONNX Runtime's extended level joins activations with convolutions; such a kernel counts as two.
+- jit freeze folds what one trace shows: a branch on the data is gone from its result.
 - A tool with an error may well fold the same layers in a model that it can trace.
+- What each tool was asked for stands in `benchmarks/pattern_suite/torch_tools.py` and `onnx_tools.py`.
 """
 
 

@@ -26,7 +26,8 @@ class Request:
     how a PyTorch file is opened (`bnfold.adapters.torch_load.load_module`); to: the kind of its result. bake: make
     plain weights of parametrizations first.
     freeze_inputs: ONNX initializers that are inputs too are constants. external_data: auto, never or always (ONNX).
-    dry_run: write nothing. verify: run an ONNX result against the original (a PyTorch one is run in any case).
+    dry_run: write nothing. verify: run an ONNX result against the original (a PyTorch one, and one of a plan file, is
+    run in any case).
     merge: let parallel linear branches become one convolution, where the format allows (.onnx, .pt2).
     """
 
@@ -113,7 +114,7 @@ def _fold_onnx(request: Request) -> FoldResult:
     )
     if request.dry_run:
         return write(target, dry_run=True)
-    if not request.verify:
+    if not request.verify and plan is None:  # what a file tells may lack an edit: no changed weight shows that
         return _with_note(write(target), AUDITED)
     with tempfile.TemporaryDirectory(prefix="bnfold-") as folder:
         _verify(request.source, write(Path(folder) / "folded.onnx").model)

@@ -162,7 +162,8 @@ class _Problem:
             for left, right in zip(_variables(self.graph, first), _variables(self.graph, other), strict=False):
                 if left == right:
                     continue
-                if axes.get(left) == axes.get(right) is not None:
+                alike = axes.get(left) == axes.get(right) is not None
+                if alike and len(unknowns.of(left)) == len(unknowns.of(right)):
                     self.lowering.equate(unknowns.of(left), unknowns.of(right), cause)
                 else:
                     self.lowering.pin([left, right], cause)

@@ -10,6 +10,7 @@ from bnfold.adapters.torch_reading import Reading
 from bnfold.adapters.torch_trace import Step, same_path, trace
 from bnfold.adapters.torch_truth import recorded_outputs
 
+FAR = 65  # a batch beyond what forwards look for ("at least 8", "more than 64"); it is followed and never run
 ReadAt = Callable[[Arguments], Reading]
 
 
@@ -37,6 +38,10 @@ def same_at_other_sizes(
             sizes.append(other)
         else:
             refused.append(shapes(other))
+    far = given.resized(None, FAR) if own is not None and given.batch is not None else given
+    steps = trace(module, far) if far is not given else None
+    if own is not None and steps is not None and not same_path(own, steps):
+        _same_graph(module, reading or read_at(given), far, read_at, "batch")
     notes = [f"checked with inputs of shape {'; '.join(map(shapes, sizes))}"]
     if refused:
         notes.append(f"not checked with {'; '.join(refused)}: the module doesn't take them")

@@ -31,7 +31,13 @@ def _line(command: str, case: Case) -> str:
     message = case.message or str(case.verdict)
     if case.rule is Rule.OUTPUT and case.layer:
         message += "\n" + case.detail.partition("\n")[0]
-    return f"::{command} title={_property(title)}::{_data(message)}"
+    return command_line(command, title, message)
+
+
+def command_line(command: str, title: str, message: str, **properties: str) -> str:
+    """Give a workflow command: `::error title=...,file=...::message`."""
+    listed = ",".join(f"{name}={_property(value)}" for name, value in {"title": title, **properties}.items())
+    return f"::{command} {listed}::{_data(message)}"
 
 
 def _data(text: str) -> str:

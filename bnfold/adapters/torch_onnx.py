@@ -246,7 +246,11 @@ def _write(proto: onnx.ModelProto, path: Path, verified: Callable[[Path], Any] |
         return _write_external(proto, path, verified)
     with replacing(path) as temporary:
         temporary.write_bytes(proto.SerializeToString())
-        onnx.checker.check_model(str(temporary), full_check=True)
+        try:
+            onnx.checker.check_model(str(temporary), full_check=True)
+        except Exception as error:
+            line = " ".join(str(error).split())[:200]
+            raise BnfoldError(f"torch.onnx.export failed: it made a model that is not valid ({line})") from error
         return None if verified is None else verified(temporary)
 
 

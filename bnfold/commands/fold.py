@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 if TYPE_CHECKING:
     from bnfold.folding_files import Request
@@ -14,13 +15,27 @@ if TYPE_CHECKING:
 _FILE = click.Path(path_type=Path)
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 _Option = Callable[[Any], Any]
+
+
+def _as_set(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
+    """Take what the project's pyproject.toml sets, where the command line says nothing and gives no plan."""
+    from bnfold import settings
+
+    name = param.name or ""
+    if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT or ctx.params.get("plan") is not None:
+        return value
+    return getattr(settings.load(), name)
+
+
 _SELECTION: tuple[_Option, ...] = (
     click.option("--level", type=click.Choice(["default", "max"]), default="default", show_default=True,
+                 callback=_as_set,
                  help="default never makes a model slower; max removes all that can be removed exactly."),
-    click.option("--only", multiple=True, metavar="PATTERN", help="Fold these affines alone (a shell pattern)."),
+    click.option("--only", multiple=True, metavar="PATTERN", callback=_as_set,
+                 help="Fold these affines alone (a shell pattern)."),
     click.option("--merge/--no-merge", default=True, show_default=True,
                  help="Let parallel linear branches become one convolution (.onnx and .pt2 results)."),
-    click.option("--skip", multiple=True, metavar="PATTERN", help="Leave these affines."),
+    click.option("--skip", multiple=True, metavar="PATTERN", callback=_as_set, help="Leave these affines."),
 )  # fmt: skip
 _OPENING: tuple[_Option, ...] = (
     click.option("--arch", help="What builds the network of a state_dict: a name of bnfold.models, "

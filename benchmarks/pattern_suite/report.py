@@ -41,7 +41,8 @@ NOTES = """## How far this can be trusted
   nearly every tool folds them.
 - "least" is stated by hand. Where a result held fewer affines, the pattern was corrected.
 - bnfold gives three results for PyTorch: the user's own module, in whose forward code can't be changed; the same at
-  level max; and an exported program, in which all can.
+  level max; and an exported program, in which all can. It is run as it comes: with `--bake`, the convolutions with
+  weight_norm, spectral_norm or pruning fold in the module as well.
 - Inductor's graph is taken behind freezing and run operator by operator, without its code generator; its changes of
   layout count as operators. Tools that fold as a part of quantisation (pt2e, AIMET, brevitas) are asked for no more
   than their folding. ONNX Runtime's extended level joins activations with convolutions; such a kernel counts as two.

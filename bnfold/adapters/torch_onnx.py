@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 from bnfold import __version__
 from bnfold.adapters.onnx_file import merged_proto
 from bnfold.adapters.torch_capture import Arguments, CaptureError, arguments, quietly
+from bnfold.adapters.torch_half import half_model, half_proto
 from bnfold.adapters.torch_module import read_at, require_ready
 from bnfold.adapters.torch_onnx_clean import cleaned, with_names, with_properties
 from bnfold.adapters.torch_program import fold_program, functionalised
@@ -52,6 +53,7 @@ def export(
     output_names: Sequence[str] | None = None,
     merge: bool = True,
     simplify: bool = False,
+    half: bool = False,
     verify: bool = True,
     providers: str | Sequence[str] = ("cpu",),
     properties: Mapping[str, str] | None = None,
@@ -63,8 +65,9 @@ def export(
     plan_file: the same from a file that `bnfold fold --save-plan` wrote for a .pt2 or .onnx result.
     opset: of the ONNX operators (default: the exporter's). dynamic: names of axes whose length may change, for every
     input that has the axis (default {0: "batch"}; {} for none). input_names, output_names: in order. merge: let
-    parallel linear branches become one convolution, after the fold. simplify: run onnxsim on the result. verify: run
-    the file against the model before it takes its name, on `providers`.
+    parallel linear branches become one convolution, after the fold. simplify: run onnxsim on the result. half: convert
+    it to float16, and hold it to the model in float16. verify: run the file against the model before it takes its
+    name, on `providers`.
     properties: more metadata for the file.
     Raises BnfoldError where the model can't be captured or written, DifferentError or UnverifiedError where the file
     is not shown to be the same function; an old file at `path` then stays.
@@ -73,7 +76,9 @@ def export(
     program, notes = captured(model, given, dynamic)
     if plan_file is not None:
         plan = read_plan(plan_file, fold_program(program, plan=Plan((), ()), verify=False).graph)
-    result = fold_program(program, level=level, only=only, skip=skip, plan=plan, verify=False) if fold else None
+    result = (
+        fold_program(program, level=level, only=only, skip=skip, plan=plan, merge=False, verify=False) if fold else None
+    )
     proto = _to_onnx(program if result is None else result.model, opset, input_names, output_names)
     with_names(proto, _symbols(program, BATCH if dynamic is None else dynamic))
     with_properties(proto, {**_provenance(result), **(properties or {})})
@@ -84,6 +89,9 @@ def export(
         proto = _simplified(proto)
     if not fold:
         _require_batch_norms(program, proto)
+    if half:
+        model, given = half_model(model, given)
+        proto = with_properties(half_proto(proto), {item.key: item.value for item in proto.metadata_props})
     check = _write(proto, Path(path), _verifier(model, given, providers, Path(path).name) if verify else None)
     return ExportResult(Path(path), result and replace(result, notes=notes), check, notes)
 

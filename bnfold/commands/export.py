@@ -26,6 +26,7 @@ _FILE = click.Path(path_type=Path)
 @click.option("--input-names", metavar="NAME,...", help="Names of the ONNX inputs, in order.")
 @click.option("--output-names", metavar="NAME,...", help="Names of the ONNX outputs, in order.")
 @click.option("--simplify", is_flag=True, help="Run onnxsim on the result.")
+@click.option("--half", is_flag=True, help="Convert to float16, inputs and outputs too.")
 @click.option("--no-verify", is_flag=True, help="Don't run the file against the PyTorch model.")
 @click.option("--providers", default="cpu", show_default=True, help="Where the file is run for that, as in `check`.")
 @click.option("--input", "inputs", multiple=True, metavar="[NAME=]SHAPE[:DTYPE]",
@@ -86,6 +87,7 @@ def _export(model: Path, target: Path, options: dict[str, Any]) -> "ExportResult
         output_names=_names(options["output_names"]),
         merge=options["merge"],
         simplify=options["simplify"],
+        half=options["half"],
         verify=not options["no_verify"],
         providers=options["providers"],
         properties={"bnfold.source_sha256": _sha256(model)},

@@ -115,9 +115,11 @@ class _Auditor:
         live, a_y = np.where(dead, 0.0, 1.0), np.where(dead, 1.0, a_y)
         wanted = weight * a_x[linear.of_input] * live[linear.of_output] / a_y[linear.of_output]
         yield self._row(node, linear.operand, "weight", wanted, np.abs(wanted))
-        terms = linear.alpha * weight * d_x[linear.of_input] * live[linear.of_output]
         place = (-1, *(1,) * linear.behind)
-        total, largest = (summed(terms, linear).reshape(place) for summed in (_sums, _maxima))
+        total = largest = np.zeros(linear.outputs).reshape(place)
+        if d_x.any():
+            terms = linear.alpha * weight * d_x[linear.of_input] * live[linear.of_output]
+            total, largest = (summed(terms, linear).reshape(place) for summed in (_sums, _maxima))
         old, scale = self._old_bias(node, linear) * live.reshape(place), a_y.reshape(place)
         constant, size = self._constant_behind(node) if dead.any() else (-d_y, np.abs(d_y))
         shift = np.where(dead, -constant, d_y).reshape(place)

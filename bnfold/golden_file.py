@@ -55,7 +55,7 @@ def save(golden: Golden, path: str | os.PathLike[str]) -> None:
 def load(path: str | os.PathLike[str]) -> Golden:
     """Read what `save` wrote. Raises BnfoldError where the file is missing, damaged, or of another version."""
     try:
-        with np.load(path, allow_pickle=False) as loaded:
+        with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as loaded:
             arrays = {name: loaded[name] for name in loaded.files}
         meta = json.loads(str(arrays.pop(_META)))
         schema = meta["schema"]

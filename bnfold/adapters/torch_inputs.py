@@ -71,7 +71,7 @@ def _dtype(name: str, text: str) -> torch.dtype:
 
 def _from_npz(path: Path) -> dict[str, Tensor]:
     try:
-        with np.load(path, allow_pickle=False) as content:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
             return {name: torch.from_numpy(content[name]) for name in content.files}
     except FileNotFoundError:
         raise BnfoldError(f"{path}: no such file") from None

@@ -40,7 +40,7 @@ def save_replay(
 def load_replay(path: str | Path) -> Replay:
     """Read what `save_replay` wrote. `BnfoldError` for another file."""
     try:
-        with np.load(path, allow_pickle=False) as loaded:
+        with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as loaded:
             arrays = {name: loaded[name] for name in loaded.files}
         arguments = json.loads(str(arrays.pop(META)))
     except FileNotFoundError:

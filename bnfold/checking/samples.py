@@ -58,12 +58,10 @@ def _files(path: Path) -> Iterator[tuple[str, Mapping[str, Array] | tuple[Array,
     if not path.is_file():
         raise BnfoldError(f"{path}: no such file")
     try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            yield path.stem, (loaded,)
-            return
-        with loaded:
-            yield path.stem, {name: loaded[name] for name in loaded.files}
+        with path.open("rb") as stream:  # numpy leaves a damaged file open that it opened itself
+            loaded = np.load(stream, allow_pickle=False)
+            named = None if isinstance(loaded, np.ndarray) else {name: loaded[name] for name in loaded.files}
+        yield path.stem, (loaded,) if named is None else named
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise BnfoldError(f"{path}: can't be read as arrays: {str(error).splitlines()[0]}") from error
 

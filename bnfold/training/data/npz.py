@@ -41,7 +41,7 @@ def _load(path: Path, name: str) -> dict[str, NDArray[Any]]:
         with zipfile.ZipFile(path) as archive:
             if sum(entry.file_size for entry in archive.infolist()) > _LARGEST:
                 raise UnsafeError(f"{name}: unpacks to more than {_LARGEST} bytes; check it")
-        with np.load(path, allow_pickle=False) as content:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
             missing = [key for key in _NAMES if key not in content]
             if missing:
                 raise BnfoldError(

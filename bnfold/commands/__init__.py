@@ -2,10 +2,13 @@
 
 import difflib
 import importlib
+import os
 import sys
 import traceback
+from collections.abc import Sequence
 
 import click
+from click.shell_completion import shell_complete
 
 from bnfold import __version__
 from bnfold.errors import BnfoldError
@@ -22,6 +25,8 @@ COMMANDS = {
     "lint": "Fail on models that still hold foldable BatchNorm.",
 }
 INTERRUPTED = 130
+NOBODY_READS = 141  # as a shell says of SIGPIPE
+_COMPLETION = "_BNFOLD_COMPLETE"  # eval "$(_BNFOLD_COMPLETE=bash_source bnfold)"
 
 
 class LazyGroup(click.Group):
@@ -68,10 +73,22 @@ def group() -> None:
     """
 
 
+def run(arguments: Sequence[str]) -> object:
+    """Run one command and give its status; unlike click's own `main`, leave every exception to the caller."""
+    if _COMPLETION in os.environ:
+        return shell_complete(group, {}, "bnfold", _COMPLETION, os.environ[_COMPLETION])
+    try:
+        with group.make_context("bnfold", list(arguments)) as ctx:
+            return group.invoke(ctx)
+    except click.exceptions.Exit as end:  # --help and --version
+        return end.exit_code
+
+
 def main() -> None:
     """Run the command line and end the process with its exit status."""
     try:
-        status = group.main(prog_name="bnfold", standalone_mode=False)
+        status = run(sys.argv[1:])
+        sys.stdout.flush()
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
@@ -81,6 +98,9 @@ def main() -> None:
     except (click.Abort, KeyboardInterrupt):
         click.echo("bnfold: interrupted", err=True)
         sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # where the interpreter's last flush goes
+        sys.exit(NOBODY_READS)
     except Exception:  # noqa: BLE001 - Python's own status for a traceback is 1, which says "different" here
         traceback.print_exc()
         click.echo("bnfold: an internal error; please report it with what stands above", err=True)

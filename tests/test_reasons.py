@@ -41,8 +41,8 @@ def test_explain() -> None:
     assert explain("kink") == page(Why.KINK)
     assert explain("GAMMA_ZERO") == page(Why.GAMMA_ZERO)
     assert [line.split()[0] for line in explain().strip().split("\n")] == [why.code for why in Why]
-    assert json.loads(explain("kink", "--json"))[0]["sentence"] == Why.KINK.sentence
-    assert len(json.loads(explain("--json"))) == len(Why)
+    assert json.loads(explain("kink", "--json"))["reasons"][0]["sentence"] == Why.KINK.sentence
+    assert len(json.loads(explain("--json"))["reasons"]) == len(Why)
 
 
 def test_a_misspelt_code_gets_the_nearest() -> None:

@@ -23,10 +23,11 @@ def command(first: Path, second: Path, as_json: bool) -> int:
 
     differences = diff(first, second)
     if as_json:
-        import json
         from dataclasses import asdict
 
-        click.echo(json.dumps([asdict(item) for item in differences], indent=1))
+        from bnfold.report.document import document
+
+        click.echo(document("diff", differences=[asdict(item) for item in differences]))
     else:
         for item in differences:
             click.echo(str(item))

@@ -1,9 +1,10 @@
 """`bnfold doctor`: what this installation can check on, and why not on more."""
 
-import json
 from dataclasses import asdict
 
 import click
+
+from bnfold.report.document import document
 
 
 @click.command()
@@ -14,7 +15,7 @@ def command(as_json: bool) -> int:
 
     diagnosis = diagnose()
     if as_json:
-        click.echo(json.dumps([asdict(finding) for finding in diagnosis.findings], indent=2))
+        click.echo(document("doctor", findings=[asdict(finding) for finding in diagnosis.findings]))
         return diagnosis.exit_status
     for finding in diagnosis.findings:
         click.echo(f"{finding.level:8} {finding.what}" + (f"\n{'':8} -> {finding.advice}" if finding.advice else ""))

@@ -1,11 +1,11 @@
 """`bnfold explain`: what a reason code means."""
 
 import difflib
-import json
 
 import click
 
 from bnfold.errors import BnfoldError
+from bnfold.report.document import document
 from bnfold.why import Why
 
 
@@ -45,4 +45,4 @@ def _json(whys: "list[Why]") -> str:
         }
         for why in whys
     ]
-    return json.dumps(found, indent=1)
+    return document("explain", reasons=found)

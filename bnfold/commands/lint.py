@@ -66,9 +66,7 @@ def _annotation(finding: "Finding") -> str:
 
 
 def _json(files: Sequence[Path], findings: Sequence["Finding"]) -> str:
-    import json
+    from bnfold.report.document import document
 
     rows = [{"path": str(x.path), "rule": x.rule, "message": x.message, "affines": list(x.affines)} for x in findings]
-    return json.dumps(
-        {"format": "bnfold.lint", "version": 1, "files": [str(file) for file in files], "findings": rows}, indent=1
-    )
+    return document("lint", files=[str(file) for file in files], findings=rows)

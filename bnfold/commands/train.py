@@ -2,7 +2,7 @@
 
 import difflib
 import sys
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,18 +63,21 @@ def _epilog() -> str:
 @click.option("--threads", type=int, default=_DEFAULTS["threads"], show_default=True, help="CPU threads.")
 @click.option("--resume", is_flag=True, help="Continue the run that wrote the output, with its settings.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress bar and no summary.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON (docs/json.md), and no progress bar.")
 @click.pass_context
-def command(ctx: click.Context, /, output: Path, resume: bool, quiet: bool, **settings: Any) -> None:
+def command(ctx: click.Context, /, output: Path, resume: bool, quiet: bool, as_json: bool, **settings: Any) -> None:
     """Train ARCH, a network with BatchNorm, and write the checkpoint that the other commands read."""
     from bnfold.training.runs import TrainingInterrupted
 
     try:
-        progress = _progress(quiet)
+        progress = _progress(quiet or as_json)
         result = _resume(ctx, output, progress) if resume else _train(output, progress, settings)
     except TrainingInterrupted as error:
         click.echo(f"bnfold: {error}", err=True)
         ctx.exit(INTERRUPTED)
-    if not quiet:
+    if as_json:
+        click.echo(_json(result))
+    elif not quiet:
         click.echo(_summary(result))
 
 
@@ -126,3 +129,18 @@ def _summary(result: "TrainResult") -> str:
         beside = ", ".join(path.name for path in (outputs.last, outputs.resume, outputs.log, outputs.curves))
         lines.append(f"wrote {outputs.best}, and beside it {beside}")
     return "\n".join(lines)
+
+
+def _json(result: "TrainResult") -> str:
+    from bnfold.report.document import document
+
+    task = ARCHITECTURES[result.settings.architecture].task
+    files = {} if result.outputs is None else asdict(result.outputs)
+    return document(
+        "train",
+        settings=result.settings.to_dict(),
+        parameters=sum(parameter.numel() for parameter in result.model.parameters()),
+        best=result.best.record(task),
+        epochs=[epoch.record(task) for epoch in result.history],
+        files={name: str(path) for name, path in files.items()},
+    )

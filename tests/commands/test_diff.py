@@ -64,7 +64,9 @@ def test_everything_else_that_can_differ(tmp_path):
     proto.graph.initializer[0].CopyFrom(numpy_helper.from_array(w, "w"))
     onnx.save(proto, tmp_path / "b.onnx")
     result = run("--json", tmp_path / "a.onnx", tmp_path / "b.onnx")
-    found = {(item["sign"], item["what"], item["name"]): item["detail"] for item in json.loads(result.output)}
+    found = {
+        (item["sign"], item["what"], item["name"]): item["detail"] for item in json.loads(result.output)["differences"]
+    }
     assert set(found) == {
         ("~", "metadata", "producer_name"),
         ("+", "metadata", "author"),

@@ -254,7 +254,7 @@ class Expand(Op):
 
 @dataclass(frozen=True, slots=True)
 class Take(Op):
-    """numpy.take(x, indices, axis), the axis kept: a slice, a gather by constants, a flip, a roll."""
+    """numpy.take(x, indices, axis), the axis kept: a slice, a gather by constants, a roll."""
 
     axis: int
     indices: tuple[int, ...]
@@ -270,10 +270,25 @@ class Select(Op):
 
 @dataclass(frozen=True, slots=True)
 class Split(Op):
-    """Cuts `axis` into one output for each of `sizes`."""
+    """Cuts `axis` into one output for each of `sizes`; drop: all of them are 1, and the axis is gone (unbind)."""
 
     axis: int
     sizes: tuple[int, ...]
+    drop: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Flip(Op):
+    """numpy.flip(x, axes)."""
+
+    axes: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Tile(Op):
+    """numpy.tile(x, repeats); there are at least as many repeats as axes, and the axes are the last ones."""
+
+    repeats: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,5 +310,12 @@ class SpaceToDepth(Op):
 @dataclass(frozen=True, slots=True)
 class Concat(Op):
     """Joins the inputs along `axis`."""
+
+    axis: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stack(Op):
+    """Joins the inputs along a new axis."""
 
     axis: int

@@ -105,6 +105,43 @@ class Picked(View):
 
 
 @dataclass(frozen=True, slots=True)
+class Flipped(View):
+    """numpy.flip(x, axes)."""
+
+    axes: tuple[int, ...]
+
+    def image(self, axis: int, channels: int) -> Image | None:
+        """Give the channels from the last to the first, on the flipped axes."""
+        every = np.arange(channels)
+        return Image(axis, every[::-1] if axis in self.axes else every, every)
+
+
+@dataclass(frozen=True, slots=True)
+class Tiled(View):
+    """numpy.tile(x, repeats) of an x with `rank` axes, which are the last of y."""
+
+    repeats: tuple[int, ...]
+    rank: int
+
+    def image(self, axis: int, channels: int) -> Image | None:
+        """Give the channels one time after the other."""
+        moved = axis + len(self.repeats) - self.rank
+        target = np.arange(channels * self.repeats[moved])
+        return Image(moved, target % channels, target)
+
+
+@dataclass(frozen=True, slots=True)
+class Inserted(View):
+    """The same axes around a new one, along which y holds other tensors too."""
+
+    axis: int
+
+    def image(self, axis: int, channels: int) -> Image | None:
+        """Give the same axis, moved by the new one if that comes before it."""
+        return whole(axis + (axis >= self.axis), channels)
+
+
+@dataclass(frozen=True, slots=True)
 class Reshaped(View):
     """The same elements in row-major order."""
 

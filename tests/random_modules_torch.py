@@ -249,7 +249,14 @@ def _layout(growth: Growth, x: str) -> None:
     codes = [f"{x}[:, 1:]", f"{x}[:, ::2]", f"{x}.flip(1)", f"{x}.roll(1, 1)", f"{x}.flatten(1)", f"{x}.contiguous()"]
     codes += [f"{x}.view({x}.shape[0], -1)", f"{x}.reshape({x}.size(0), {channels}, -1)", f"{x}[:, :1]", f"{x}.clone()"]
     codes += [f"torch.chunk({x}, 2, 1)[{choose([0, 1])}]", f"{x}.unsqueeze(-1)", f"{x}.squeeze(-1)", f"{x}.type_as(x)"]
+    codes += [
+        f"{x}.flip(0, 1)",
+        f"{x}.repeat_interleave(2, -1)",
+        f"torch.stack([{x}, {x}], -1)",
+        f"{x}.reshape_as({x})",
+    ]
     if spatial:
+        codes += [f"torch.cat({x}.unbind(1)[::-1], 1)", f"{x}.max(-1)[0]", f"{x}.mT", f"{x}.tile(2)"]
         codes += [f"{x}.transpose(1, 2)", f"{x}.movedim(1, -1)", f"{x}.transpose(-1, 1)"]
     if spatial == 2:
         codes += [f"{x}.permute(0, 2, 3, 1)", f"F.pixel_shuffle({x}, 2)", f"F.pixel_unshuffle({x}, 2)"]

@@ -74,8 +74,8 @@ def _operator(node: Node, graph: Graph) -> str:
             return f"Take {axis} {indices if axis == 1 else ''}"
         case ops.Select(axis=axis, index=index):
             return f"Select {axis} {index if axis == 1 else ''}"
-        case ops.Split(axis=axis, sizes=sizes):
-            return f"Split {axis} {sizes if axis == 1 else len(sizes)}"
+        case ops.Split(axis=axis, sizes=sizes, drop=drop):
+            return f"Split {axis} {sizes if axis == 1 else len(sizes)}{' drop' if drop else ''}"
         case op:
             return " ".join([type(op).__name__, *(str(getattr(op, item.name)) for item in fields(op))])
 

@@ -12,6 +12,11 @@ from bnfold.adapters.torch_call import Call, Draft, is_tensor, length, reads, sh
     "reshape.default",
     "_unsafe_view.default",
     "view_as.default",
+    "reshape_as.default",
+    "ravel.default",
+    "atleast_1d.default",
+    "atleast_2d.default",
+    "atleast_3d.default",
     "flatten.using_ints",
     "unflatten.int",
     "squeeze.default",
@@ -39,9 +44,14 @@ def _transpose(call: Call) -> Draft:
     return _swapped(call, first, second)
 
 
-@reads("t.default", "numpy_T.default", "mT.default")
+@reads("t.default", "numpy_T.default")
 def _t(call: Call) -> Draft | None:
     return _swapped(call, -2, -1) if call.rank == 2 else None
+
+
+@reads("mT.default")
+def _matrix_transpose(call: Call) -> Draft:
+    return _swapped(call, -2, -1)
 
 
 def _swapped(call: Call, first: int, second: int) -> Draft:
@@ -50,12 +60,19 @@ def _swapped(call: Call, first: int, second: int) -> Draft:
     return Draft(ops.Transpose(tuple(order)), (call.x,))
 
 
-@reads("movedim.int")
+@reads("movedim.int", "movedim.intlist", "moveaxis.int", "moveaxis.intlist")
 def _movedim(call: Call) -> Draft:
-    source, target = call["source"] % call.rank, call["destination"] % call.rank
-    order = [axis for axis in range(call.rank) if axis != source]
-    order.insert(target, source)
+    sources, targets = (_axes(call, name) for name in ("source", "destination"))
+    order = [axis for axis in range(call.rank) if axis not in sources]
+    for target, source in sorted(zip(targets, sources, strict=True)):
+        order.insert(target, source)
     return Draft(ops.Transpose(tuple(order)), (call.x,))
+
+
+def _axes(call: Call, name: str) -> tuple[int, ...]:
+    """Give an argument that is one axis or several, never negative."""
+    given = call[name]
+    return tuple(axis % call.rank for axis in ([given] if isinstance(given, int) else given))
 
 
 def _take(call: Call, axis: int, indices: range | list[int]) -> Draft:
@@ -84,12 +101,24 @@ def _select(call: Call) -> Draft:
     return Draft(ops.Select(axis, index if index >= 0 else index + length(shape_of(call.x)[axis])), (call.x,))
 
 
-@reads("flip.default")
-def _flip(call: Call) -> Draft | None:
-    if len(call["dims"]) != 1:
+@reads("flip.default", "flipud.default", "fliplr.default")
+def _flip(call: Call) -> Draft:
+    name = call.node.target._opname  # type: ignore[union-attr]
+    return Draft(ops.Flip({"flipud": (0,), "fliplr": (1,)}.get(name) or _axes(call, "dims")), (call.x,))
+
+
+@reads("repeat.default", "tile.default")
+def _tile(call: Call) -> Draft:
+    repeats = [length(item) for item in list(call.arguments.values())[1]]
+    return Draft(ops.Tile((*[1] * (call.rank - len(repeats)), *repeats)), (call.x,))
+
+
+@reads("repeat_interleave.self_int")
+def _repeat_interleave(call: Call) -> Draft | None:
+    if call["dim"] is None:
         return None
-    axis = call["dims"][0] % call.rank
-    return _take(call, axis, range(length(shape_of(call.x)[axis]))[::-1])
+    axis, repeats = call.axis("dim"), length(call["repeats"])
+    return _take(call, axis, [k for k in range(length(shape_of(call.x)[axis])) for _ in range(repeats)])
 
 
 @reads("roll.default")
@@ -119,11 +148,44 @@ def _pixel_unshuffle(call: Call) -> Draft | None:
     return Draft(ops.SpaceToDepth(call["downscale_factor"], "CRD"), (call.x,)) if call.rank == 4 else None
 
 
-@reads("chunk.default", "split.Tensor", "split.sizes", "split_with_sizes.default", "tensor_split.sections")
+@reads(
+    "chunk.default",
+    "unsafe_chunk.default",
+    "split.Tensor",
+    "split.sizes",
+    "split_with_sizes.default",
+    "unsafe_split.Tensor",
+    "unsafe_split_with_sizes.default",
+    "tensor_split.sections",
+    "tensor_split.indices",
+)
 def _split(call: Call) -> Draft:
+    return _cut(call, call.axis("dim"))
+
+
+@reads("hsplit.int", "hsplit.array")
+def _hsplit(call: Call) -> Draft:
+    return _cut(call, min(1, call.rank - 1))
+
+
+@reads("vsplit.int", "vsplit.array")
+def _vsplit(call: Call) -> Draft:
+    return _cut(call, 0)
+
+
+@reads("dsplit.int", "dsplit.array")
+def _dsplit(call: Call) -> Draft:
+    return _cut(call, 2)
+
+
+def _cut(call: Call, axis: int) -> Draft:
     """The sizes stand in what the capture saw."""
-    axis = call.axis("dim")
     return Draft(ops.Split(axis, tuple(length(part.shape[axis]) for part in parts(call.node))), (call.x,))
+
+
+@reads("unbind.int")
+def _unbind(call: Call) -> Draft:
+    return Draft(ops.Split(call.axis("dim"), (1,) * len(parts(call.node)), drop=True), (call.x,))
 
 
 def parts(node: fx.Node) -> list[torch.Tensor]:
@@ -140,3 +202,25 @@ def _cat(call: Call) -> Draft | None:
     if not tensors:
         return None
     return Draft(ops.Concat(call["dim"] % len(shape_of(tensors[0]))), tuple(tensors))
+
+
+@reads("stack.default")
+def _stack(call: Call) -> Draft:
+    tensors = list(call["tensors"])
+    return Draft(ops.Stack(call["dim"] % (len(shape_of(tensors[0])) + 1)), tuple(tensors))
+
+
+@reads("hstack.default")
+def _hstack(call: Call) -> Draft | None:
+    tensors = list(call["tensors"])
+    ranks = {len(shape_of(item)) for item in tensors}
+    return Draft(ops.Concat(min(1, max(ranks) - 1)), tuple(tensors)) if min(ranks) > 0 else None
+
+
+@reads("vstack.default", "dstack.default")
+def _vstack(call: Call) -> Draft | None:
+    """Fewer axes than the result's are a reshape of each, which is left alone."""
+    tensors = list(call["tensors"])
+    rank = len(call.node.meta["val"].shape)
+    axis = 0 if call.node.target._opname == "vstack" else 2  # type: ignore[union-attr]
+    return Draft(ops.Concat(axis), tuple(tensors)) if all(len(shape_of(x)) == rank for x in tensors) else None

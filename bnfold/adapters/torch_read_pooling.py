@@ -50,8 +50,8 @@ def _reductions(kind: str, *targets: str) -> None:
 
 _reductions("mean", "mean.dim", "mean.default")
 _reductions("sum", "sum.dim_IntList", "sum.default")
-_reductions("max", "amax.default")
-_reductions("min", "amin.default")
+_reductions("max", "amax.default", "max.dim")  # where the maximum is, max.dim's second output, stays
+_reductions("min", "amin.default", "min.dim")
 
 
 @reads(

@@ -95,7 +95,23 @@ def _(op: ops.Select, operands: Sequence[Floats], shapes: Sequence[tuple[int, ..
 
 @evaluated.register
 def _(op: ops.Split, operands: Sequence[Floats], shapes: Sequence[tuple[int, ...]], dtype: str) -> Sequence[Floats]:
-    return np.split(operands[0], np.cumsum(op.sizes)[:-1], axis=op.axis)
+    parts = np.split(operands[0], np.cumsum(op.sizes)[:-1], axis=op.axis)
+    return [part.squeeze(op.axis) for part in parts] if op.drop else parts
+
+
+@evaluated.register
+def _(op: ops.Flip, operands: Sequence[Floats], shapes: Sequence[tuple[int, ...]], dtype: str) -> Sequence[Floats]:
+    return (np.flip(operands[0], op.axes),)
+
+
+@evaluated.register
+def _(op: ops.Tile, operands: Sequence[Floats], shapes: Sequence[tuple[int, ...]], dtype: str) -> Sequence[Floats]:
+    return (np.tile(operands[0], op.repeats),)
+
+
+@evaluated.register
+def _(op: ops.Stack, operands: Sequence[Floats], shapes: Sequence[tuple[int, ...]], dtype: str) -> Sequence[Floats]:
+    return (np.stack(operands, axis=op.axis),)
 
 
 @evaluated.register

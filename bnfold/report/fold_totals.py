@@ -16,7 +16,10 @@ _FREE = (
     ops.Take,
     ops.Select,
     ops.Split,
+    ops.Flip,
+    ops.Tile,
     ops.Concat,
+    ops.Stack,
     ops.ShapeOf,
     ops.Cast,
 )

@@ -1,9 +1,9 @@
 """Operators of several tensors: concatenation keeps every channel, a sum wants one scale, a product adds them up."""
 
-from bnfold.ops import Concat, Product, Sum
+from bnfold.ops import Concat, Product, Stack, Sum
 from bnfold.relation import Carried, Multiplied, Site, Summed, Tie
 from bnfold.rules.base import pinned, ties
-from bnfold.views import Kept, Picked, View
+from bnfold.views import Inserted, Kept, Picked, View
 from bnfold.why import Why
 
 
@@ -20,6 +20,14 @@ def _concat(op: Concat, site: Site) -> tuple[Tie, ...]:
         found.append(Carried(name, site.y, view, lost=Why.AXIS))
         offset = offset + size if offset is not None and isinstance(size, int) else None
     return tuple(found)
+
+
+@ties.register
+def _stack(op: Stack, site: Site) -> tuple[Tie, ...]:
+    """Equal along every axis that the operands have."""
+    if any(name not in site.graph.values for name in site.node.inputs):
+        return pinned(site, Why.NO_RULE)
+    return tuple(Carried(name, site.y, Inserted(op.axis), lost=Why.AXIS) for name in site.node.inputs)
 
 
 @ties.register

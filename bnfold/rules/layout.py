@@ -4,10 +4,22 @@ from itertools import pairwise
 
 import numpy as np
 
-from bnfold.ops import DepthToSpace, Expand, Rearrange, Reshape, Select, SpaceToDepth, Split, Take, Transpose
+from bnfold.ops import (
+    DepthToSpace,
+    Expand,
+    Flip,
+    Rearrange,
+    Reshape,
+    Select,
+    SpaceToDepth,
+    Split,
+    Take,
+    Tile,
+    Transpose,
+)
 from bnfold.relation import Carried, Site, Tie
 from bnfold.rules.base import ties
-from bnfold.views import Aligned, Blocked, Permuted, Picked, Rearranged, Reshaped
+from bnfold.views import Aligned, Blocked, Flipped, Permuted, Picked, Rearranged, Reshaped, Tiled
 from bnfold.why import Why
 
 
@@ -46,10 +58,20 @@ def _split(op: Split, site: Site) -> tuple[Tie, ...]:
     """Each output has its own stretch of the channels."""
     cuts = pairwise(np.cumsum((0, *op.sizes)))
     return tuple(
-        Carried(site.x, output, Picked(op.axis, np.arange(start, stop)))
+        Carried(site.x, output, Picked(op.axis, np.arange(start, stop), drop=op.drop))
         for output, (start, stop) in zip(site.node.outputs, cuts, strict=True)
         if output
     )
+
+
+@ties.register
+def _flip(op: Flip, site: Site) -> tuple[Tie, ...]:
+    return (Carried(site.x, site.y, Flipped(op.axes)),)
+
+
+@ties.register
+def _tile(op: Tile, site: Site) -> tuple[Tie, ...]:
+    return (Carried(site.x, site.y, Tiled(op.repeats, len(site.shape(site.x)))),)
 
 
 @ties.register

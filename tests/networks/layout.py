@@ -72,6 +72,27 @@ def split(g: Growth, x: str) -> None:
     g.live.append(second)
 
 
+def flip(g: Growth, x: str) -> None:
+    axes = tuple(axis for axis in range(g.rank(x)) if g.chance(0.5))
+    g.put(ops.Flip(axes), [x], g.shape(x))
+
+
+def tile(g: Growth, x: str) -> None:
+    repeats = tuple(int(k) for k in g.rng.integers(1, 3, g.rank(x)))
+    if g.chance(0.2) and g.rank(x) < 5:
+        repeats = (2, *repeats)
+    shape = (*[1] * (len(repeats) - g.rank(x)), *g.shape(x))
+    g.put(ops.Tile(repeats), [x], [n * k for n, k in zip(shape, repeats, strict=True)])
+
+
+def stack(g: Growth, x: str) -> None:
+    others = [name for name in g.live if g.shape(name) == g.shape(x)]
+    axis = int(g.rng.integers(g.rank(x) + 1))
+    shape = g.shape(x)
+    if g.rank(x) < 5:
+        g.put(ops.Stack(axis), [x, str(g.any(*others))], (*shape[:axis], 2, *shape[axis:]))
+
+
 def pixels(g: Growth, x: str) -> None:
     if g.rank(x) != 4:
         return

@@ -27,14 +27,6 @@ def _rearrange(op: ops.Rearrange, inputs: Operands, shapes: Shapes) -> Array:
 
 
 @compute.register
-def _rearrange(op: ops.Rearrange, inputs: Operands, shapes: Shapes) -> Array:
-    y = inputs[0]
-    for kind, what in op.steps:
-        y = np.reshape(y, what) if kind == "reshape" else np.transpose(y, what)
-    return y
-
-
-@compute.register
 def _expand(op: ops.Expand, inputs: Operands, shapes: Shapes) -> Array:
     return np.broadcast_to(inputs[0], shapes[0])
 
@@ -51,7 +43,23 @@ def _select(op: ops.Select, inputs: Operands, shapes: Shapes) -> Array:
 
 @compute.register
 def _split(op: ops.Split, inputs: Operands, shapes: Shapes) -> tuple[Array, ...]:
-    return tuple(np.split(inputs[0], np.cumsum(op.sizes)[:-1], axis=op.axis))
+    parts = np.split(inputs[0], np.cumsum(op.sizes)[:-1], axis=op.axis)
+    return tuple(part.squeeze(op.axis) if op.drop else part for part in parts)
+
+
+@compute.register
+def _flip(op: ops.Flip, inputs: Operands, shapes: Shapes) -> Array:
+    return np.flip(inputs[0], op.axes)
+
+
+@compute.register
+def _tile(op: ops.Tile, inputs: Operands, shapes: Shapes) -> Array:
+    return np.tile(inputs[0], op.repeats)
+
+
+@compute.register
+def _stack(op: ops.Stack, inputs: Operands, shapes: Shapes) -> Array:
+    return np.stack(inputs, axis=op.axis)
 
 
 @compute.register

@@ -13,7 +13,7 @@ from tests.rules.law import Case
 FAMILIES = (test_activation, test_affine, test_joining, test_layout, test_linear, test_padding, test_pooling)
 RAW = {ops.Unknown, ops.Binary, ops.Unary}  # what is left of them when rules are asked has none
 BARE = {ops.ShapeOf}  # ties nothing
-NEVER_STOP = {ops.Identity, ops.Transpose, ops.Take, ops.Split}
+NEVER_STOP = {ops.Identity, ops.Transpose, ops.Take, ops.Split, ops.Flip, ops.Tile}
 
 
 def exercised(table):

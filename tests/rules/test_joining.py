@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from bnfold.ops import Concat, Product, Sum
+from bnfold.ops import Concat, Product, Stack, Sum
 from bnfold.relation import Summed
 from bnfold.rules import relation
 from bnfold.why import Why
@@ -14,6 +14,8 @@ HOLDS = [
     pytest.param(Case(Concat(1), (X, (2, 2, 4))), 1, EACH, id="concat of channels"),
     pytest.param(Case(Concat(1), (X, "x0", (2, 1, 4))), 1, "scale sign shift", id="a tensor twice"),
     pytest.param(Case(Concat(2), (X, (2, 3, 1))), 1, EACH, id="concat of rows"),
+    pytest.param(Case(Stack(2), (X, X)), 1, EACH, id="stack behind the channels"),
+    pytest.param(Case(Stack(0), (X, X)), 2, EACH, id="stack in front of the rows"),
     pytest.param(Case(Sum((1.0, 1.0)), (X, X)), 1, EACH, id="sum"),
     pytest.param(Case(Sum((1.0, -1.0)), (X, X)), 2, EACH, id="difference, last axis"),
     pytest.param(Case(Sum((1.0, 2.5)), (X, X)), 1, EACH, id="torch's alpha"),
@@ -26,6 +28,7 @@ HOLDS = [
 STOPS = [
     pytest.param(Case(Product(), (X, X)), 1, SHIFT, Why.GATE, id="product, shift"),
     pytest.param(Case(Concat(1), (X, np.ones((2, 1, 4)))), 1, SCALE, Why.NO_RULE, id="concat with a constant"),
+    pytest.param(Case(Stack(1), (X, np.ones(X))), 1, SCALE, Why.NO_RULE, id="stack with a constant"),
     pytest.param(Case(Sum((1.0, 1.0)), (X, np.ones(X))), 1, SCALE, Why.NO_RULE, id="sum with a constant"),
     pytest.param(Case(Product(), (X, np.ones(X))), 1, SCALE, Why.NO_RULE, id="product with a constant"),
 ]

@@ -1,6 +1,18 @@
 import pytest
 
-from bnfold.ops import DepthToSpace, Expand, Rearrange, Reshape, Select, SpaceToDepth, Split, Take, Transpose
+from bnfold.ops import (
+    DepthToSpace,
+    Expand,
+    Flip,
+    Rearrange,
+    Reshape,
+    Select,
+    SpaceToDepth,
+    Split,
+    Take,
+    Tile,
+    Transpose,
+)
 from bnfold.why import Why
 from tests.rules.dense import SCALE, SHIFT
 from tests.rules.law import Case, assert_law, assert_no_more, assert_stops, seeded
@@ -44,6 +56,12 @@ HOLDS = [
     pytest.param(Case(Select(1, 2), (X,)), 3, ANY, id="one channel, frames on columns"),
     pytest.param(Case(Split(1, (1, 2)), (X,)), 1, ANY, id="split of channels"),
     pytest.param(Case(Split(2, (1, 3)), (X,)), 1, ANY, id="split of rows"),
+    pytest.param(Case(Split(2, (1, 1, 1, 1), drop=True), (X,)), 1, ANY, id="unbind of rows"),
+    pytest.param(Case(Split(1, (1, 1, 1), drop=True), (X,)), 3, ANY, id="unbind of channels, frames on columns"),
+    *(pytest.param(Case(Flip((1, 3)), (X,)), axis, ANY, id=f"flip, axis {axis}") for axis in range(4)),
+    pytest.param(Case(Tile((1, 1, 2, 3)), (X,)), 1, ANY, id="tile of rows and columns"),
+    pytest.param(Case(Tile((1, 2, 1, 1)), (X,)), 1, ANY, id="tile of channels"),
+    pytest.param(Case(Tile((2, 3, 1)), ((3, 4),)), 0, ANY, id="tile to another rank"),
     *(
         pytest.param(Case(op(2, mode), (shape,)), axis, ANY, id=f"{op.__name__} {mode}, axis {axis}")
         for op, shape in ((DepthToSpace, (2, 8, 2, 3)), (SpaceToDepth, (2, 3, 4, 6)))
@@ -58,6 +76,7 @@ STOPS = [
     pytest.param(Case(Reshape(), (("n", 6, "t"),), ((None, 6, 4),)), 1, SHIFT, Why.RESHAPE, id="unknown sizes"),
     pytest.param(Case(Expand(), ((2, 1, 4),), ((2, 3, 4),)), 1, SCALE, Why.BROADCAST, id="expand of the channels"),
     pytest.param(Case(Select(1, 2), (X,)), 1, SCALE, Why.RESHAPE, id="one channel"),
+    pytest.param(Case(Split(1, (1, 1, 1), drop=True), (X,)), 1, SCALE, Why.RESHAPE, id="unbind of channels"),
     pytest.param(Case(DepthToSpace(2), ((2, 8, 2, 3),)), 2, SCALE, Why.RESHAPE, id="pixel shuffle, rows"),
     pytest.param(Case(SpaceToDepth(2), ((2, 3, 4, 6),)), 3, SCALE, Why.RESHAPE, id="pixel unshuffle, columns"),
     pytest.param(

@@ -8,9 +8,8 @@ what the frames mean, T = scale * T' + shift, and shares neither the rules nor t
 """
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import numpy as np
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 
 from bnfold import ops
 from bnfold.adapters.onnx_constants import Array
-from bnfold.adapters.onnx_content import Block, Content, Dense, Scaled, rounded
+from bnfold.adapters.onnx_content import Block, Content, Dense, Scaled, Scratch, rounded, row_by_row
 from bnfold.adapters.onnx_tensors import numpy_dtype
 from bnfold.affine import Affine, Floats
 from bnfold.errors import BnfoldError
@@ -29,7 +28,6 @@ from bnfold.rules.affine import affine_of
 from bnfold.rules.linear import channels_of, contraction
 
 Places: TypeAlias = NDArray[np.intp]
-Part: TypeAlias = Callable[[], memoryview]
 _SAME = 1e-9  # relative to the terms: frames and factors come from one solution, by different arithmetic
 
 
@@ -43,6 +41,7 @@ class Audit:
 
     graph: Graph
     plan: Plan
+    scratch: Scratch = field(default_factory=Scratch)
 
     def removed(self) -> None:
         """Check that each removed affine is what its tensors' frames say: scale_y = s scale_x, and so the shift.
@@ -70,8 +69,13 @@ class Audit:
 
         Left out are dead channels, whose bias the affine behind decides, and a bias with a second axis.
         """
+        zeroed = {
+            edit.node
+            for edit in self.plan.edits
+            if isinstance(edit, ScaleWeight) and bool(np.any(edit.out_factor == 0))
+        }
         for edit in self.plan.edits:
-            if not isinstance(edit, SetBias):
+            if not isinstance(edit, SetBias) or edit.node in zeroed:
                 continue
             contracted = contraction(Site(self.graph.by_name[edit.node], self.graph))
             if contracted is None:
@@ -79,13 +83,9 @@ class Audit:
             inputs, outputs = channels_of(contracted, self.graph.constants[contracted.weight].shape)
             if edit.bias.size != outputs:
                 continue
-            zeroed = any(
-                isinstance(other, ScaleWeight) and other.node == edit.node and bool(np.any(other.out_factor == 0))
-                for other in self.plan.edits
-            )
             expected, terms = self._bias(contracted, inputs, outputs)
             wrong = np.abs(edit.bias.reshape(-1) - expected) > _SAME * terms
-            if np.any(wrong) and not zeroed:
+            if np.any(wrong):
                 raise AuditError(f"{edit.node}: its bias isn't what the frames say; nothing was written")
 
     def _bias(self, contracted: Contracted, inputs: int, outputs: int) -> tuple[Floats, Floats]:
@@ -107,48 +107,56 @@ class Audit:
         expected = (flat + total - target.shift) / scale
         return expected, (np.abs(flat) + size + np.abs(target.shift)) / np.abs(scale)
 
-    def parts(self, content: Content, name: str) -> Iterator[Part]:
-        """Give what makes the bytes of a tensor, part by part, each checked; they may run in any order, or at once.
+    def parts(self, content: Content, name: str) -> Iterator[memoryview]:
+        """Give the bytes of a tensor, part by part, each checked; a part holds until the next is asked for.
 
-        They raise AuditError, or BnfoldError where the dtype overflows.
+        Raises AuditError, or BnfoldError where the dtype overflows.
         """
         if isinstance(content, Scaled):
-            for block, read in content.blocks():
-                yield partial(self._scaled, content, block, read, name)
+            factors = self._factors(content)
+            for block, before in content.blocks(self.scratch):
+                after = content.scaled(block, before, self.scratch)
+                _check(after, before, self._expected(content, block, before, factors), name)
+                yield _bytes(after)
             return
         assert isinstance(content, Dense)
-        yield partial(_dense, content, name)
-
-    def _scaled(self, content: Scaled, block: Block, read: Callable[[], Array], name: str) -> memoryview:
-        before = read()
-        after = content.scaled(block, before)
-        with np.errstate(all="ignore"):  # weights that were NaN or infinite before stay so
-            self._check(content, block, before, after, name)
-        return _bytes(after)
+        yield _dense(content, name)
 
     def _frame(self, value: str, axis: int, channels: int) -> Affine:
         return self.plan.frames.get(value, Affine.identity(axis, channels))
 
-    def _check(self, content: Scaled, block: Block, before: Array, after: Array, name: str) -> None:
-        expected = before.astype(np.float64)
-        contracted = content.contracted
-        rows, columns = _channels(contracted, content.weight.shape, block)
-        source = self._frame(contracted.source, contracted.source_axis, len(content.in_factor))
-        target = self._frame(contracted.target, contracted.target_axis, len(content.out_factor))
-        dead = content.out_factor == 0
-        if not np.all(source.scale == 1):
-            expected *= source.scale[columns]
-        if not np.all(target.scale == 1) or dead.any():
-            expected *= (1 / np.where(dead, np.inf, target.scale))[rows]
-        wanted = rounded(expected, content.dtype)
+    def _factors(self, content: Scaled) -> list[tuple[Floats, int]]:
+        """Give 1 / scale_y (0), by output channel, and scale_x (1), by input channel, but for what is all 1."""
+        contracted, dead = content.contracted, content.out_factor == 0
+        source = self._frame(contracted.source, contracted.source_axis, len(content.in_factor)).scale
+        target = self._frame(contracted.target, contracted.target_axis, len(content.out_factor)).scale
+        target = 1 / np.where(dead, np.inf, target)
+        return [(factor, side) for factor, side in ((source, 1), (target, 0)) if np.any(factor != 1)]
+
+    def _expected(self, content: Scaled, block: Block, before: Array, factors: Sequence[tuple[Floats, int]]) -> Floats:
+        """W * scale_x / scale_y, in float64."""
+        expected = self.scratch.array("expected", before.shape, np.dtype(np.float64))
+        expected[...] = before
+        channels = _channels(content.contracted, content.weight.shape, block)
+        with np.errstate(all="ignore"), row_by_row():
+            for factor, side in factors:
+                expected *= factor[channels[side]]
+        return expected
+
+
+def _check(after: Array, before: Array, expected: Floats, name: str) -> None:
+    """Raise AuditError where numbers are more than 1 ULP apart, BnfoldError where they overflow."""
+    dtype = after.dtype.name
+    with np.errstate(all="ignore"):  # weights that were NaN or infinite before stay so
+        wanted = rounded(expected, dtype)
         _refuse_overflow(after, before, name)
         if _same_bits(after, wanted):
             return
-        apart = np.abs(after.astype(np.float64) - expected) > _ulp(wanted, content.dtype)
-        if np.any(apart & np.isfinite(expected)):
-            raise AuditError(
-                f"{name}: {int(apart.sum())} numbers are more than 1 ULP from what the frames say; nothing was written"
-            )
+        apart = np.abs(after.astype(np.float64) - expected) > _ulp(wanted, dtype)
+    if np.any(apart & np.isfinite(expected)):
+        raise AuditError(
+            f"{name}: {int(apart.sum())} numbers are more than 1 ULP from what the frames say; nothing was written"
+        )
 
 
 def _same_bits(one: Array, other: Array) -> bool:
@@ -192,7 +200,7 @@ def _ulp(wanted: Array, dtype: str) -> Floats:
 def _refuse_overflow(after: Array, before: Array | Floats, name: str) -> None:
     """Refuse infinities and NaN where there were numbers."""
     with np.errstate(all="ignore"):
-        if math.isfinite(float(np.sum(after))):  # a sum of finite numbers that overflows only costs the next line
+        if after.size == 0 or (math.isfinite(after.max()) and math.isfinite(after.min())):  # NaN is both
             return
         lost = ~np.isfinite(after.astype(np.float64)) & np.isfinite(np.asarray(before, np.float64))
     if lost.any():

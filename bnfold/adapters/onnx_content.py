@@ -1,22 +1,54 @@
 """The numbers of tensors that a fold writes: scaled weights block by block, small ones at once; rounded once."""
 
+import contextlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
-from typing import TypeAlias
+from functools import cached_property
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bnfold.adapters.onnx_constants import Array, Known
-from bnfold.adapters.onnx_tensors import Tensor, numpy_dtype
+from bnfold.adapters.onnx_tensors import numpy_dtype
 from bnfold.affine import Floats
 from bnfold.relation import Contracted
 
 Block: TypeAlias = tuple[slice, ...]
-BLOCK = 1 << 17  # elements at a time: 1 MiB in float64, which stays in a processor core's cache
+_Number = TypeVar("_Number", bound=np.generic)
+BLOCK = 1 << 18  # elements at a time: 2 MiB in float64, which stays in a processor core's cache
+_ROWS = 1024  # elements of NumPy's buffer
+
+
+class Scratch:
+    """Arrays that one block after another is worked on in: the system clears each page of a fresh one."""
+
+    def __init__(self) -> None:
+        self._held: dict[str, NDArray[Any]] = {}
+
+    def array(self, use: str, shape: tuple[int, ...], dtype: np.dtype[_Number]) -> NDArray[_Number]:
+        """Give the array for a use, with whatever stands in it."""
+        count = math.prod(shape)
+        held = self._held.get(use)
+        if held is None or held.dtype != dtype or held.size < count:
+            held = self._held[use] = np.empty(count, dtype)
+        return held[:count].reshape(shape)
+
+
+@contextlib.contextmanager
+def row_by_row() -> Iterator[None]:
+    """Let NumPy take rows of 1,024 elements and more as they are.
+
+    Its buffer of 8,192 gathers several, and copies a factor that is broadcast along them as well, which costs as much
+    as the multiplication.
+    """
+    before = np.setbufsize(_ROWS)
+    try:
+        yield
+    finally:
+        np.setbufsize(before)
 
 
 class Content(ABC):
@@ -76,30 +108,35 @@ class Scaled(Content):
         """The weight's dtype."""
         return self.weight.dtype
 
-    def blocks(self) -> Iterator[tuple[Block, Callable[[], Array]]]:
-        """Give the parts of the weight in order, each with what reads it."""
-        return stored_blocks(self.weight)
+    def blocks(self, scratch: Scratch) -> Iterator[tuple[Block, Array]]:
+        """Give the parts of the weight in order, each until the next is asked for."""
+        return stored_blocks(self.weight, scratch)
 
-    def scaled(self, block: Block, before: Array) -> Array:
-        """Give the new numbers of a block, rounded once."""
-        with np.errstate(all="ignore"):  # a weight may hold NaN; what overflows is for the audit to refuse
+    def scaled(self, block: Block, before: Array, scratch: Scratch) -> Array:
+        """Give the new numbers of a block, rounded once; they hold until the next block's are asked for."""
+        factors = [self._of_block(factor, axis, block) for factor, axis in self._factors]
+        with np.errstate(all="ignore"), row_by_row():  # what overflows is for the audit to refuse
+            if len(factors) == 1 and self.dtype != "bfloat16":
+                after = scratch.array("after", before.shape, before.dtype)
+                return np.multiply(before, factors[0], out=after, dtype=np.float64, casting="unsafe")
             numbers = before.astype(np.float64)
-            for factor in self._factors(block):
+            for factor in factors:
                 numbers *= factor
         return rounded(numbers, self.dtype)
 
-    def _factors(self, block: Block) -> Iterator[Floats]:
-        """Give the factors, shaped to broadcast against the block; those that are all 1 left out."""
+    @cached_property
+    def _factors(self) -> list[tuple[Floats, int]]:
+        """The factors with their axes; those that are all 1 left out."""
         sides = ((self.out_factor, self.contracted.out_axis), (self.in_factor, self.contracted.in_axis))
-        for factor, axis in sides:
-            if np.all(factor == 1):
-                continue
-            if self.contracted.groups > 1 and axis == 1:
-                yield self._by_group(factor, block)
-                continue
-            place = [1] * len(self.shape)
-            place[axis] = -1
-            yield factor[block[axis]].reshape(place)
+        return [(factor, axis) for factor, axis in sides if np.any(factor != 1)]
+
+    def _of_block(self, factor: Floats, axis: int, block: Block) -> Floats:
+        """Shape a factor so that it broadcasts against the block."""
+        if self.contracted.groups > 1 and axis == 1:
+            return self._by_group(factor, block)
+        place = [1] * len(self.shape)
+        place[axis] = -1
+        return factor[block[axis]].reshape(place)
 
     def _by_group(self, factor: Floats, block: Block) -> Floats:
         """Row r of the weight belongs to group r // (rows / groups); its columns are that group's channels."""
@@ -123,22 +160,20 @@ class Scaled(Content):
         return self.contracted.out_axis, self.contracted.in_axis, self.contracted.groups
 
 
-def stored_blocks(weight: Known) -> Iterator[tuple[Block, Callable[[], Array]]]:
-    """Cut a tensor into contiguous blocks, each with what reads it in its own shape."""
+def stored_blocks(weight: Known, scratch: Scratch) -> Iterator[tuple[Block, Array]]:
+    """Read a tensor in contiguous blocks, each in its own shape."""
     whole = weight.array() if weight.tensor is None else None
     first = 0
     for block in blocks_of(weight.shape):
         if whole is not None:
-            yield block, partial(whole.__getitem__, block)
+            yield block, whole[block]
             continue
-        shape = tuple(len(range(*part.indices(size))) for part, size in zip(block, weight.shape, strict=True))
         assert weight.tensor is not None
-        yield block, partial(_stored_block, weight.tensor, first, shape)
-        first += math.prod(shape)
-
-
-def _stored_block(tensor: Tensor, first: int, shape: tuple[int, ...]) -> Array:
-    return tensor.stored(first, math.prod(shape)).reshape(shape)
+        shape = tuple(len(range(*part.indices(size))) for part, size in zip(block, weight.shape, strict=True))
+        numbers = scratch.array("before", shape, numpy_dtype(weight.dtype))
+        weight.tensor.read_into(first, numbers)
+        yield block, numbers
+        first += numbers.size
 
 
 def blocks_of(shape: tuple[int, ...], limit: int = BLOCK) -> Iterator[Block]:

@@ -5,7 +5,7 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from bnfold.adapters.onnx_wire import Source
+from bnfold.adapters.onnx_wire import Source, fill
 from bnfold.errors import BnfoldError, UnsafeError
 
 
@@ -30,6 +30,16 @@ class DataFile(Source):
             return b"".join(parts)
         finally:
             os.close(handle)
+
+    def read_into(self, start: int, buffer: memoryview) -> None:
+        """Fill a buffer from the file, without a copy between."""
+        handle = self.open()
+        try:
+            full = fill(handle, start, buffer)
+        finally:
+            os.close(handle)
+        if not full:
+            raise self._too_short(start + len(buffer))
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,9 +2,7 @@
 
 import contextlib
 import os
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
@@ -12,7 +10,7 @@ from bnfold.adapters.onnx_external import DataFile
 from bnfold.adapters.onnx_wire import Field, File, Source, header
 
 _CHUNK = 1 << 20
-_THREADS, _AHEAD = 2, 6  # NumPy computes, and the system reads, without Python's lock; memory stays some blocks
+_SMALL = 1 << 15  # bytes that aren't worth a call to the system
 
 
 class Sink(Protocol):
@@ -41,24 +39,43 @@ class MemorySink:
 
 
 class FileSink:
-    """A file that is open for writing; ranges of other files are copied by the operating system where it can."""
+    """A file that is open for writing; ranges of other files are copied by the operating system where it can.
+
+    Small pieces are gathered; `flush` writes the last of them.
+    """
 
     def __init__(self, descriptor: int) -> None:
-        self.descriptor, self.size = descriptor, 0
+        self.descriptor = descriptor
+        self._gathered = bytearray()
 
     def write(self, data: bytes | memoryview) -> None:
         """Append bytes."""
+        if len(self._gathered) + len(data) <= _SMALL:
+            self._gathered += data
+            return
+        self.flush()
+        if len(data) <= _SMALL:
+            self._gathered += data
+        else:
+            self._write(data)
+
+    def flush(self) -> None:
+        """Write what was gathered."""
+        data, self._gathered = self._gathered, bytearray()
+        self._write(data)
+
+    def _write(self, data: bytes | bytearray | memoryview) -> None:
         rest = memoryview(data)
         while rest:
             rest = rest[os.write(self.descriptor, rest) :]
-        self.size += len(data)
 
     def copy(self, source: Source, start: int, count: int) -> None:
         """Append a range of another file."""
-        with _descriptor(source) as descriptor:
-            if descriptor is not None:
-                copied = self._let_system_copy(descriptor, start, count)
-                start, count = start + copied, count - copied
+        if count > _SMALL:
+            with _descriptor(source) as descriptor:
+                if descriptor is not None:
+                    copied = self._let_system_copy(descriptor, start, count)
+                    start, count = start + copied, count - copied
         while count:
             data = source.exactly(start, min(count, _CHUNK))
             self.write(data)
@@ -66,13 +83,13 @@ class FileSink:
 
     def _let_system_copy(self, descriptor: int, start: int, count: int) -> int:
         """Copy without the bytes' passing through this process; give how many it was (old systems: none)."""
+        self.flush()
         done = 0
         with contextlib.suppress(OSError, AttributeError):
             while done < count and (
                 part := os.copy_file_range(descriptor, self.descriptor, count - done, start + done)
             ):
                 done += part
-        self.size += done
         return done
 
 
@@ -127,37 +144,24 @@ class Literal:
 
 @dataclass(frozen=True, slots=True)
 class Streamed:
-    """New bytes that are made while they are written: what `parts` gives makes them, one after the other."""
+    """New bytes that are made while they are written; `parts` gives them, one after the other."""
 
     length: int
-    parts: Callable[[], Iterator[Callable[[], bytes | memoryview]]]
+    parts: Callable[[], Iterator[bytes | memoryview]]
+
+    def write(self, sink: Sink) -> None:
+        """Make and write them."""
+        for part in self.parts():
+            sink.write(part)
 
 
 Piece: TypeAlias = Copied | Literal | Streamed
 
 
 def write(pieces: Iterable[Piece], sink: Sink) -> None:
-    """Write pieces in order. Those that are streamed are made by other threads while the ones before are written."""
-    waiting: deque[Future[bytes | memoryview] | Copied | Literal] = deque()
-    pool = ThreadPoolExecutor(_THREADS)
-    try:
-        for piece in pieces:
-            steps = map(pool.submit, piece.parts()) if isinstance(piece, Streamed) else (piece,)
-            for step in steps:
-                waiting.append(step)
-                if len(waiting) > _AHEAD:
-                    _write_one(waiting.popleft(), sink)
-        while waiting:
-            _write_one(waiting.popleft(), sink)
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _write_one(step: "Future[bytes | memoryview] | Copied | Literal", sink: Sink) -> None:
-    if isinstance(step, Future):
-        sink.write(step.result())
-    else:
-        step.write(sink)
+    """Write pieces in order."""
+    for piece in pieces:
+        piece.write(sink)
 
 
 @dataclass(eq=False)

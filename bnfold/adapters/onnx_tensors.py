@@ -95,6 +95,13 @@ class Tensor:
         data = self.source.exactly(self.start + first * dtype.itemsize, count * dtype.itemsize)
         return np.frombuffer(data, dtype)
 
+    def read_into(self, first: int, numbers: NDArray[np.generic]) -> None:
+        """Fill an array of the tensor's dtype with its elements from the first-th on."""
+        if self.source is None:
+            numbers[...] = self.stored(first, numbers.size).reshape(numbers.shape)
+            return
+        self.source.read_into(self.start + first * numbers.itemsize, numbers.reshape(-1).view(np.uint8).data)
+
     def load(self) -> Floats:
         """Give the tensor in float64, in its shape."""
         return self.stored().astype(np.float64).reshape(self.shape)

@@ -34,8 +34,15 @@ class Source(ABC):
         """Give `count` bytes from `start`; raises BnfoldError where there are fewer."""
         data = self.read(start, count)
         if len(data) != count:
-            raise BnfoldError(f"{self.name}: ends at byte {self.size}, but {start + count} bytes are wanted of it")
+            raise self._too_short(start + count)
         return data
+
+    def read_into(self, start: int, buffer: memoryview) -> None:
+        """Fill a buffer of bytes from `start`; raises BnfoldError where there are fewer."""
+        buffer[:] = self.exactly(start, len(buffer))
+
+    def _too_short(self, end: int) -> BnfoldError:
+        return BnfoldError(f"{self.name}: ends at byte {self.size}, but {end} bytes are wanted of it")
 
 
 class Memory(Source):
@@ -73,6 +80,11 @@ class File(Source):
             begin, window = self._near = start, _read_all(self.descriptor, start, _WINDOW)
         return window[start - begin : start - begin + count]
 
+    def read_into(self, start: int, buffer: memoryview) -> None:
+        """Fill a buffer from the file, without a copy between."""
+        if not fill(self.descriptor, start, buffer):
+            raise self._too_short(start + len(buffer))
+
 
 def _open(path: Path) -> int:
     try:
@@ -91,6 +103,13 @@ def _read_all(descriptor: int, start: int, count: int) -> bytes:
         parts.append(part)
         start, count = start + len(part), count - len(part)
     return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def fill(descriptor: int, start: int, buffer: memoryview) -> bool:
+    """Read into a buffer until it is full or the file ends, which is False."""
+    while buffer and (got := os.preadv(descriptor, [buffer], start)):
+        start, buffer = start + got, buffer[got:]
+    return not buffer
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,7 +55,7 @@ def to_file(model: Model, changes: Changes, audit: Audit, target: Path, external
             if data.pieces:
                 _write(folder / data.name, data.pieces, os.O_CREAT | os.O_EXCL, flush=True)
                 data.written = True
-            _write(temporary, pieces, os.O_TRUNC)  # `replacing` puts it on the disk
+            _write(temporary, pieces)  # `replacing` puts it on the disk
     except BaseException:
         if data.written:
             (folder / data.name).unlink(missing_ok=True)
@@ -71,13 +71,15 @@ def _free_name(target: Path) -> str:
     return name
 
 
-def _write(path: Path, pieces: Iterable[Piece], flags: int, flush: bool = False) -> None:
+def _write(path: Path, pieces: Iterable[Piece], flags: int = 0, flush: bool = False) -> None:
     try:
         descriptor = os.open(path, os.O_WRONLY | flags, 0o666)
     except OSError as error:
         raise BnfoldError(f"{path}: can't be written ({error.strerror})") from error
     try:
-        write(pieces, FileSink(descriptor))
+        sink = FileSink(descriptor)
+        write(pieces, sink)
+        sink.flush()
         if flush:
             os.fsync(descriptor)
     except OSError as error:

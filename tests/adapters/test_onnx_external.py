@@ -133,12 +133,12 @@ def test_a_fold_that_fails_leaves_everything_as_it_was(tmp_path, monkeypatch):
     )
     onnx.save(proto, tmp_path / "model.onnx")
     (tmp_path / "folded.onnx").write_bytes(b"older")
-    right = onnx_content.rounded
+    right = onnx_content.Scaled.scaled
 
-    def wrong(numbers, dtype):
-        return right(numbers * 1.0000005, dtype) if numbers.ndim == 4 else right(numbers, dtype)
+    def wrong(content, block, before, scratch):
+        return right(content, block, before, scratch) * np.float32(1.0000005)
 
-    monkeypatch.setattr(onnx_content, "rounded", wrong)  # the audit has its own reference to the right one
+    monkeypatch.setattr(onnx_content.Scaled, "scaled", wrong)
     with pytest.raises(BnfoldError, match=r"w: .*ULP"):
         fold_file(tmp_path / "model.onnx", tmp_path / "folded.onnx", external_data="always")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["folded.onnx", "model.onnx"]

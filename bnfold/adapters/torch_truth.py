@@ -14,6 +14,7 @@ from bnfold.errors import DifferentError, UnverifiedError
 
 FACTOR = 3.0  # correct folds measured 0.68 to 1.26 times the unfolded model's error; the least wrong one 5
 FLOOR = 4.0  # in units of rounding of the output's scale: below it, an error is luck
+FLOAT64 = 4096.0  # the same for float64 modules, which are their own truth: what a deep one's rounding adds up to
 CEILING = 0.1  # a reference that is itself off by a tenth of the output's scale proves nothing
 
 
@@ -115,7 +116,9 @@ def _require_near(true: Tensor, before: Tensor, after: Tensor, where: str, unit:
     scale = _rms(true[finite])
     if own > CEILING * scale and error > CEILING * scale:
         raise UnverifiedError(f"{where}: the original itself is {own / scale:.2g} of its scale away from float64")
-    allowed = FACTOR * own + FLOOR * max(unit, torch.finfo(before.dtype).eps) * scale
+    unit = max(unit, torch.finfo(before.dtype).eps)
+    floor = FLOAT64 if unit == torch.finfo(torch.float64).eps else FLOOR
+    allowed = FACTOR * own + floor * unit * scale
     if error > allowed:
         raise DifferentError(f"{where}: error {error:.3g} to the float64 truth, {allowed:.3g} allowed")
 

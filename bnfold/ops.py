@@ -136,6 +136,13 @@ class Product(Op):
 
 
 @dataclass(frozen=True, slots=True)
+class Extremum(Op):
+    """The largest (kind "max") or smallest ("min") of the inputs by element, with broadcasting; none a constant."""
+
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
 class Relu(Op):
     """max(x, 0)."""
 

@@ -33,6 +33,17 @@ def _prelu(call: Call) -> Draft:
     return Draft(ops.PRelu(), (call.x, Derived(call["weight"], shape)))
 
 
+def _extrema(kind: str, *targets: str) -> None:
+    @reads(*targets)
+    def _extremum(call: Call) -> Draft | None:
+        operands = call["self"], call["other"]
+        return Draft(ops.Extremum(kind), operands) if all(map(is_tensor, operands)) else None
+
+
+_extrema("max", "maximum.default", "max.other", "fmax.default")
+_extrema("min", "minimum.default", "min.other", "fmin.default")
+
+
 @reads("abs.default")
 def _abs(call: Call) -> Draft | None:
     return Draft(ops.Abs(), (call.x,)) if dtype_of(call.x).is_floating_point else None

@@ -1,9 +1,9 @@
-"""Operators of several tensors: concatenation keeps every channel, a sum wants one scale, a product adds them up."""
+"""Operators of several tensors: each channel kept (concat), one scale (sum), one frame (maximum), or their product."""
 
-from bnfold.ops import Concat, Product, Stack, Sum
+from bnfold.ops import Concat, Extremum, Product, Stack, Sum
 from bnfold.relation import Carried, Multiplied, Site, Summed, Tie
 from bnfold.rules.base import pinned, ties
-from bnfold.views import Inserted, Kept, Picked, View
+from bnfold.views import Aligned, Inserted, Kept, Picked, View
 from bnfold.why import Why
 
 
@@ -47,3 +47,12 @@ def _product(op: Product, site: Site) -> tuple[Tie, ...]:
     if any(name not in site.graph.values for name in site.node.inputs):
         return pinned(site, Why.NO_RULE)
     return (Multiplied(site.node.inputs, site.y),)
+
+
+@ties.register
+def _extremum(op: Extremum, site: Site) -> tuple[Tie, ...]:
+    """max(a u + d, a v + d) == a max(u, v) + d, for a > 0."""
+    if any(name not in site.graph.values for name in site.node.inputs):
+        return pinned(site, Why.NO_RULE)
+    views = {name: Aligned(site.shape(name), site.shape(site.y)) for name in site.node.inputs}
+    return tuple(Carried(name, site.y, view, positive=Why.ORDER, lost=Why.BROADCAST) for name, view in views.items())

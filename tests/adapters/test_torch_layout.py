@@ -47,6 +47,8 @@ MOVES: dict[str, tuple[Move, int]] = {  # by name: what it does, and the axis th
     "hstack of vectors": (lambda x: torch.hstack([x[0, :, 0, 0], x[0, :, 0, 0]]), 0),
     "vstack": (lambda x: torch.vstack([x, x]), 1),
     "dstack": (lambda x: torch.dstack([x, x]), 1),
+    "maximum": (lambda x: torch.maximum(x, x.flip(2)), 1),
+    "minimum": (lambda x: torch.min(x, x[:, :, :1]), 1),
     "max": (lambda x: x.max(2)[0], 1),
     "min, kept": (lambda x: x.min(-1, keepdim=True).values, 1),
 }

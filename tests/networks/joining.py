@@ -81,6 +81,11 @@ def branches(g: Growth, x: str) -> None:
         g.normed(y)
 
 
+def extremum(g: Growth, x: str) -> None:
+    same = [name for name in g.live if g.shape(name) == g.shape(x)]
+    g.put(ops.Extremum(str(g.any("max", "min"))), [x, str(g.any(*same))], g.shape(x))
+
+
 def gate(g: Growth, x: str) -> None:
     """x * sigmoid(conv1x1(mean(x)))."""
     if g.rank(x) != 4:

@@ -107,3 +107,12 @@ def _channel_clip(op: ops.ChannelClip, inputs: Operands, shapes: Shapes) -> Arra
 @compute.register(ops.Cast)
 def _identity(op: ops.Op, inputs: Operands, shapes: Shapes) -> Array:
     return inputs[0]
+
+
+@compute.register
+def _extremum(op: ops.Extremum, inputs: Operands, shapes: Shapes) -> Array:
+    choose = {"max": np.maximum, "min": np.minimum}[op.kind]
+    y = inputs[0]
+    for x in inputs[1:]:
+        y = choose(y, x)
+    return y

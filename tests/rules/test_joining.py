@@ -1,19 +1,24 @@
 import numpy as np
 import pytest
 
-from bnfold.ops import Concat, Product, Stack, Sum
+from bnfold.ops import Concat, Extremum, Product, Stack, Sum
 from bnfold.relation import Summed
 from bnfold.rules import relation
 from bnfold.why import Why
-from tests.rules.dense import SCALE, SHIFT
+from tests.rules.dense import SCALE, SHIFT, SIGN
 from tests.rules.law import Case, assert_law, assert_no_more, assert_stops, seeded
 
 X = (2, 3, 4)
 EACH = " ".join(f"{name}.{aspect}" for name in ("x0", "x1", "y0") for aspect in ("scale", "sign", "shift"))
+POSITIVE = "scale shift"
 HOLDS = [
     pytest.param(Case(Concat(1), (X, (2, 2, 4))), 1, EACH, id="concat of channels"),
     pytest.param(Case(Concat(1), (X, "x0", (2, 1, 4))), 1, "scale sign shift", id="a tensor twice"),
     pytest.param(Case(Concat(2), (X, (2, 3, 1))), 1, EACH, id="concat of rows"),
+    pytest.param(Case(Extremum("max"), (X, X)), 1, POSITIVE, id="maximum"),
+    pytest.param(Case(Extremum("min"), (X, X)), 2, POSITIVE, id="minimum, frames on rows"),
+    pytest.param(Case(Extremum("max"), (X, "x0", X)), 1, POSITIVE, id="maximum of three, one of them twice"),
+    pytest.param(Case(Extremum("min"), (X, (2, 3, 1)), (X,)), 1, POSITIVE, id="minimum with a row for all"),
     pytest.param(Case(Stack(2), (X, X)), 1, EACH, id="stack behind the channels"),
     pytest.param(Case(Stack(0), (X, X)), 2, EACH, id="stack in front of the rows"),
     pytest.param(Case(Sum((1.0, 1.0)), (X, X)), 1, EACH, id="sum"),
@@ -28,6 +33,9 @@ HOLDS = [
 STOPS = [
     pytest.param(Case(Product(), (X, X)), 1, SHIFT, Why.GATE, id="product, shift"),
     pytest.param(Case(Concat(1), (X, np.ones((2, 1, 4)))), 1, SCALE, Why.NO_RULE, id="concat with a constant"),
+    pytest.param(Case(Extremum("max"), (X, X)), 1, SIGN, Why.ORDER, id="maximum, sign"),
+    pytest.param(Case(Extremum("max"), (X, (1, 4)), (X,)), 1, SCALE, Why.BROADCAST, id="maximum, one for all"),
+    pytest.param(Case(Extremum("max"), (X, np.ones(X))), 1, SCALE, Why.NO_RULE, id="maximum with a constant"),
     pytest.param(Case(Stack(1), (X, np.ones(X))), 1, SCALE, Why.NO_RULE, id="stack with a constant"),
     pytest.param(Case(Sum((1.0, 1.0)), (X, np.ones(X))), 1, SCALE, Why.NO_RULE, id="sum with a constant"),
     pytest.param(Case(Product(), (X, np.ones(X))), 1, SCALE, Why.NO_RULE, id="product with a constant"),

@@ -13,6 +13,7 @@ from bnfold.numerics import unbearable
 from bnfold.ops import Clip, Pad, Relu
 from bnfold.plan import Edit, Folded, Kept, Outcome, Plan, Reason, Remove, ScaleWeight, SetBias
 from bnfold.relation import Site
+from bnfold.rounding import with_balance
 from bnfold.rules import rewritten
 from bnfold.rules.linear import bias_of, bias_shape, channels_of, contraction
 from bnfold.solving.axes import may_have_frame
@@ -50,6 +51,7 @@ def _plan(graph: Graph, found: Sequence[Candidate], level: str, relaxed: frozens
         edits = _edits(found, solution, sites)
         trouble = list(unbearable(graph, _taken(found, solution), solution.frames, edits))
         if not trouble:
+            edits = with_balance(graph, solution.frames, edits)
             return Plan(_outcomes(graph, found, solution, edits), edits, _told(found, solution))
         found = _without(graph, found, solution, trouble)
 
@@ -134,20 +136,29 @@ def _outcomes(
     graph: Graph, found: Sequence[Candidate], solution: Solution, edits: Sequence[Edit]
 ) -> tuple[Outcome, ...]:
     edited = {edit.node for edit in edits if not isinstance(edit, Remove)}
-    framed = {
-        node.name: {name for name in (*node.inputs, *node.outputs) if name in solution.frames}
-        for node in graph.nodes
-        if node.name in edited
-    }
-    return tuple(_outcome(graph, candidate, solution, framed) for candidate in found)
+    place = {node.name: number for number, node in enumerate(graph.nodes) if node.name in edited}
+    touching: dict[str, list[str]] = {name: [] for name in solution.frames}
+    for node in graph.nodes:
+        if node.name in edited:
+            for name in {*node.inputs, *node.outputs} & solution.frames.keys():
+                touching[name].append(node.name)
+    return tuple(_outcome(graph, candidate, solution, touching, place) for candidate in found)
 
 
-def _outcome(graph: Graph, candidate: Candidate, solution: Solution, framed: Mapping[str, set[str]]) -> Outcome:
+def _outcome(
+    graph: Graph,
+    candidate: Candidate,
+    solution: Solution,
+    touching: Mapping[str, Sequence[str]],
+    place: Mapping[str, int],
+) -> Outcome:
+    """Say what became of an affine. touching: the edited nodes at each framed value; place: all edited ones, in order."""
     name = candidate.node.name
     if name in solution.taken:
-        related = solution.related[name]
-        into = [node for node, values in framed.items() if values & related or node in candidate.zeroed]
-        return Folded(name, tuple(into))
+        into = {node for value in solution.related[name] for node in touching[value]} | (
+            candidate.zeroed.keys() & place.keys()
+        )
+        return Folded(name, tuple(sorted(into, key=place.__getitem__)))
     if candidate.refusal:
         return Kept(name, (candidate.refusal,))
     return Kept(name, solution.reasons.get(name) or (Reason(name, _without_a_place(graph, candidate)),))

@@ -4,6 +4,7 @@ Two unknowns belong together when a row names both. Most such components look al
 say) and differ in their right-hand sides only, so that one elimination over vectors serves them all.
 """
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -41,8 +42,9 @@ def groups(rows: Sequence[Row], starts: Indices) -> list[Group]:
     """
     found: list[Group] = []
     rest: list[int] = []
-    for members in _tied_tensors(rows, starts):
-        group = _aligned(rows, members, starts)
+    tensors = _Tensors(starts)
+    for members in _tied_tensors(rows, tensors):
+        group = _aligned(rows, members, tensors)
         if group is None:
             rest += members
         else:
@@ -53,9 +55,33 @@ def groups(rows: Sequence[Row], starts: Indices) -> list[Group]:
     return sorted(found, key=lambda group: int(group.unknowns[0, 0]))
 
 
-def _tied_tensors(rows: Sequence[Row], starts: Indices) -> list[list[int]]:
+class _Tensors:
+    """Which tensors unknowns belong to, each named by its first unknown. Rows share arrays: each is looked at once."""
+
+    def __init__(self, starts: Indices) -> None:
+        self.starts = starts
+        self.ends = dict(itertools.pairwise(starts.tolist()))
+        self._seen: dict[int, tuple[Indices, list[int], bool]] = {}
+
+    def of(self, unknowns: Indices) -> tuple[list[int], bool]:
+        """Give the tensors, and whether the unknowns are the whole of one, in order."""
+        seen = self._seen.get(id(unknowns))
+        if seen is None:
+            seen = self._seen[id(unknowns)] = (unknowns, *self._look(unknowns))  # held: so its id stays its own
+        return seen[1:]
+
+    def _look(self, unknowns: Indices) -> tuple[list[int], bool]:
+        first = int(unknowns[0])
+        end = self.ends.get(first, -1)
+        if len(unknowns) == end - first and np.array_equal(unknowns, np.arange(first, end)):
+            return [first], True
+        numbers = np.unique(np.searchsorted(self.starts, unknowns, side="right") - 1)
+        return self.starts[numbers].tolist(), False
+
+
+def _tied_tensors(rows: Sequence[Row], tensors: _Tensors) -> list[list[int]]:
     """Group the rows by the tensors that they tie together."""
-    leader = list(range(len(starts)))
+    leader = {start: start for start in tensors.ends}
 
     def find(tensor: int) -> int:
         while leader[tensor] != tensor:
@@ -65,10 +91,10 @@ def _tied_tensors(rows: Sequence[Row], starts: Indices) -> list[list[int]]:
 
     heads = []
     for row in rows:
-        tensors = [_tensors(unknowns, starts) for unknowns, _ in row.terms]
-        head = tensors[0][0]
-        for tensor in {find(tensor) for group in tensors for tensor in group}:
-            leader[tensor] = find(head)
+        named = [tensor for unknowns, _ in row.terms for tensor in tensors.of(unknowns)[0]]
+        head = find(named[0])
+        for tensor in named[1:]:
+            leader[find(tensor)] = head
         heads.append(head)
     found: dict[int, list[int]] = {}
     for number, head in enumerate(heads):
@@ -76,32 +102,23 @@ def _tied_tensors(rows: Sequence[Row], starts: Indices) -> list[list[int]]:
     return list(found.values())
 
 
-def _tensors(unknowns: Indices, starts: Indices) -> list[int]:
-    first, last = (int(np.searchsorted(starts, end, side="right")) - 1 for end in (unknowns.min(), unknowns.max()))
-    if first == last:
-        return [first]
-    return [int(tensor) for tensor in np.unique(np.searchsorted(starts, unknowns, side="right") - 1)]
-
-
-def _aligned(rows: Sequence[Row], members: Sequence[int], starts: Indices) -> Group | None:
+def _aligned(rows: Sequence[Row], members: Sequence[int], tensors: _Tensors) -> Group | None:
     """Make one group, a lane a channel, of rows that all take their tensors whole; None where one doesn't."""
     length = len(rows[members[0]].terms[0][0])
-    every = np.arange(length)
-    first = sorted({int(unknowns[0]) for number in members for unknowns, _ in rows[number].terms})
-    if not np.isin(first, starts).all():
-        return None
-    place = {start: index for index, start in enumerate(first)}
+    first = set()
+    for number in members:
+        for unknowns, _ in rows[number].terms:
+            (start, *_), whole = tensors.of(unknowns)
+            if not whole or len(unknowns) != length:
+                return None
+            first.add(start)
+    place = {start: index for index, start in enumerate(sorted(first))}
     lane_rows = []
     for number in members:
         row = rows[number]
-        for unknowns, _ in row.terms:
-            start = int(unknowns[0])
-            end = starts[np.searchsorted(starts, start) + 1]
-            if len(unknowns) != length or end - start != length or not np.array_equal(unknowns - start, every):
-                return None
         terms = tuple((place[int(unknowns[0])], value) for unknowns, value in row.terms)
         lane_rows.append(LaneRow(number, row.kind, terms, row.right))
-    return Group(np.array(first)[:, None] + every, tuple(lane_rows))
+    return Group(np.array(list(place))[:, None] + np.arange(length), tuple(lane_rows))
 
 
 class _Table:

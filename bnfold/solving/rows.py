@@ -65,14 +65,18 @@ class Unknowns:
             self.offset[name] = self.offset[first]
         self.count = count
         self.starts = np.unique([*self.offset.values(), count])
+        self._places: dict[int, Indices] = {}
         self.tensors = np.zeros(count)
         for name in leader:
             self.tensors[self.of(name)] += 1
 
     def of(self, name: str) -> Indices:
-        """Give the unknowns of a framed value."""
+        """Give the unknowns of a framed value, in an array that all who ask share."""
         start = self.offset[name]
-        return np.arange(start, start + self._channels(name))
+        if start not in self._places:
+            self._places[start] = np.arange(start, start + self._channels(name))
+            self._places[start].flags.writeable = False
+        return self._places[start]
 
     def _channels(self, name: str) -> int:
         return channels(self.graph, name, self.axes[name])

@@ -6,10 +6,11 @@ A case is one node in a graph of its own. Its frames are drawn from the null spa
 so that every choice which the rule allows can come up, over all operands jointly.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -26,6 +27,7 @@ from tests.oracle import Array, run, run_graph
 from tests.rules.dense import Aspect, Axes, Freedom, Row, Rows, freedom
 
 Shape = tuple[int, ...]
+Table = Sequence[object]  # of pytest.param
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,6 +154,25 @@ def _image_axis(site: Site, view: View, target: str, axis: int, channels: int) -
 def seeded(test: Callable[..., None]) -> Callable[..., None]:
     """Give the test 25 seeds, always the same."""
     return settings(max_examples=25, deadline=None, derandomize=True)(given(seed=st.integers(0, 2**32 - 1))(test))
+
+
+def law_tests(holds: Table, stops: Table) -> tuple[Callable[..., None], ...]:
+    """Make a family's three tests of its tables: the law holds, it frees all that it could, and what it stops."""
+
+    @pytest.mark.parametrize(("case", "axis", "free"), holds)
+    @seeded
+    def the_law(case: Case, axis: int, free: str, seed: int) -> None:
+        assert_law(case, axis, free, seed)
+
+    @pytest.mark.parametrize(("case", "axis", "free"), holds)
+    def nothing_is_held_in_vain(case: Case, axis: int, free: str) -> None:
+        assert_no_more(case, axis, seed=0)
+
+    @pytest.mark.parametrize(("case", "axis", "aspect", "why"), stops)
+    def what_stops(case: Case, axis: int, aspect: Aspect, why: Why) -> None:
+        assert_stops(case, axis, aspect, why)
+
+    return the_law, nothing_is_held_in_vain, what_stops
 
 
 def assert_law(case: Case, axis: int, free: str, seed: int) -> None:

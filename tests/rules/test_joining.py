@@ -6,7 +6,7 @@ from bnfold.relation import Summed
 from bnfold.rules import relation
 from bnfold.why import Why
 from tests.rules.dense import SCALE, SHIFT, SIGN
-from tests.rules.law import Case, assert_law, assert_no_more, assert_stops, seeded
+from tests.rules.law import Case, law_tests
 
 X = (2, 3, 4)
 EACH = " ".join(f"{name}.{aspect}" for name in ("x0", "x1", "y0") for aspect in ("scale", "sign", "shift"))
@@ -42,20 +42,7 @@ STOPS = [
 ]
 
 
-@pytest.mark.parametrize(("case", "axis", "free"), HOLDS)
-@seeded
-def test_the_law(case, axis, free, seed):
-    assert_law(case, axis, free, seed)
-
-
-@pytest.mark.parametrize(("case", "axis", "free"), HOLDS)
-def test_nothing_is_held_in_vain(case, axis, free):
-    assert_no_more(case, axis, seed=0)
-
-
-@pytest.mark.parametrize(("case", "axis", "aspect", "why"), STOPS)
-def test_stops(case, axis, aspect, why):
-    assert_stops(case, axis, aspect, why)
+test_the_law, test_nothing_is_held_in_vain, test_stops = law_tests(HOLDS, STOPS)
 
 
 def test_behind_an_operand_of_unknown_length_no_channel_has_a_place():

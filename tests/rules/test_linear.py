@@ -4,7 +4,7 @@ import pytest
 from bnfold.ops import Conv, ConvTranspose, Einsum, Gemm, Linear, MatMul
 from bnfold.why import Why
 from tests.rules.dense import SCALE, SHIFT, SIGN
-from tests.rules.law import Case, assert_law, assert_no_more, assert_stops, seeded
+from tests.rules.law import Case, law_tests
 
 rng = np.random.default_rng(0)
 ALL = "x0.scale x0.sign x0.shift y0.scale y0.sign y0.shift"
@@ -120,17 +120,4 @@ STOPS = [
 ]
 
 
-@pytest.mark.parametrize(("case", "axis", "free"), HOLDS)
-@seeded
-def test_the_law(case, axis, free, seed):
-    assert_law(case, axis, free, seed)
-
-
-@pytest.mark.parametrize(("case", "axis", "free"), HOLDS)
-def test_nothing_is_held_in_vain(case, axis, free):
-    assert_no_more(case, axis, seed=0)
-
-
-@pytest.mark.parametrize(("case", "axis", "aspect", "why"), STOPS)
-def test_stops(case, axis, aspect, why):
-    assert_stops(case, axis, aspect, why)
+test_the_law, test_nothing_is_held_in_vain, test_stops = law_tests(HOLDS, STOPS)

@@ -3,7 +3,7 @@ import pytest
 from bnfold.ops import AvgPool, MaxPool, Reduce, Resize
 from bnfold.why import Why
 from tests.rules.dense import SCALE, SHIFT, SIGN
-from tests.rules.law import Case, assert_law, assert_no_more, assert_stops, seeded
+from tests.rules.law import Case, law_tests
 
 X, HALF = (2, 3, 6, 5), (2, 3, 3, 2)
 ANY = "scale sign shift"
@@ -52,17 +52,4 @@ STOPS = [
 ]
 
 
-@pytest.mark.parametrize(("case", "axis", "free"), HOLDS)
-@seeded
-def test_the_law(case, axis, free, seed):
-    assert_law(case, axis, free, seed)
-
-
-@pytest.mark.parametrize(("case", "axis", "free"), HOLDS)
-def test_nothing_is_held_in_vain(case, axis, free):
-    assert_no_more(case, axis, seed=0)
-
-
-@pytest.mark.parametrize(("case", "axis", "aspect", "why"), STOPS)
-def test_stops(case, axis, aspect, why):
-    assert_stops(case, axis, aspect, why)
+test_the_law, test_nothing_is_held_in_vain, test_stops = law_tests(HOLDS, STOPS)

@@ -6,7 +6,8 @@ from torch import fx, nn
 
 from bnfold.adapters import torch_parts
 from bnfold.adapters.torch_names import path_of
-from bnfold.adapters.torch_reading import Reading, changes_first, storage
+from bnfold.adapters.torch_nodes import changes_first, storage
+from bnfold.adapters.torch_reading import Reading
 
 
 def updates(reading: Reading) -> tuple[fx.Node, ...]:

@@ -1,5 +1,6 @@
 """What of a graph can't be written back into the module it was read from, and why: limits, units and watchers."""
 
+from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
@@ -42,9 +43,11 @@ class _Limits:
         self.paths = Paths(module)
         self.replacements = replacements(reading, module)
         self.updates = updates(reading)
+        self.owner = {name: self.paths.module(path_of(source)) for name, source in reading.sources.items()}
+        self.owned = Counter(self.owner[node.name] for node in self.graph.nodes)
 
     def path(self, node: Node) -> str:
-        return self.paths.module(path_of(self.reading.sources[node.name]))
+        return self.owner[node.name]
 
     def of(self, node: Node) -> Node:
         found: dict[str, Why] = {}
@@ -61,8 +64,7 @@ class _Limits:
         """Whether the node is all that an nn.ReLU does, so that another activation can take its place."""
         path = self.path(node)
         part = torch_parts.find(self.module, path)
-        calls = [other for other in self.graph.nodes if self.path(other) == path]
-        return type(part) is nn.ReLU and not torch_parts.is_hooked(part) and calls == [node]
+        return type(part) is nn.ReLU and not torch_parts.is_hooked(part) and self.owned[path] == 1
 
     # Linear layers.
 

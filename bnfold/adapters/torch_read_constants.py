@@ -1,0 +1,145 @@
+"""What of an exported program is known before the run: weights, and what is computed from weights alone."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, fx
+from torch.export import ExportedProgram
+
+from bnfold.adapters.torch_call import length, shape_of
+from bnfold.adapters.torch_names import Paths
+from bnfold.adapters.torch_nodes import changes_first
+from bnfold.affine import Floats
+from bnfold.errors import BnfoldError
+from bnfold.graph import Constant
+
+
+class Constants:
+    """The constants of a graph that is being read.
+
+    known: placeholders of weights, by their path. fixed: every node that is known before the run. found: the graph's
+    constants by name. tensors, chained: as in `torch_reading.Reading`.
+    """
+
+    def __init__(self, program: ExportedProgram, paths: Paths) -> None:
+        self.program = program
+        self.paths = paths
+        self.known: dict[fx.Node, str] = {}
+        self.fixed: set[fx.Node] = set()
+        self.found: dict[str, Constant] = {}
+        self.tensors: dict[str, Tensor] = {}
+        self.chained: set[str] = set()
+
+    def add(self, placeholder: fx.Node, path: str) -> None:
+        """Take a placeholder for the weight at this path."""
+        self.known[placeholder] = path
+        self.fixed.add(placeholder)
+
+    def takes(self, node: fx.Node) -> bool:
+        """Whether a call is known before the run; it is one of the constants then."""
+        target = node.target
+        if not isinstance(target, torch._ops.OpOverload) or torch.Tag.nondeterministic_seeded in target.tags:
+            return False
+        if not all(item in self.fixed for item in node.all_input_nodes) or changes_first(node):
+            return False
+        self.fixed.add(node)
+        return True
+
+    def weight(self, node: fx.Node, path: str) -> str:
+        """Name the weight that a placeholder stands for, by one of its paths."""
+        if path not in self.found:
+            tensor = self._tensor_of(self.known[node])
+            self.tensors[path] = tensor
+            load, rows = partial(_float64, tensor), partial(_rows, tensor)
+            self.found[path] = Constant(path, tuple(tensor.shape), name_of(tensor.dtype), load, rows)
+        return path
+
+    def chain(self, node: fx.Node) -> str:
+        """Name what is computed from weights alone."""
+        if node.name not in self.found:
+            self._mark_chained(node)
+            shape, dtype = tuple(map(length, shape_of(node))), name_of(node.meta["val"].dtype)
+            self.found[node.name] = Constant(node.name, shape, dtype, partial(self._evaluate, node))
+        return node.name
+
+    def scalar(self, name: str, number: float, node: fx.Node) -> str:
+        """Name a number that stands in the call itself."""
+        dtype = name_of(node.meta["val"].dtype)
+        self.found[name] = Constant(name, (), dtype, partial(np.asarray, number, np.float64))
+        return name
+
+    def derived(self, source: str, shape: tuple[int, ...]) -> str:
+        """Name a constant in another shape; a value keeps its name."""
+        constant = self.found.get(source)
+        if constant is None or constant.shape == shape:
+            return source
+        name = f"{source}:{'x'.join(map(str, shape))}"
+        self.found[name] = Constant(name, shape, constant.dtype, lambda: constant.load().reshape(shape))
+        return name
+
+    def _tensor_of(self, path: str) -> Tensor:
+        found = self.program.state_dict.get(path, self.program.constants.get(path))
+        if not isinstance(found, Tensor):
+            raise BnfoldError(f"{path}: the exported program has no tensor of this name")
+        return found
+
+    def _mark_chained(self, node: fx.Node) -> None:
+        pending = [node]
+        while pending:
+            item = pending.pop()
+            if item in self.known:
+                self.chained.update(self.paths.aliases(self.known[item]))
+            pending.extend(item.all_input_nodes)
+
+    def _evaluate(self, node: fx.Node) -> Floats:
+        """Run a chain of constants in float64."""
+        cache: dict[fx.Node, Any] = {}
+        with torch.no_grad():
+            return _float64(self._run(node, cache))
+
+    def _run(self, node: fx.Node, cache: dict[fx.Node, Any]) -> Any:
+        if node not in cache:
+            if node in self.known:
+                cache[node] = _wide(self._tensor_of(self.known[node]))
+            else:
+                arguments = fx.map_arg((node.args, dict(node.kwargs)), lambda item: self._run(item, cache))
+                cache[node] = _computed(node, *arguments)
+        return cache[node]
+
+
+def _computed(node: fx.Node, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    """Call the operator; what only casts between floats is passed over, so that nothing is rounded on the way."""
+    value = node.meta.get("val")
+    first = args[0] if args else None
+    if "to" in str(node.target) and isinstance(value, Tensor) and isinstance(first, Tensor):
+        floats = value.is_floating_point() and first.is_floating_point()
+        if floats and first.shape == value.shape:
+            return first
+    return _wide(node.target(*args, **kwargs))  # type: ignore[operator]
+
+
+def _wide(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return [_wide(item) for item in value]
+    if isinstance(value, Tensor):
+        value = value.detach().cpu()
+        return value.double() if value.is_floating_point() else value
+    return value
+
+
+def _float64(tensor: Tensor) -> Floats:
+    """Copy to NumPy; the copy may be changed."""
+    result: Floats = tensor.detach().to("cpu", torch.float64, copy=True).numpy()
+    return result
+
+
+def _rows(tensor: Tensor, start: int, stop: int) -> Floats:
+    return _float64(tensor[start:stop])
+
+
+def name_of(dtype: torch.dtype) -> str:
+    """Name a dtype as the graph does: float32."""
+    return str(dtype).removeprefix("torch.")

@@ -152,12 +152,11 @@ def _outcome(
     touching: Mapping[str, Sequence[str]],
     place: Mapping[str, int],
 ) -> Outcome:
-    """Say what became of an affine. touching: the edited nodes at each framed value; place: all edited ones, in order."""
+    """Say what became of an affine. touching: the edited nodes at each framed value; place: their order."""
     name = candidate.node.name
     if name in solution.taken:
-        into = {node for value in solution.related[name] for node in touching[value]} | (
-            candidate.zeroed.keys() & place.keys()
-        )
+        into = {node for value in solution.related[name] for node in touching[value]}
+        into |= candidate.zeroed.keys() & place.keys()
         return Folded(name, tuple(sorted(into, key=place.__getitem__)))
     if candidate.refusal:
         return Kept(name, (candidate.refusal,))

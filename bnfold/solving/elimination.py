@@ -97,6 +97,8 @@ class Elimination:
     def fewest_changes(self, weight: Floats) -> Floats:
         """Give (unknowns, lanes) with as much weight (of that shape) at 0 as moving each free unknown once gives."""
         values = self.solution(len(weight))
+        if not values.any():
+            return values
         followers: dict[int, list[tuple[int, Coefficient]]] = {}
         for pivot, expression in self.pivots.items():
             for free, coefficient in expression.terms.items():
@@ -125,14 +127,17 @@ class Elimination:
         self.pivots[pivot] = expression
 
     def _wrap(self, right: Floats) -> Floats:
-        return right % self.modulus if self.modulus else right
+        if not self.modulus:
+            return right
+        wrapped: Floats = right - self.modulus * np.floor(right / self.modulus)  # `%` takes ten times as long
+        return wrapped
 
     def _reduced(self, expression: Expression) -> Expression:
         """Replace the pivots in the terms by what they stand for."""
-        for unknown in expression.terms:
-            if unknown in self.pivots:
-                self._solved(unknown)
-        return self._flat(expression)
+        known = [unknown for unknown in expression.terms if unknown in self.pivots]
+        for unknown in known:
+            self._solved(unknown)
+        return self._flat(expression) if known else expression
 
     def _solved(self, pivot: int) -> Expression:
         """Give a pivot's expression with no pivot in it, and keep that (chains are walked once)."""
@@ -188,7 +193,8 @@ def _add(terms: dict[int, Coefficient], unknown: int, value: Coefficient, modulu
     """terms[unknown] += value; what cancels in every lane goes, what cancels in some becomes exactly 0 there."""
     before = terms.get(unknown)
     if before is None:
-        if np.any(tidied := _tidy(value, modulus)):
+        tidied = _tidy(value, modulus)
+        if tidied if isinstance(tidied, float) else tidied.any():
             terms[unknown] = tidied
         return
     total = _tidy(before + value, modulus)

@@ -1,5 +1,7 @@
 """What can go wrong, and the exit status that says so (docs/exit-status.md). One line each, no traceback."""
 
+from bnfold.printable import visible
+
 
 class BnfoldError(Exception):
     """The user's input or request can't be used. Exit status 2.
@@ -8,6 +10,10 @@ class BnfoldError(Exception):
     """
 
     exit_status = 2
+
+    def __str__(self) -> str:
+        """Give the message in one printable line: the names in it come from files that somebody else made."""
+        return visible(super().__str__())
 
 
 class DifferentError(BnfoldError):

@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Sequence
 
 from bnfold.checking.result import BudgetRow, CheckResult, Divergence, OutputRecord, Run, Verdict
-from bnfold.report.text import figure, plural, share, visible
+from bnfold.printable import visible
+from bnfold.report.text import figure, plural, share
 
 _MARKS = {
     Verdict.VERIFIED: "ok",

@@ -28,7 +28,7 @@ def command(model: Path, svg: Path | None, as_graph: bool, as_json: bool, **opti
         with replacing(svg) as temporary:
             temporary.write_text(picture(result.graph, result.plan), encoding="utf-8")
     if as_graph:
-        from bnfold.report.text import visible
+        from bnfold.printable import visible
 
         click.echo("\n".join(visible(line) for line in str(result.graph).split("\n")))
         return 0

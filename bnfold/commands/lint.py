@@ -42,7 +42,8 @@ def command(paths: tuple[Path, ...], as_json: bool, **opening: Any) -> int:
 
 
 def _text(files: Sequence[Path], findings: Sequence["Finding"]) -> str:
-    from bnfold.report.text import plural, visible
+    from bnfold.printable import visible
+    from bnfold.report.text import plural
 
     lines = []
     for finding in findings:
@@ -58,8 +59,8 @@ def _text(files: Sequence[Path], findings: Sequence["Finding"]) -> str:
 
 
 def _annotation(finding: "Finding") -> str:
+    from bnfold.printable import visible
     from bnfold.report.check_github import command_line
-    from bnfold.report.text import visible
 
     place = visible(str(finding.path))
     return command_line("error", f"bnfold {finding.rule}", f"{place}: {visible(finding.message)}", file=place)

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from enum import Enum
 
 from bnfold.checking.result import AuditRow, CheckResult, Divergence, Measures, OutputRecord, Run, Verdict, worst
-from bnfold.report.text import figure, plural, share, visible
+from bnfold.printable import visible
+from bnfold.report.text import figure, plural, share
 
 
 class Rule(Enum):

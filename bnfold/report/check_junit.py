@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from xml.etree import ElementTree as ET  # only written here, never parsed
 
 from bnfold.checking.result import CheckResult, Verdict
+from bnfold.printable import visible
 from bnfold.report.check_cases import Case, cases
-from bnfold.report.text import visible
 
 _ELEMENT = {Verdict.DIFFERENT: "failure", Verdict.UNVERIFIED: "error", Verdict.SKIPPED: "skipped"}
 _COUNT = {Verdict.DIFFERENT: "failures", Verdict.UNVERIFIED: "errors", Verdict.SKIPPED: "skipped"}

@@ -7,8 +7,8 @@ from urllib.parse import quote
 
 from bnfold import __version__
 from bnfold.checking.result import CheckResult, Verdict
+from bnfold.printable import visible
 from bnfold.report.check_cases import Case, Rule, cases, warnings
-from bnfold.report.text import visible
 
 _SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 _LEVEL = {Rule.OUTPUT: "error", Rule.UNVERIFIED: "error", Rule.AUDIT: "error", Rule.SKIPPED: "note"}

@@ -6,8 +6,8 @@ from xml.sax.saxutils import escape
 from bnfold import ops
 from bnfold.graph import Graph, Node
 from bnfold.plan import Folded, Plan
+from bnfold.printable import visible
 from bnfold.report.fold_layers import Drawing, around_kept, drawing
-from bnfold.report.text import visible
 
 BOX, GAP, ROW, MARGIN = (190, 40), 24, 84, 24  # sizes in pixels: a node, between nodes, between layers, around
 LEGEND = 28

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from bnfold import ops
 from bnfold.graph import Graph
 from bnfold.plan import Folded, Merge, Outcome, Plan
+from bnfold.printable import visible
 from bnfold.report.fold_totals import Totals, totals
-from bnfold.report.text import visible
 from bnfold.why import Why
 
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@
 import html
 from collections.abc import Iterable, Sequence
 
-from bnfold.report.text import visible
+from bnfold.printable import visible
 
 # The policy forbids what the page doesn't do anyway, should a name ever slip through the escaping.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"

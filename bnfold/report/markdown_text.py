@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Sequence
 
-from bnfold.report.text import visible
+from bnfold.printable import visible
 
 _MARKS = re.compile(r"[\\`*_\[\]|~#]|:(?=\S)")  # a colon makes links without brackets (https:, mailto:)
 _ENTITIES = str.maketrans({"<": "&lt;", ">": "&gt;", "&": "&amp;", "@": "&#64;"})  # @ would call a person

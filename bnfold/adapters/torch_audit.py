@@ -3,29 +3,38 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import numpy as np
-from torch import nn
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from bnfold import ops
 from bnfold.adapters import torch_parts
-from bnfold.affine import Floats
+from bnfold.adapters.torch_read_constants import weight_constant
 from bnfold.auditing import Written, audit
 from bnfold.errors import DifferentError
-from bnfold.graph import Graph
+from bnfold.graph import Constant, Graph
 from bnfold.plan import Plan
 
 
-def loaded(graph: Graph, plan: Plan) -> Graph:
+def kept(graph: Graph, plan: Plan, tensors: Mapping[str, Tensor]) -> Graph:
     """Give the graph with the numbers, as they are now, of all that the plan may change.
 
-    A fold in place writes over the tensors that the graph's constants load.
+    tensors: by constant, the module's tensor. A fold in place gives a parameter other memory, and the old one stays as
+    it is for as long as this graph is there; what is computed from weights is computed now.
     """
     edited = {edit.node for edit in plan.edits}
     names = {name for node in graph.nodes if node.name in edited for name in node.inputs if name in graph.constants}
-    arrays = {name: graph.constants[name].load() for name in names}
-    kept = {name: replace(graph.constants[name], load=partial(np.array, array)) for name, array in arrays.items()}
-    return replace(graph, constants={**graph.constants, **kept})
+    constants = {name: _kept(graph.constants[name], tensors.get(name)) for name in names}
+    return replace(graph, constants={**graph.constants, **constants})
+
+
+def _kept(constant: Constant, tensor: Tensor | None) -> Constant:
+    if tensor is not None:
+        return weight_constant(constant.name, tensor.detach())
+    return replace(constant, load=partial(np.array, constant.load()), rows=None)
 
 
 def require_audited(graph: Graph, plan: Plan, written: Written) -> None:
@@ -41,14 +50,22 @@ def require_audited(graph: Graph, plan: Plan, written: Written) -> None:
 def written_in(graph: Graph, module: nn.Module, biased: Mapping[str, str]) -> Written:
     """Read the operands from a module. biased: the paths of biases that are new, by node."""
 
-    def written(node: str, operand: int) -> Floats | None:
+    def written(node: str, operand: int) -> NDArray[Any] | None:
         found = graph.by_name[node]
         name = found.inputs[operand] if operand < len(found.inputs) else ""
         path = name or (biased.get(node, "") if operand == 2 else "")
         if not path:
             return None
         tensor = torch_parts.attribute(module, path)
-        array: Floats = graph.constants[path].load() if tensor is None else tensor.detach().cpu().double().numpy()
-        return found.op.beta * array if isinstance(found.op, ops.Gemm) and operand == 2 and name else array
+        array = graph.constants[path].load() if tensor is None else as_numpy(tensor)
+        scaled = isinstance(found.op, ops.Gemm) and operand == 2 and name
+        return found.op.beta * np.asarray(array, np.float64) if scaled else array  # type: ignore[attr-defined]
 
     return written
+
+
+def as_numpy(tensor: Tensor) -> NDArray[Any]:
+    """Show a tensor's memory to NumPy, which has no bfloat16: that is widened."""
+    tensor = tensor.detach().cpu()
+    array: NDArray[Any] = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+    return array

@@ -83,7 +83,9 @@ class Job:
                 continue
             before.append((size, torch_truth.outputs(self.module, size, wide=True), reference))
         in_place = in_place_after(self.reading, self.module, self._removed(plan))
-        original = torch_audit.loaded(self.graph, plan) if target is self.module else self.graph
+        original = self.graph
+        if target is self.module:
+            original = torch_audit.kept(self.graph, plan, self.reading.tensors)
         done = write(target, self.graph, plan, self.replacements, self.owners, in_place)
         try:
             torch_audit.require_audited(original, plan, torch_audit.written_in(original, target, done.biased))

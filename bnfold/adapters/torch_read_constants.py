@@ -53,8 +53,7 @@ class Constants:
         if path not in self.found:
             tensor = self._tensor_of(self.known[node])
             self.tensors[path] = tensor
-            load, rows = partial(_float64, tensor), partial(_rows, tensor)
-            self.found[path] = Constant(path, tuple(tensor.shape), name_of(tensor.dtype), load, rows)
+            self.found[path] = weight_constant(path, tensor)
         return path
 
     def chain(self, node: fx.Node) -> str:
@@ -128,6 +127,12 @@ def _wide(value: Any) -> Any:
         value = value.detach().cpu()
         return value.double() if value.is_floating_point() else value
     return value
+
+
+def weight_constant(name: str, tensor: Tensor) -> Constant:
+    """Give a tensor as a constant, which reads it each time."""
+    rows = partial(_rows, tensor) if tensor.ndim else None
+    return Constant(name, tuple(tensor.shape), name_of(tensor.dtype), partial(_float64, tensor), rows)
 
 
 def _float64(tensor: Tensor) -> Floats:

@@ -11,8 +11,8 @@ with scale 0 is that of a channel which such an affine multiplies by 0: W' is 0 
 An error is counted in ULP of the stored dtype at the largest term: one rounding is half of one.
 """
 
+import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
@@ -21,50 +21,23 @@ from numpy.typing import NDArray
 from bnfold import ops
 from bnfold.affine import Floats
 from bnfold.auditing.channels import Channels, channels
-from bnfold.graph import Constant, Graph, Node
+from bnfold.auditing.comparing import ALLOWED, FLOAT64, AuditRow, Comparison, allowed, errors, ulp
+from bnfold.graph import SLAB, Constant, Graph, Node
 from bnfold.plan import Merge, Plan, Remove, ReplaceByClip, ScaleWeight, SetBias, SetConstants
 
-Written: TypeAlias = Callable[[str, int], Floats | None]
+__all__ = ["ALLOWED", "FLOAT64", "AuditRow", "Written", "audit", "ulp"]
 
-ALLOWED = 1.0  # ULP: 0.5 for the one rounding, the rest for a bias that is a Gemm's beta times a rounded number
-FLOAT64 = 16.0  # ULP, where the file holds float64: the sums of fold and audit are ordered differently
+Written: TypeAlias = Callable[[str, int], NDArray[np.floating] | None]
+
 IDENTITY = 1e-9  # of the largest term, for a removed affine: the solver's float64 sums along a trunk
-# Bits behind the leading one, and the exponent of the smallest normal number, by dtype (IEEE 754).
-FORMATS = {"float16": (10, -14), "bfloat16": (7, -126), "float32": (23, -126), "float64": (52, -1022)}
-
-
-@dataclass(frozen=True, slots=True)
-class AuditRow:
-    """One constant. ulp: the greatest error, infinite where a number is missing or NaN. index: where that is.
-
-    part: weight, bias, constants or identity (of an affine that went). elements: how many were compared.
-    """
-
-    node: str
-    part: str
-    elements: int
-    ulp: float
-    index: tuple[int, ...]
-    allowed: float = ALLOWED
-
-    @property
-    def passed(self) -> bool:
-        """Whether the greatest error is allowed."""
-        return self.ulp <= self.allowed
-
-    def __str__(self) -> str:
-        """`conv1: weight: 432 elements, 0.50 ULP at (3, 0, 1, 1), 1 allowed`."""
-        return (
-            f"{self.node}: {self.part}: {self.elements} elements, {self.ulp:.2f} ULP at {self.index}, "
-            f"{self.allowed:g} allowed"
-        )
 
 
 def audit(graph: Graph, plan: Plan, written: Written) -> tuple[AuditRow, ...]:
     """Compare what was written with what the plan's frames say, in the graph's order.
 
-    graph: the model before. written(node, operand): what operand `operand` of the node holds now, in float64, in the
-    layout that it had before (a bias: what is added to W x, a Gemm's times its beta); None where it is absent.
+    graph: the model before. written(node, operand): what operand `operand` of the node holds now, in a floating
+    dtype of NumPy that holds its numbers and in the layout that it had before (a bias: what is added to W x, a Gemm's
+    times its beta); None where it is absent.
     The nodes of a Merge are left to the comparison of outputs.
     """
     auditor = _Auditor(graph, plan, written)
@@ -105,21 +78,24 @@ class _Auditor:
         return frame.scale, frame.shift
 
     def _linear(self, node: Node, linear: Channels) -> Iterator[AuditRow]:
-        weight = self.graph.constants[node.inputs[linear.operand]].load()
+        weight = self.graph.constants[node.inputs[linear.operand]]
         a_x, d_x = self._frame(linear.x, linear.x_axis, linear.inputs)
         a_y, d_y = self._frame(node.output, linear.y_axis, linear.outputs)
         dead = a_y == 0
-        if dead.any() and np.any(dead & ~self._multiplied_by_zero(node, linear)):
-            yield AuditRow(node.name, "weight", weight.size, float("inf"), ())
+        got = self.written(node.name, linear.operand)
+        if got is None or got.size != math.prod(weight.shape) or self._is_dead_without_need(node, linear, dead):
+            yield AuditRow(node.name, "weight", math.prod(weight.shape), float("inf"), (), allowed(weight.dtype))
             return
         live, a_y = np.where(dead, 0.0, 1.0), np.where(dead, 1.0, a_y)
-        wanted = weight * a_x[linear.of_input] * live[linear.of_output] / a_y[linear.of_output]
-        yield self._row(node, linear.operand, "weight", wanted, np.abs(wanted))
+        terms = _Terms(linear, d_x)
+        compared = Comparison(weight.dtype)
+        for rows, slab in _slabs(weight):
+            wanted = _times(_times(slab, linear.of_input, a_x, rows), linear.of_output, live / a_y, rows)
+            compared.compare(got.reshape(weight.shape)[rows], wanted, rows.start)
+            terms.add(slab, rows)
+        yield compared.row(node.name, "weight")
         place = (-1, *(1,) * linear.behind)
-        total = largest = np.zeros(linear.outputs).reshape(place)
-        if d_x.any():
-            terms = linear.alpha * weight * d_x[linear.of_input] * live[linear.of_output]
-            total, largest = (summed(terms, linear).reshape(place) for summed in (_sums, _maxima))
+        total, largest = (live * terms.total).reshape(place), (live * terms.largest).reshape(place)
         old, scale = self._old_bias(node, linear) * live.reshape(place), a_y.reshape(place)
         constant, size = self._constant_behind(node) if dead.any() else (-d_y, np.abs(d_y))
         shift = np.where(dead, -constant, d_y).reshape(place)
@@ -141,6 +117,9 @@ class _Auditor:
                 return None
             node = readers[0]
         return node
+
+    def _is_dead_without_need(self, node: Node, linear: Channels, dead: NDArray[np.bool_]) -> bool:
+        return bool(dead.any() and np.any(dead & ~self._multiplied_by_zero(node, linear)))
 
     def _multiplied_by_zero(self, node: Node, linear: Channels) -> NDArray[np.bool_]:
         ahead = self._affine_ahead(node)
@@ -170,7 +149,9 @@ class _Auditor:
         sizes = [np.abs(scale * d_x), _size_of_shift(node, self.graph), np.abs(d_y), np.full(len(scale), 1e-300)]
         terms = np.maximum.reduce(sizes)
         wrong = np.maximum(wrong, np.abs(scale * d_x + shift - d_y) / terms) / IDENTITY
-        return _worst(node.name, "identity", np.where(dead, 0.0, wrong), ALLOWED)
+        compared = Comparison("", len(scale))
+        compared.add(np.where(dead, 0.0, wrong))
+        return compared.row(node.name, "identity")
 
     def _kept(self, node: Node) -> Iterator[AuditRow]:
         """s' = s a_x / a_y and t' = (s d_x + t - d_y) / a_y, of the affine that the constants make together."""
@@ -190,53 +171,52 @@ class _Auditor:
         yield self._row(node, 3, "constants", (mean - d_x) / a_x, np.maximum(np.abs(mean), np.abs(d_x)) / np.abs(a_x))
 
     def _row(self, node: Node, index: int, part: str, wanted: Floats, sizes: Floats) -> AuditRow:
-        dtype = self._dtype(node, index)
-        allowed = FLOAT64 if dtype == "float64" else ALLOWED
+        compared = Comparison(self._dtype(node, index), wanted.size)
         got = self.written(node.name, index)
         if got is None:
             absent = 1.0 if part == "constants" and index == 1 else 0.0  # a BatchNorm without a gamma multiplies by 1
             got = np.full(wanted.shape, absent)
         if got.size != wanted.size:
-            return AuditRow(node.name, part, wanted.size, float("inf"), (), allowed)
-        got = got.reshape(wanted.shape)
-        units = ulp(np.maximum(sizes, np.abs(wanted)), dtype)  # a sum may be larger than its terms
-        with np.errstate(invalid="ignore"):
-            errors = np.where(got == wanted, 0.0, np.abs(got - wanted) / units)  # a clip may have infinite bounds
-        return _worst(node.name, part, errors, allowed)
+            return AuditRow(node.name, part, wanted.size, float("inf"), (), allowed(compared.dtype))
+        compared.add(errors(got.reshape(wanted.shape), wanted, sizes, compared.dtype))
+        return compared.row(node.name, part)
 
     def _dtype(self, node: Node, index: int) -> str:
         constant: Constant | None = self.graph.constants.get(node.inputs[index] if index < len(node.inputs) else "")
         return constant.dtype if constant is not None else self.graph.values[node.output].dtype
 
 
-def ulp(sizes: Floats, dtype: str) -> Floats:
-    """Give the spacing of a dtype's numbers at each size, its subnormal spacing below the smallest normal one."""
-    bits, smallest = FORMATS.get(dtype, FORMATS["float32"])
-    mantissas, exponents = np.frexp(np.asarray(sizes, np.float64))
-    places = np.where(mantissas == 0, smallest, np.maximum(exponents - 1, smallest))
-    return np.asarray(np.ldexp(1.0, places - bits))
+class _Terms:
+    """sum_i alpha * W[o, i] * d_x[i], by output channel, and the size of the largest term; nothing without a shift."""
+
+    def __init__(self, linear: Channels, shift: Floats) -> None:
+        self.linear, self.shift = linear, shift
+        self.total, self.largest = np.zeros(linear.outputs), np.zeros(linear.outputs)
+
+    def add(self, weight: Floats, rows: slice) -> None:
+        """Take in some rows of the weight."""
+        if not self.shift.any():
+            return
+        linear = self.linear
+        terms = linear.alpha * weight * linear.of_input(self.shift, rows)
+        others = tuple(axis for axis in range(weight.ndim) if axis not in (0, linear.out_axis))
+        at = linear.of_output(np.arange(linear.outputs), rows)
+        sums, maxima = terms.sum(others, keepdims=True), np.abs(terms).max(others, keepdims=True, initial=0.0)
+        np.add.at(self.total, np.broadcast_to(at, sums.shape), sums)
+        np.maximum.at(self.largest, np.broadcast_to(at, sums.shape), maxima)
 
 
-def _worst(node: str, part: str, errors: Floats, allowed: float) -> AuditRow:
-    errors = np.where(np.isnan(errors), np.inf, errors)
-    if not errors.size:
-        return AuditRow(node, part, 0, 0.0, (), allowed)
-    index = np.unravel_index(int(np.argmax(errors)), errors.shape)
-    return AuditRow(node, part, errors.size, float(errors[index]), tuple(int(place) for place in index), allowed)
+def _slabs(constant: Constant) -> Iterator[tuple[slice, Floats]]:
+    """Give stretches of axis 0 that fit the processor's cache; a row at the least."""
+    for rows, slab in constant.slabs():
+        step = max(1, SLAB * len(slab) // max(1, slab.size))
+        for start in range(0, len(slab), step):
+            stop = min(start + step, len(slab))
+            yield slice(rows.start + start, rows.start + stop), slab[start:stop]
 
 
-def _sums(terms: Floats, linear: Channels) -> Floats:
-    total = np.zeros(linear.outputs)
-    if np.any(terms):  # most layers take no shift, and a walk over every weight takes its time
-        np.add.at(total, linear.of_output, terms)
-    return total
-
-
-def _maxima(terms: Floats, linear: Channels) -> Floats:
-    largest = np.zeros(linear.outputs)
-    if np.any(terms):
-        np.maximum.at(largest, linear.of_output, np.abs(terms))
-    return largest
+def _times(weight: Floats, along: Callable[[Floats, slice], Floats], factors: Floats, rows: slice) -> Floats:
+    return weight if np.all(factors == 1) else weight * along(factors, rows)
 
 
 def _parameters(node: Node, graph: Graph) -> tuple[Floats, Floats, Floats, Floats]:

@@ -1,6 +1,7 @@
 """Which channels each element of a weight joins, read off the operators' definitions for the audit."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,23 +9,24 @@ from numpy.typing import NDArray
 from bnfold import ops
 from bnfold.graph import Graph, Node
 
-Indices = NDArray[np.intp]
 
-
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True)
 class Channels:
-    """A linear node: of_output and of_input name the channels of every element of its weight, in its shape.
+    """A linear node. shape: of its weight, whose output channels lie along out_axis and input channels along in_axis.
 
-    operand: which operand the weight is. x: the other one. behind: how many axes of y lie behind its channels' (a
-    bias is broadcast over them; 0 for a convolution, whose bias has no other axes).
+    operand: which operand the weight is. x: the other one. x_axis, y_axis: where the channels lie in x and in y.
+    groups: axis 0 is cut into that many, and axis 1 numbers the channels within one of them. behind: how many axes of y
+    lie behind its channels' (a bias is broadcast over them; 0 for a convolution, whose bias has no other axes).
     """
 
     operand: int
     x: str
     x_axis: int
     y_axis: int
-    of_output: Indices
-    of_input: Indices
+    shape: tuple[int, ...]
+    out_axis: int
+    in_axis: int
+    groups: int = 1
     behind: int = 0
     alpha: float = 1.0
     beta: float = 1.0
@@ -32,12 +34,28 @@ class Channels:
     @property
     def outputs(self) -> int:
         """The number of output channels."""
-        return int(self.of_output.max()) + 1 if self.of_output.size else 0
+        return self.shape[self.out_axis] * (self.groups if self.out_axis == 1 else 1)
 
     @property
     def inputs(self) -> int:
         """The number of input channels."""
-        return int(self.of_input.max()) + 1 if self.of_input.size else 0
+        return self.shape[self.in_axis] * (self.groups if self.in_axis == 1 else 1)
+
+    def of_output(self, numbers: NDArray[Any], rows: slice) -> NDArray[Any]:
+        """Shape numbers, one an output channel, so that they broadcast against these rows of the weight."""
+        return self._along(self.out_axis, numbers, rows)
+
+    def of_input(self, numbers: NDArray[Any], rows: slice) -> NDArray[Any]:
+        """Shape numbers, one an input channel, so that they broadcast against these rows of the weight."""
+        return self._along(self.in_axis, numbers, rows)
+
+    def _along(self, axis: int, numbers: NDArray[Any], rows: slice) -> NDArray[Any]:
+        rank = len(self.shape)
+        if axis == 1 and self.groups > 1:
+            group = np.arange(self.shape[0])[rows] // (self.shape[0] // self.groups)
+            return numbers.reshape(self.groups, self.shape[1])[group].reshape(-1, self.shape[1], *(1,) * (rank - 2))
+        of_rows = numbers[rows] if axis == 0 else numbers
+        return of_rows.reshape([-1 if k == axis else 1 for k in range(rank)])
 
 
 def channels(node: Node, graph: Graph) -> Channels | None:
@@ -46,28 +64,27 @@ def channels(node: Node, graph: Graph) -> Channels | None:
     if operand is None or (len(node.inputs) > 2 and node.inputs[2] in graph.values):
         return None
     x, shape = node.inputs[1 - operand], graph.constants[node.inputs[operand]].shape
-    rank = len(graph.shape(node.output) or ())
+    rank, of_x, last = len(graph.shape(node.output) or ()), len(graph.shape(x) or ()), len(shape) - 1
+    if last < 1:
+        return None
     match node.op:
         case ops.Conv(groups=groups) if operand == 1:
-            return _convolution(x, shape, groups)
+            return Channels(1, x, 1, 1, shape, 0, 1, groups)
         case ops.ConvTranspose(groups=groups) if operand == 1:
-            return _transposed(x, shape, groups)
+            return Channels(1, x, 1, 1, shape, 1, 0, groups)
         case ops.Linear() if operand == 1:
-            return Channels(1, x, rank - 1, rank - 1, *_axes(shape, 0, 1))
+            return Channels(1, x, rank - 1, rank - 1, shape, 0, 1)
         case ops.Gemm(alpha, beta, trans_a, trans_b) if operand == 1:
-            of = _axes(shape, 0, 1) if trans_b else _axes(shape, 1, 0)
-            return Channels(1, x, 0 if trans_a else 1, 1, *of, 0, alpha, beta)
+            axes = (0, 1) if trans_b else (1, 0)
+            return Channels(1, x, 0 if trans_a else 1, 1, shape, *axes, alpha=alpha, beta=beta)
         case ops.Gemm(alpha, beta, trans_a, trans_b):
-            of = _axes(shape, 1, 0) if trans_a else _axes(shape, 0, 1)
-            return Channels(0, x, 1 if trans_b else 0, 0, *of, 1, alpha, beta)
-        case ops.MatMul() if len(shape) > 1 and operand == 1:
-            of = _axes(shape, len(shape) - 1, len(shape) - 2)
-            return Channels(1, x, len(graph.shape(x) or ()) - 1, rank - 1, *of)
-        case ops.MatMul() if len(shape) > 1:
-            of = _axes(shape, len(shape) - 2, len(shape) - 1)
-            of_x = len(graph.shape(x) or ())
+            axes = (1, 0) if trans_a else (0, 1)
+            return Channels(0, x, 1 if trans_b else 0, 0, shape, *axes, behind=1, alpha=alpha, beta=beta)
+        case ops.MatMul() if operand == 1:
+            return Channels(1, x, of_x - 1, rank - 1, shape, last, last - 1)
+        case ops.MatMul():
             behind = 1 if of_x > 1 else 0
-            return Channels(0, x, max(of_x - 2, 0), rank - 1 - behind, *of, behind)
+            return Channels(0, x, max(of_x - 2, 0), rank - 1 - behind, shape, last - 1, last, behind=behind)
         case ops.Einsum(equation) if "..." not in equation and len(node.inputs) == 2:
             return _einsum(x, shape, operand, equation)
         case _:
@@ -82,24 +99,5 @@ def _einsum(x: str, shape: tuple[int, ...], operand: int, equation: str) -> Chan
     inputs = [letter for letter in of_weight if letter in of_x and letter not in made]
     if len(outputs) != 1 or len(inputs) != 1:
         return None
-    of = _axes(shape, of_weight.index(outputs[0]), of_weight.index(inputs[0]))
-    return Channels(operand, x, of_x.index(inputs[0]), made.index(outputs[0]), *of)
-
-
-def _axes(shape: tuple[int, ...], output: int, given: int) -> tuple[Indices, Indices]:
-    """Number the output channels along one axis of the weight and the input channels along another."""
-    numbers = np.indices(shape, sparse=True)
-    of_output, of_input = np.broadcast_to(numbers[output], shape), np.broadcast_to(numbers[given], shape)
-    return of_output, of_input
-
-
-def _convolution(x: str, shape: tuple[int, ...], groups: int) -> Channels:
-    """Output o belongs to group o // (out / groups), whose inputs follow each other."""
-    of_output, within = _axes(shape, 0, 1)
-    return Channels(1, x, 1, 1, of_output, of_output // (shape[0] // groups) * shape[1] + within)
-
-
-def _transposed(x: str, shape: tuple[int, ...], groups: int) -> Channels:
-    """Input i belongs to group i // (in / groups), whose outputs follow each other."""
-    within, of_input = _axes(shape, 1, 0)
-    return Channels(1, x, 1, 1, of_input // (shape[0] // groups) * shape[1] + within, of_input)
+    axes = (of_weight.index(outputs[0]), of_weight.index(inputs[0]))
+    return Channels(operand, x, of_x.index(inputs[0]), made.index(outputs[0]), shape, *axes)

@@ -3,8 +3,10 @@
 import struct
 import zipfile
 import zlib
+from copy import copy
 from enum import Enum
 from pathlib import Path
+from typing import IO
 
 from bnfold.errors import BnfoldError, UnsafeError
 
@@ -113,7 +115,7 @@ def inspect_archive(path: str | Path, max_bytes: int | None = None) -> None:
         infos = archive.infolist()
         _check_sizes(path, infos, limit)
         for info in infos:
-            _check_bytes(path, archive, info)
+            check_entry(path, archive, info)
 
 
 def _check_sizes(path: Path, infos: list[zipfile.ZipInfo], limit: int) -> None:
@@ -129,12 +131,25 @@ def _check_sizes(path: Path, infos: list[zipfile.ZipInfo], limit: int) -> None:
         raise UnsafeError(f"{path}: holds two entries of one name, which readers resolve differently")
 
 
-def _check_bytes(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> None:
-    """Read one entry to its end: zipfile compares CRC-32 and length there. A CRC of 0 means that none was computed."""
+def open_entry(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> IO[bytes]:
+    """Open one entry; zipfile compares CRC-32 and length at its end. torch.save may compute none, and leaves a 0."""
+    entry = copy(info)
+    if not info.CRC:
+        entry.CRC = None  # type: ignore[assignment]  # the word of zipfile for "not known"
+    return archive.open(entry)
+
+
+def content_of(archive: zipfile.ZipFile, name: str) -> bytes:
+    """Read one entry, whole."""
+    with open_entry(archive, archive.getinfo(name)) as entry:
+        return entry.read()
+
+
+def check_entry(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> None:
+    """Read one entry to its end. Raises BnfoldError where its CRC or length is wrong."""
     try:
-        if info.CRC:
-            with archive.open(info) as entry:
-                while entry.read(_CHUNK):
-                    pass
+        with open_entry(archive, info) as entry:
+            while entry.read(_CHUNK):
+                pass
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError, ValueError) as error:
         raise BnfoldError(f"{path}: entry {info.filename!r} is damaged ({error})") from error

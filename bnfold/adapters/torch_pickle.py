@@ -15,7 +15,7 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 from bnfold.errors import BnfoldError, UnsafeError
-from bnfold.formats import Kind, inspect_archive
+from bnfold.formats import Kind, content_of, inspect_archive
 
 _WAYS_OUT = "use a state_dict with --arch, safetensors or ONNX instead, or, if you trust whoever made the file, --trust"
 _CONTAINERS = (dict, list, tuple, set)
@@ -124,7 +124,7 @@ def _refuse_construction(path: Path) -> None:
 def _opcodes(path: Path) -> Iterator[tuple[str, Any]]:
     with zipfile.ZipFile(path) as archive:
         (name,) = [entry for entry in archive.namelist() if entry.endswith("data.pkl")][:1]
-        content = archive.read(name)
+        content = content_of(archive, name)
     try:
         for opcode, argument, _ in pickletools.genops(content):
             yield opcode.name, argument

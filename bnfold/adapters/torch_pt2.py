@@ -20,7 +20,7 @@ from torch.export import ExportedProgram
 from bnfold.adapters.torch_capture import quietly
 from bnfold.adapters.torch_pickle import refuse_unexplained_memory
 from bnfold.errors import BnfoldError, UnsafeError
-from bnfold.formats import inspect_archive
+from bnfold.formats import content_of, inspect_archive
 
 _COPIED = re.compile(
     r"(archive_format|archive_version|byteorder|version|\.data/.*|models/[^/]+\.json|data/(weights|constants)/[^/]+)"
@@ -76,10 +76,10 @@ def _clean(path: Path, copy: Path) -> tuple[Tensor, ...]:
         for info in source.infolist():
             root, _, name = info.filename.partition("/")
             if _SAMPLES.fullmatch(name):
-                samples = _safe_samples(source.read(info))
+                samples = _safe_samples(content_of(source, info.filename))
                 target.writestr(f"{root}/{name}", b"")  # the loader wants the entry; empty, it is not unpickled
             elif _COPIED.fullmatch(name):
-                content = source.read(info)
+                content = content_of(source, info.filename)
                 if name.endswith(".json"):
                     content = _clean_json(path, name, content)
                 target.writestr(f"{root}/{name}", content)

@@ -10,6 +10,7 @@ import torch
 
 from bnfold.atomic import replacing
 from bnfold.errors import BnfoldError, UnsafeError
+from bnfold.formats import check_entry
 
 
 def save(content: Mapping[str, object], path: str | os.PathLike[str]) -> None:
@@ -60,9 +61,8 @@ def _look_over(source: Path, kind: str) -> None:
             raise UnsafeError(f"{source}: has compressed entries, which torch.save never writes; save it anew")
         if sum(entry.file_size for entry in entries) > size:
             raise UnsafeError(f"{source}: its entries claim more bytes than the file has; save it anew")
-        damaged = archive.testzip()
-    if damaged is not None:
-        raise BnfoldError(f"{source}: is damaged (the checksum of {damaged!r} is wrong); save or copy it anew")
+        for entry in entries:
+            check_entry(source, archive, entry)
 
 
 def _first_line(error: Exception) -> str:

@@ -1,7 +1,9 @@
 """Every malformed file gives one line and the right status, in bounded time and memory, and runs nothing."""
 
+import io
 import resource
 import time
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -86,3 +88,26 @@ def test_the_limit_can_be_chosen(tmp_path):
 def test_mutated_files_end_in_a_module_or_in_one_line(seed):
     for data in torch_target.mutations(50, seed):
         torch_target.one(data)
+
+
+def test_an_archive_without_checksums_opens(tmp_path, monkeypatch):
+    """torch.serialization.set_crc32_options(False) leaves a 0 where the CRC-32 stands."""
+    monkeypatch.setattr("torch.utils.serialization.config.save.compute_crc32", False)
+    module = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2)).eval()
+    torch.save(module, tmp_path / "model.pt")
+    with zipfile.ZipFile(tmp_path / "model.pt") as archive:
+        assert not any(info.CRC for info in archive.infolist())
+    loaded = load_module(tmp_path / "model.pt").module
+    assert torch.equal(loaded[0].weight, module[0].weight)
+
+
+def test_a_name_that_the_directory_and_the_entry_do_not_share(tmp_path):
+    content = hostile_torch.program()
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        name = next(name for name in archive.namelist() if name.endswith("model_constants_config.json"))
+    place = content.index(name.encode())  # the entry's own header comes first, the directory last
+    changed = content[:place] + name.encode()[::-1] + content[place + len(name) :]
+    path = tmp_path / "model.pt2"
+    path.write_bytes(changed)
+    with pytest.raises(BnfoldError, match="is damaged"):
+        load_module(path)

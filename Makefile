@@ -29,6 +29,7 @@ test-all: lint types
 	$(BIN)/pytest --numprocesses auto -m ''
 
 fuzz: $(STAMP)
+	-$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[fuzz]"
 	$(BIN)/python -m tests.fuzz
 	$(BIN)/python -m tests.adapters.fuzz_onnx 300
 	$(BIN)/python -m tests.adapters.fuzz_torch 300

@@ -1,5 +1,6 @@
 """ONNX files as a fuzzer makes them: whatever the bytes, a fold ends in a result or in one line."""
 
+import functools
 import random
 import tempfile
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from tests.adapters.hostile_onnx import CORPUS
 from tests.adapters.onnx_cases import batch_norm, model
 
 
+@functools.cache
 def seeds() -> list[bytes]:
     """Small models that reach most of the code, and the hostile ones of up to 10 kB."""
     image = "(float[N,3,8,8] x) => (float[N,4,h,w] y)"
@@ -46,11 +48,14 @@ def one(data: bytes) -> None:
 def mutations(count: int, seed: int) -> list[bytes]:
     """Change bytes, cut, repeat and join parts of the seeds, at random."""
     draw, known = random.Random(seed), seeds()
-    return [_mutated(draw, known) for _ in range(count)]
+    return [mutated(draw, draw.choice(known)) for _ in range(count)]
 
 
-def _mutated(draw: random.Random, known: list[bytes]) -> bytes:
-    data = bytearray(draw.choice(known))
+def mutated(draw: random.Random, content: bytes) -> bytes:
+    """Change a file."""
+    data, known = bytearray(content), seeds()
+    if not data:
+        return draw.choice(known)
     steps: list[Callable[[], None]] = [
         lambda: data.__setitem__(draw.randrange(len(data)), draw.randrange(256)),
         lambda: data.__setitem__(draw.randrange(len(data)), draw.choice((0, 1, 0x7F, 0x80, 0xFF))),

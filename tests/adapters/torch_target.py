@@ -1,5 +1,6 @@
 """PyTorch files as a fuzzer makes them: whatever the bytes, opening them ends in a module or in one line."""
 
+import functools
 import random
 import tempfile
 import warnings
@@ -17,6 +18,7 @@ from tests.adapters import hostile_torch
 MARK = "/nonexistent/mark"
 
 
+@functools.cache
 def seeds() -> list[bytes]:
     """One small file of each kind, and the hostile ones of up to 20 kB."""
     architecture = ARCHITECTURES["mlp"]
@@ -47,10 +49,11 @@ def one(data: bytes) -> None:
 def mutations(count: int, seed: int) -> list[bytes]:
     """Change bytes at random: of a whole file, or of one entry of an archive under a checksum that is right."""
     draw, known = random.Random(seed), seeds()
-    return [_mutated(draw, draw.choice(known)) for _ in range(count)]
+    return [mutated(draw, draw.choice(known)) for _ in range(count)]
 
 
-def _mutated(draw: random.Random, data: bytes) -> bytes:
+def mutated(draw: random.Random, data: bytes) -> bytes:
+    """Change a file, or one entry of an archive."""
     if data[:2] != b"PK" or draw.random() < 0.3:
         return _changed(draw, data)
     try:

@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from bnfold.adapters.torch_capture import Arguments, quietly
+from bnfold.adapters.torch_shapes import KnownShapes
 
 _SIZED = frozenset({"view", "reshape", "expand", "repeat", "unflatten", "interpolate", "upsample", "arange", "zeros"})
 
@@ -44,14 +45,14 @@ def trace(module: nn.Module, given: Arguments) -> tuple[Step, ...] | None:
                     holder[name] = _numberless(item, seen)
         try:
             with torch.no_grad(), torch.device("meta"):
-                return recorded(module, Arguments(args, kwargs))[0]
+                return recorded(module, Arguments(args, kwargs), KnownShapes())[0]
         except Exception:  # noqa: BLE001 - whatever the forward raises, it has no trace
             return None
 
 
-def recorded(module: nn.Module, given: Arguments) -> tuple[tuple[Step, ...], Any]:
-    """Run the forward as it is, and give its steps and its result."""
-    recorder = _Recorder(module)
+def recorded(module: nn.Module, given: Arguments, known: KnownShapes | None = None) -> tuple[tuple[Step, ...], Any]:
+    """Run the forward as it is, and give its steps and its result. known: for tensors without numbers."""
+    recorder = _Recorder(module, known)
     for index, item in enumerate(pytree.tree_leaves((given.args, dict(given.kwargs)))):
         if isinstance(item, Tensor):
             recorder.labels[id(item)] = f"input {index}"
@@ -81,8 +82,9 @@ def _holders(module: nn.Module) -> list[dict[str, Any]]:
 
 
 class _Recorder(TorchFunctionMode):
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, known: KnownShapes | None) -> None:
         super().__init__()
+        self.known = known
         self.steps: list[Step] = []
         self.alive: list[Tensor] = []  # an id or a storage's address is used again once its owner is gone
         self.versions: dict[int, int] = {}
@@ -111,9 +113,15 @@ class _Recorder(TorchFunctionMode):
         """Note what goes in, and call what comes out by the number of the step."""
         kwargs = kwargs or {}
         named = [(name, item) for name, item in sorted(kwargs.items()) if name != "inplace"]
-        operands = tuple(self.text(item) for item in pytree.tree_leaves((args, named)))
-        writes = _version(args)
-        result = func(*args, **kwargs)
+        with torch._C.DisableTorchFunction():
+            operands = tuple(self.text(item) for item in pytree.tree_leaves((args, named)))
+            writes = _version(args)
+        result = func(*args, **kwargs) if self.known is None else self.known.call(func, args, kwargs)
+        with torch._C.DisableTorchFunction():
+            self._note(func, args, operands, result, writes)
+        return result
+
+    def _note(self, func: Any, args: Any, operands: tuple[str, ...], result: Any, writes: int) -> None:
         made = [item for item in pytree.tree_leaves(result) if isinstance(item, Tensor)]
         changed = _version(args) != writes
         if made or changed:
@@ -125,7 +133,6 @@ class _Recorder(TorchFunctionMode):
             if changed:
                 memory = _memory(args[0])
                 self.versions[memory] = self.versions.get(memory, 0) + 1
-        return result
 
     def text(self, item: Any) -> str:
         """Tell an operand: a tensor by its origin, and by how often its memory was written to since."""

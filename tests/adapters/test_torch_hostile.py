@@ -90,9 +90,14 @@ def test_mutated_files_end_in_a_module_or_in_one_line(seed):
         torch_target.one(data)
 
 
-def test_an_archive_without_checksums_opens(tmp_path, monkeypatch):
-    """torch.serialization.set_crc32_options(False) leaves a 0 where the CRC-32 stands."""
-    monkeypatch.setattr("torch.utils.serialization.config.save.compute_crc32", False)
+@pytest.fixture
+def without_checksums():
+    torch.serialization.set_crc32_options(False)  # a 0 stands where the CRC-32 would
+    yield
+    torch.serialization.set_crc32_options(True)
+
+
+def test_an_archive_without_checksums_opens(tmp_path, without_checksums):
     module = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2)).eval()
     torch.save(module, tmp_path / "model.pt")
     with zipfile.ZipFile(tmp_path / "model.pt") as archive:

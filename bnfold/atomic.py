@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import secrets
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,7 +43,7 @@ def _begin(path: str | os.PathLike[str]) -> tuple[Path, Path]:
     if final.exists() and not os.access(final, os.W_OK):
         raise BnfoldError(f"{path}: can't be written (it is write-protected); choose another name")
     # The suffix stays: some writers add it where it is missing.
-    temporary = final.with_name(f".{final.stem[:100]}.{secrets.token_hex(6)}{final.suffix}")
+    temporary = final.with_name(f".{final.stem[:100]}.{os.urandom(6).hex()}{final.suffix}")
     try:
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     except OSError as error:

@@ -88,10 +88,11 @@ class Elimination:
 
     def solution(self, unknowns: int) -> Floats:
         """Give (unknowns, lanes): the unknowns that aren't pivots are 0."""
-        values = np.zeros((unknowns, self.lanes))
+        values, sizes = np.zeros((2, unknowns, self.lanes))
         for pivot in list(self.pivots):
             solved = self._solved(pivot)
-            values[pivot] = np.where(np.abs(solved.right) <= ROUNDING * solved.size, 0.0, solved.right)
+            values[pivot], sizes[pivot] = solved.right, solved.size
+        values[np.abs(values) <= ROUNDING * sizes] = 0.0
         return values
 
     def fewest_changes(self, weight: Floats) -> Floats:

@@ -75,8 +75,8 @@ class _Tensors:
         end = self.ends.get(first, -1)
         if len(unknowns) == end - first and np.array_equal(unknowns, np.arange(first, end)):
             return [first], True
-        numbers = np.unique(np.searchsorted(self.starts, unknowns, side="right") - 1)
-        return self.starts[numbers].tolist(), False
+        numbers = np.searchsorted(self.starts, unknowns, side="right") - 1
+        return sorted(set(self.starts[numbers].tolist())), False
 
 
 def _tied_tensors(rows: Sequence[Row], tensors: _Tensors) -> list[list[int]]:

@@ -204,8 +204,8 @@ class _Problem:
             group_of[group.unknowns] = number
         members: dict[int, set[str]] = {}
         for name in framed:
-            for number in np.unique(group_of[self.lowering.unknowns.of(name)]):
-                members.setdefault(int(number), set()).add(name)
+            for number in set(group_of[self.lowering.unknowns.of(name)].tolist()):
+                members.setdefault(number, set()).add(name)
         return {
             c.node.name: frozenset().union(*(members.get(g, set()) for g in self.system.groups_of(number)))
             for number, fold in enumerate(self.folds)

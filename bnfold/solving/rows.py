@@ -64,7 +64,7 @@ class Unknowns:
                 count += self._channels(name)
             self.offset[name] = self.offset[first]
         self.count = count
-        self.starts = np.unique([*self.offset.values(), count])
+        self.starts = np.array(sorted({*self.offset.values(), count}))
         self._places: dict[int, Indices] = {}
         self.tensors = np.zeros(count)
         for name in leader:
@@ -202,7 +202,7 @@ class Lowering:
             return
         x, y = pairs
         if not np.array_equal(x, y):
-            several = cause if len(x) > len(np.unique(y)) else None  # channels of x must have one frame
+            several = cause if len(x) > len(set(y.tolist())) else None  # channels of x must have one frame
             self.equate_scales(y, x, several)
             self._row(Kind.SHIFT, [(y, 1.0), (x, -tie.times)], several)
         if tie.positive:

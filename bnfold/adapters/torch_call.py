@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import fx
 
+from bnfold.affine import Floats
 from bnfold.graph import Dim
 from bnfold.ops import Op
 from bnfold.why import Why
@@ -33,10 +34,11 @@ class Draft:
 
 @dataclass(frozen=True)
 class Call:
-    """A node of an exported graph."""
+    """A node of an exported graph. evaluate: gives the numbers of a tensor that is known before the run."""
 
     node: fx.Node
     arguments: Mapping[str, Any]
+    evaluate: Callable[[fx.Node], Floats | None]
 
     def __getitem__(self, name: str) -> Any:
         """Give an argument by the name in the operator's schema."""
@@ -52,6 +54,14 @@ class Call:
         """The first argument, a tensor."""
         first: fx.Node = next(iter(self.arguments.values()))
         return first
+
+    def indices(self, given: fx.Node) -> tuple[int, ...] | None:
+        """Give the numbers of a vector of indices, or where a mask is true; None where they aren't known."""
+        numbers = self.evaluate(given)
+        if numbers is None or numbers.ndim != 1:
+            return None
+        mask = given.meta["val"].dtype is torch.bool
+        return tuple(int(index) for index in (numbers.nonzero()[0] if mask else numbers))
 
     def axis(self, name: str) -> int:
         """Give an argument that is an axis, never negative."""
@@ -96,7 +106,7 @@ def known() -> frozenset[str]:
     return frozenset(map(str, _READERS))
 
 
-def bind(node: fx.Node, target: Any) -> Call:
+def bind(node: fx.Node, target: Any, evaluate: Callable[[fx.Node], Floats | None]) -> Call:
     """Bind the node's arguments to the schema of `target`, with its defaults."""
     arguments: dict[str, Any] = {}
     for index, argument in enumerate(target._schema.arguments):
@@ -107,7 +117,7 @@ def bind(node: fx.Node, target: Any) -> Call:
         else:
             value = argument.default_value if argument.has_default_value() else None
         arguments[argument.name] = value
-    return Call(node, arguments)
+    return Call(node, arguments, evaluate)
 
 
 def shape_of(node: fx.Node) -> tuple[Dim, ...]:

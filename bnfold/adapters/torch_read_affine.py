@@ -100,3 +100,10 @@ _unary("sqrt", "sqrt.default")
 _unary("rsqrt", "rsqrt.default")
 _unary("reciprocal", "reciprocal.default")
 _unary("square", "square.default")
+
+
+@reads("lerp.Scalar")
+def _lerp(call: Call) -> Draft | None:
+    operands = call["self"], call["end"]
+    weight = float(call["weight"])
+    return Draft(ops.Sum((1 - weight, weight)), operands) if all(map(is_tensor, operands)) else None

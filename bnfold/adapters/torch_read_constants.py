@@ -64,6 +64,10 @@ class Constants:
             self.found[node.name] = Constant(node.name, shape, dtype, partial(self._evaluate, node))
         return node.name
 
+    def numbers(self, node: fx.Node) -> Floats | None:
+        """Give the numbers of a tensor, float64; None where they are not known before the run."""
+        return self._evaluate(node) if node in self.fixed else None
+
     def scalar(self, name: str, number: float, node: fx.Node) -> str:
         """Name a number that stands in the call itself."""
         dtype = name_of(node.meta["val"].dtype)

@@ -86,6 +86,23 @@ def _slice(call: Call) -> Draft:
     return _take(call, axis, range(length(shape_of(call.x)[axis]))[slice(*bounds)])
 
 
+@reads("index_select.default")
+def _index_select(call: Call) -> Draft | None:
+    indices = call.indices(call["index"])
+    return None if indices is None else _take(call, call.axis("dim"), list(indices))
+
+
+@reads("index.Tensor")
+def _index(call: Call) -> Draft | None:
+    """A vector of constants on one axis; on several they would be read in step."""
+    given = [(axis, index) for axis, index in enumerate(call["indices"]) if index is not None]
+    if len(given) != 1:
+        return None
+    ((axis, index),) = given
+    indices = call.indices(index)
+    return None if indices is None else _take(call, axis, list(indices))
+
+
 @reads("narrow.default")
 def _narrow(call: Call) -> Draft:
     axis, start = call.axis("dim"), length(call["start"])

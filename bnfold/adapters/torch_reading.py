@@ -17,7 +17,7 @@ from bnfold.adapters import (  # noqa: F401 - importing a family registers its r
     torch_read_linear,
     torch_read_pooling,
 )
-from bnfold.adapters.torch_call import Call, Derived, Draft, Operand, bind, dim_of, draft, is_tensor
+from bnfold.adapters.torch_call import Derived, Draft, Operand, bind, dim_of, draft, is_tensor
 from bnfold.adapters.torch_names import Names, Paths, path_of
 from bnfold.adapters.torch_nodes import (
     any_tensor,
@@ -154,7 +154,7 @@ class _Reading:
     def _emit(self, node: fx.Node, target: Any) -> None:
         drafted = None
         if isinstance(target, torch._ops.OpOverload) and not gives_nothing(node):
-            drafted = draft(Call(node, bind(node, target).arguments), target)
+            drafted = draft(bind(node, target, self.constants.numbers), target)
         kind = str(target) if isinstance(target, torch._ops.OpOverload) else getattr(target, "__name__", str(target))
         if drafted is None:
             operands = tuple(item for item in node.all_input_nodes if any_tensor(item))

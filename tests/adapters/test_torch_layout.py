@@ -26,6 +26,10 @@ MOVES: dict[str, tuple[Move, int]] = {  # by name: what it does, and the axis th
     "flipud": (lambda x: x[0].flipud(), 0),
     "fliplr": (lambda x: x.fliplr(), 1),
     "roll": (lambda x: x.roll(3, 1), 1),
+    "index_select": (lambda x: x.index_select(1, torch.tensor([5, 0, 0, 7])), 1),
+    "index": (lambda x: x[:, [3, -1, 2]], 1),
+    "index of columns": (lambda x: x[..., torch.tensor([1, 0])], 1),
+    "mask": (lambda x: x[:, torch.tensor([True, False] * 4)], 1),
     "repeat": (lambda x: x.repeat(1, 1, 2, 3), 1),
     "repeat of channels, to another rank": (lambda x: x.repeat(2, 1, 3, 1, 1), 2),
     "tile, fewer": (lambda x: x.tile(2, 1), 1),
@@ -49,6 +53,7 @@ MOVES: dict[str, tuple[Move, int]] = {  # by name: what it does, and the axis th
     "dstack": (lambda x: torch.dstack([x, x]), 1),
     "maximum": (lambda x: torch.maximum(x, x.flip(2)), 1),
     "minimum": (lambda x: torch.min(x, x[:, :, :1]), 1),
+    "lerp": (lambda x: torch.lerp(x, x.flip(2), 0.3), 1),
     "max": (lambda x: x.max(2)[0], 1),
     "min, kept": (lambda x: x.min(-1, keepdim=True).values, 1),
 }

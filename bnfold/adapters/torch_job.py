@@ -13,8 +13,8 @@ from bnfold.adapters.torch_limits import Writable, in_place_after
 from bnfold.adapters.torch_names import Paths, path_of
 from bnfold.adapters.torch_reading import Reading
 from bnfold.adapters.torch_replacing import Replacement
-from bnfold.adapters.torch_sizes import shapes
-from bnfold.adapters.torch_trace import Step, is_as_planned
+from bnfold.adapters.torch_sizes import Followed, Steps, shapes
+from bnfold.adapters.torch_trace import is_as_planned, trace
 from bnfold.adapters.torch_write import Written, write
 from bnfold.errors import BnfoldError, DifferentError
 from bnfold.graph import Graph, Node
@@ -63,7 +63,7 @@ class Job:
 
     module: nn.Module
     given: Arguments
-    sizes: Sequence[Arguments]
+    followed: Followed
     reading: Reading
     writable: Writable
     graph: Graph
@@ -74,7 +74,7 @@ class Job:
         unknown = next((edit.node for edit in plan.edits if edit.node not in self.graph.by_name), None)
         if unknown is not None:
             raise BnfoldError(f"the plan names {unknown}, which this module hasn't; make the plan anew")
-        steps, reference = torch_truth.recorded_outputs(self.module, self.given)
+        steps, reference = self.followed.run or torch_truth.recorded_outputs(self.module, self.given)
         before = [(self.given, torch_truth.outputs(self.module, self.given, wide=True), reference)]
         for size in self._other_sizes():
             try:
@@ -90,8 +90,9 @@ class Job:
         try:
             torch_audit.require_audited(original, plan, torch_audit.written_in(original, target, done.biased))
             after, folded = self._run_folded(target)
-            if not is_as_planned(steps, after, self.replaced(plan), set(done.biased.values())):
-                self._require_graph(plan, target, done)
+            self._require_path(plan, target, done, self.given, steps, after)
+            for size, steps in self.followed.traces:
+                self._require_path(plan, target, done, size, steps, trace(target, size))
             for size, truth, reference in before:
                 got = folded if size is self.given else torch_truth.outputs(target, size)
                 where = f"{type(target).__name__} with inputs {shapes(size)}"
@@ -101,7 +102,7 @@ class Job:
             raise
         return done
 
-    def _run_folded(self, target: nn.Module) -> tuple[tuple[Step, ...], list[Tensor]]:
+    def _run_folded(self, target: nn.Module) -> tuple[Steps, list[Tensor]]:
         try:
             return torch_truth.recorded_outputs(target, self.given)
         except Exception as error:
@@ -111,9 +112,12 @@ class Job:
             ) from error
 
     def _other_sizes(self) -> Sequence[Arguments]:
-        """Give the sizes to run at besides the given one: another batch, and all of them where that costs little."""
-        elements = sum(parameter.numel() for parameter in self.module.parameters())
-        return self.sizes[1:] if elements < _SMALL else self.sizes[1:2]
+        """Give the sizes to run at besides the given one: of a large module, only those that could not be traced."""
+        sizes = self.followed.sizes[1:]
+        if sum(parameter.numel() for parameter in self.module.parameters()) < _SMALL:
+            return sizes
+        traced = [size for size, _ in self.followed.traces]
+        return [size for size in sizes if size not in traced][:1]
 
     def replaced(self, plan: Plan) -> set[str]:
         """Give the paths of the submodules that the plan takes out."""
@@ -132,11 +136,18 @@ class Job:
         sources = self.reading.sources
         return {name: paths.module(path_of(sources[source])) for name, source in names.items() if source in sources}
 
-    def _require_graph(self, plan: Plan, target: nn.Module, done: Written) -> None:
+    def _require_path(
+        self, plan: Plan, target: nn.Module, done: Written, size: Arguments, before: Steps, after: Steps | None
+    ) -> None:
+        """Demand the path that the plan wants of the written module, by its steps or by a capture."""
+        if after is None or not is_as_planned(before, after, self.replaced(plan), set(done.biased.values())):
+            self._require_graph(plan, target, done, size)
+
+    def _require_graph(self, plan: Plan, target: nn.Module, done: Written, size: Arguments) -> None:
         """Capture the written module: it must be the graph that the plan wants, and no other path of the forward."""
         clipped = {edit.node: edit.axis for edit in plan.edits if isinstance(edit, ReplaceByClip)}
         wanted = form(self.reading.graph, self.reading.tensors, self._removed(plan), done.biased, clipped)
-        again = self.read_at(target, self.given)
+        again = self.read_at(target, size)
         parted = difference(wanted, form(again.graph, again.tensors))
         if parted:
             raise OtherPathError(f"{type(target).__name__}: the folded module takes another path: {parted}")

@@ -151,7 +151,8 @@ class _Wanted:
 
 def _fold_whole(module: nn.Module, given: Arguments, wanted: _Wanted) -> tuple[FoldResult, ModuleEdits]:
     reading = read_at(module, given)
-    sizes, notes = same_at_other_sizes(module, given, partial(read_at, module), reading)
+    followed = same_at_other_sizes(module, given, partial(read_at, module), reading)
+    notes = followed.notes
     writable, graph = prepared(reading, limited(reading, module))
     plan = fold(graph, **wanted.settings) if wanted.plan is None else wanted.plan
     if wanted.dry_run:
@@ -159,7 +160,7 @@ def _fold_whole(module: nn.Module, given: Arguments, wanted: _Wanted) -> tuple[F
     target = wanted.target(module)
     if not plan.edits:
         return FoldResult(target, plan, graph, notes), ModuleEdits()
-    job = Job(module, given, sizes, reading, writable, graph, read_at)
+    job = Job(module, given, followed, reading, writable, graph, read_at)
     try:
         done = job.carry_out(plan, target)
     except OtherPathError:

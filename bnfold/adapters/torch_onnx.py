@@ -106,7 +106,7 @@ def captured(
     axes = BATCH if dynamic is None else dynamic
     if 0 in axes and given.batch == 1:  # torch.export takes a length of 1 as one that never changes
         given = given.resized(None, 2)
-    _, notes = same_at_other_sizes(model, given, partial(read_at, model))
+    notes = same_at_other_sizes(model, given, partial(read_at, model)).notes
     try:
         program = _exported(model, given, axes)
     except CaptureError:

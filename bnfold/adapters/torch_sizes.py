@@ -1,8 +1,10 @@
 """Whether a forward takes the same path at other batch sizes and on larger maps."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
 
-from torch import nn
+from torch import Tensor, nn
 
 from bnfold.adapters.torch_capture import Arguments, CaptureError, other_batches, other_sizes
 from bnfold.adapters.torch_form import difference, form
@@ -10,44 +12,45 @@ from bnfold.adapters.torch_reading import Reading
 from bnfold.adapters.torch_trace import Step, same_path, trace
 from bnfold.adapters.torch_truth import recorded_outputs
 
-FAR = 65  # a batch beyond what forwards look for ("at least 8", "more than 64"); it is followed and never run
-ReadAt = Callable[[Arguments], Reading]
+FAR = 65  # a batch beyond what forwards look for ("at least 8", "more than 64"); it is traced and never run
+ReadAt: TypeAlias = Callable[[Arguments], Reading]
+Steps: TypeAlias = tuple[Step, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Followed:
+    """A forward that takes one path at all the sizes that it takes.
+
+    sizes: those to check at, the given one first. notes: what was tried, for the report. run: the steps and the outputs
+    at the given size, where a run takes the steps that a trace takes. traces: the path at other sizes, where traced.
+    """
+
+    sizes: Sequence[Arguments]
+    notes: tuple[str, ...]
+    run: tuple[Steps, list[Tensor]] | None
+    traces: Sequence[tuple[Arguments, Steps]]
 
 
 def same_at_other_sizes(
     module: nn.Module, given: Arguments, read_at: ReadAt, reading: Reading | None = None
-) -> tuple[list[Arguments], tuple[str, ...]]:
-    """Follow the forward at other sizes and demand the same path. Gives the sizes that the module takes, and notes.
+) -> Followed:
+    """Follow the forward at other sizes and demand the same path.
 
     read_at: captures the module; reading: what it gave at the given sizes. Traces decide where they can, captures
     where not. Raises CaptureError where forward takes another path.
     """
-    own = _trace_as_run(module, given)
-    sizes: list[Arguments] = [given]
-    refused: list[str] = []
-    for kind, other in _others(given):
-        steps = trace(module, other) if own is not None else None
-        if own is not None and steps is None:
-            taken = False
-        elif own is not None and steps is not None and same_path(own, steps):
-            taken = True
-        else:
-            reading = reading or read_at(given)
-            taken = _same_graph(module, reading, other, read_at, kind)
-        if taken:
-            sizes.append(other)
-        else:
-            refused.append(shapes(other))
-    far = given.resized(None, FAR) if own is not None and given.batch is not None else given
-    steps = trace(module, far) if far is not given else None
-    if own is not None and steps is not None and not same_path(own, steps):
-        _same_graph(module, reading or read_at(given), far, read_at, "batch")
+    search = _Search(module, given, read_at, reading)
+    tried = [("batch", other) for other in other_batches(given)] + [("size", other) for other in other_sizes(given)]
+    taken = [search.takes(kind, other) for kind, other in tried]
+    search.look_far()
+    sizes = [given, *(other for (_, other), passed in zip(tried, taken, strict=True) if passed)]
+    refused = [other for (_, other), passed in zip(tried, taken, strict=True) if not passed]
     notes = [f"checked with inputs of shape {'; '.join(map(shapes, sizes))}"]
     if refused:
-        notes.append(f"not checked with {'; '.join(refused)}: the module doesn't take them")
+        notes.append(f"not checked with {'; '.join(map(shapes, refused))}: the module doesn't take them")
     if given.kwargs:
         notes.append(f"holds for these keyword arguments: {', '.join(given.kwargs)}")
-    return sizes, tuple(notes)
+    return Followed(sizes, tuple(notes), search.run, search.traces)
 
 
 def shapes(given: Arguments) -> str:
@@ -55,35 +58,52 @@ def shapes(given: Arguments) -> str:
     return ", ".join("x".join(map(str, item.shape)) or "scalar" for item in given.tensors) or "none"
 
 
-def _others(given: Arguments) -> Iterator[tuple[str, Arguments]]:
-    yield from (("batch", other) for other in other_batches(given))
-    yield from (("size", other) for other in other_sizes(given))
+class _Search:
+    def __init__(self, module: nn.Module, given: Arguments, read_at: ReadAt, reading: Reading | None) -> None:
+        self.module, self.given, self.read_at, self.reading = module, given, read_at, reading
+        self.run = _run_as_traced(module, given)
+        self.traces: list[tuple[Arguments, Steps]] = []
+
+    def takes(self, kind: str, other: Arguments) -> bool:
+        """Whether the module takes a size; raises CaptureError where it takes another path for it."""
+        if self.run is None:
+            return self._captured(kind, other)
+        steps = trace(self.module, other)
+        if steps is None:
+            return False
+        self.traces.append((other, steps))
+        return same_path(self.run[0], steps) or self._captured(kind, other)
+
+    def look_far(self) -> None:
+        """Trace a batch that would be long to run."""
+        if self.run is not None and self.given.batch is not None:
+            self.takes("batch", self.given.resized(None, FAR))
+
+    def _captured(self, kind: str, other: Arguments) -> bool:
+        """Compare captures. False where the module can't be captured with these inputs."""
+        self.reading = self.reading or self.read_at(self.given)
+        try:
+            again = self.read_at(other)
+        except CaptureError:
+            return False
+        parted = difference(form(self.reading.graph, self.reading.tensors), form(again.graph, again.tensors))
+        if parted:
+            raise CaptureError(
+                f"{type(self.module).__name__}: forward takes another path for inputs of shape {shapes(other)}: "
+                f"{parted}; fold the submodules that don't look at the {kind}"
+            )
+        return True
 
 
-def _trace_as_run(module: nn.Module, given: Arguments) -> tuple[Step, ...] | None:
-    """Give the trace, if it is the path of a real run too: a forward can look at the device, or at numbers."""
+def _run_as_traced(module: nn.Module, given: Arguments) -> tuple[Steps, list[Tensor]] | None:
+    """Run, and trace: a forward can look at the device, or at numbers, and then a trace tells nothing."""
     steps = trace(module, given)
     if steps is None:
         return None
     try:
-        real, _ = recorded_outputs(module, given)
+        run = recorded_outputs(module, given)
     except Exception as error:
         line = (str(error).splitlines() or [""])[0][:200]
         name = type(module).__name__
         raise CaptureError(f"{name} doesn't take these inputs ({type(error).__name__}: {line})") from error
-    return steps if real == steps else None
-
-
-def _same_graph(module: nn.Module, reading: Reading, other: Arguments, read_at: ReadAt, kind: str) -> bool:
-    """Compare captures. False where the module can't be captured with these inputs."""
-    try:
-        again = read_at(other)
-    except CaptureError:
-        return False
-    parted = difference(form(reading.graph, reading.tensors), form(again.graph, again.tensors))
-    if parted:
-        raise CaptureError(
-            f"{type(module).__name__}: forward takes another path for inputs of shape {shapes(other)}: {parted}; "
-            f"fold the submodules that don't look at the {kind}"
-        )
-    return True
+    return run if run[0] == steps else None

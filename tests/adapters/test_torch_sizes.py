@@ -1,12 +1,17 @@
 """Forwards that look at the batch size: refused, also where only a batch far from the example's tells."""
 
+from typing import ClassVar
+
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 
+import bnfold
 from bnfold.adapters.torch_capture import CaptureError, arguments
 from bnfold.adapters.torch_module import read_at
 from bnfold.adapters.torch_sizes import same_at_other_sizes
+from bnfold.errors import DifferentError
 
 
 class Watching(nn.Module):
@@ -29,7 +34,42 @@ def test_a_branch_on_a_large_batch_is_seen(least):
 def test_a_forward_that_looks_at_no_size_is_checked_at_several():
     module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).eval()
     given = arguments(torch.randn(2, 3, 8, 8))
-    sizes, notes = same_at_other_sizes(module, given, lambda other: read_at(module, other))
-    assert [size.batch for size in sizes[:3]] == [2, 1, 3]
-    assert all(size.batch != 65 for size in sizes)
-    assert "1x3x8x8" in notes[0]
+    found = same_at_other_sizes(module, given, lambda other: read_at(module, other))
+    assert [size.batch for size in found.sizes[:3]] == [2, 1, 3]
+    assert all(size.batch != 65 for size in found.sizes)
+    assert "1x3x8x8" in found.notes[0]
+    assert {size.batch for size, _ in found.traces} == {1, 2, 3, 65}
+
+
+class Noticing(nn.Module):
+    """Takes another path without its BatchNorm, in large batches only."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, width, 3, bias=False), nn.BatchNorm2d(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.norm(self.conv(x))
+        return y * 2 if x.shape[0] > 50 and isinstance(self.norm, nn.Identity) else y
+
+
+def test_a_path_that_only_the_folded_module_takes_in_a_large_batch_is_seen():
+    module = Noticing(4).eval()
+    with pytest.raises(DifferentError, match="another path"):
+        bnfold.fold(module, torch.randn(2, 3, 8, 8))
+    assert isinstance(module.norm, nn.BatchNorm2d)
+
+
+def test_a_large_module_is_run_once_and_followed_at_the_other_sizes():
+    class Counting(nn.Sequential):
+        batches: ClassVar[list[int]] = []
+
+        def forward(self, x: Tensor) -> Tensor:
+            if x.device.type != "meta" and not isinstance(x, FakeTensor):
+                self.batches.append(len(x))
+            return super().forward(x)
+
+    module = Counting(nn.Conv2d(3, 40_000, 3, bias=False), nn.BatchNorm2d(40_000)).eval()
+    result = bnfold.fold(module, torch.randn(2, 3, 3, 3))
+    assert len(result.plan.folded) == 1
+    assert Counting.batches == [2, 2, 2]  # the original, its truth in float64, the folded one

@@ -10,7 +10,6 @@ from bnfold.errors import BnfoldError
 from bnfold.formats import Kind, kind_of
 from bnfold.graph import Graph
 from bnfold.plan import Plan
-from bnfold.plan_json import loads
 from bnfold.result import FoldResult
 
 VERIFIED = "verified: its outputs are as near to the float64 truth as the original's"
@@ -138,6 +137,8 @@ def read_plan(path: Path, graph: Graph) -> Plan:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise BnfoldError(f"{path}: can't be read ({error}); make it with bnfold fold --save-plan") from error
+    from bnfold.plan_json import loads
+
     return loads(text, graph, str(path))
 
 

@@ -13,7 +13,6 @@ paths = ["models"]
 allow = ["models/legacy/*.onnx"]
 """
 
-import difflib
 import os
 import tomllib
 from collections.abc import Mapping
@@ -139,6 +138,8 @@ class _Reader:
             raise BnfoldError(f"{self.file}: [{self.name}] is {self.table!r}; wanted a table")
         for key in self.table:
             if key not in known:
+                import difflib
+
                 near = difflib.get_close_matches(key, known, n=1)
                 advice = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
                 raise BnfoldError(f"{self.file}: [{self.name}] has no key {key!r}; {advice}")

@@ -1,12 +1,17 @@
 """`--help` and `--version` answer without the libraries that take seconds to import; mistakes get suggestions."""
 
+import gc
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
+import onnx
 import pytest
 
 from bnfold.commands import COMMANDS
+from bnfold.commands.lean import without_collector
 
 HEAVY = ("torch", "onnx", "onnxruntime", "onnxsim", "rich", "numpy", "sklearn")
 
@@ -23,6 +28,32 @@ def loaded_after(*arguments: str) -> tuple[int, set[str]]:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     status, names = json.loads(done.stdout.splitlines()[-1])
     return status or 0, {name.partition(".")[0] for name in names}
+
+
+def test_folding_an_onnx_file_imports_no_more_than_it_needs(tmp_path: Path) -> None:
+    text = """<ir_version: 8, opset_import: ["" : 17]> g (float[N,1,8,8] x) => (float[N,1,8,8] y)
+    <float[1,1,1,1] w = {2}, float[1] s = {3}, float[1] b = {4}, float[1] m = {5}, float[1] v = {6}>
+    { c = Conv(x, w) y = BatchNormalization(c, s, b, m, v) }"""
+    onnx.save(onnx.parser.parse_model(text), tmp_path / "model.onnx")
+    script = (
+        "import json, os, sys\n"
+        f"sys.argv = ['bnfold', 'fold', {str(tmp_path / 'model.onnx')!r}]\n"
+        "from bnfold.commands import main\n"
+        "try:\n    main()\nexcept SystemExit as end:\n"
+        "    print('\\n' + json.dumps([end.code, os.environ['OPENBLAS_NUM_THREADS'], sorted(sys.modules)]))\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "OPENBLAS_NUM_THREADS"}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, env=environment)
+    status, threads, names = json.loads(done.stdout.splitlines()[-1])
+    assert (status, threads) == (0, "1")
+    slow = {"torch", "onnxruntime", "rich", "numpy.ma", "concurrent.futures", "hashlib", "bnfold.checking"}
+    assert not slow & set(names)
+
+
+def test_the_collector_is_off_for_a_while_only() -> None:
+    with without_collector():
+        assert not gc.isenabled()
+    assert gc.isenabled()
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:

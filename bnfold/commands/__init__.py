@@ -1,16 +1,14 @@
 """The command line. Each command is a module of this package, imported only when it runs, so that `--help` is quick."""
 
-import difflib
 import importlib
 import os
 import sys
-import traceback
 from collections.abc import Sequence
 
 import click
-from click.shell_completion import shell_complete
 
 from bnfold import __version__
+from bnfold.commands.lean import leave_the_rest
 from bnfold.errors import BnfoldError
 
 COMMANDS = {
@@ -56,6 +54,8 @@ class LazyGroup(click.Group):
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
+            import difflib
+
             near = difflib.get_close_matches(args[0], COMMANDS)
             if not near:
                 raise
@@ -76,6 +76,8 @@ def group() -> None:
 def run(arguments: Sequence[str]) -> object:
     """Run one command and give its status; unlike click's own `main`, leave every exception to the caller."""
     if _COMPLETION in os.environ:
+        from click.shell_completion import shell_complete
+
         return shell_complete(group, {}, "bnfold", _COMPLETION, os.environ[_COMPLETION])
     try:
         with group.make_context("bnfold", list(arguments)) as ctx:
@@ -102,7 +104,10 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # where the interpreter's last flush goes
         sys.exit(NOBODY_READS)
     except Exception:  # noqa: BLE001 - Python's own status for a traceback is 1, which says "different" here
+        import traceback
+
         traceback.print_exc()
         click.echo("bnfold: an internal error; please report it with what stands above", err=True)
         sys.exit(BnfoldError.exit_status)
+    leave_the_rest()
     sys.exit(status if isinstance(status, int) else 0)

@@ -1,5 +1,6 @@
 """`bnfold fold`: absorb every BatchNorm that can be absorbed."""
 
+import contextlib
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -7,6 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from click.core import ParameterSource
+
+from bnfold.commands.lean import without_blas_threads, without_collector
 
 if TYPE_CHECKING:
     from bnfold.folding_files import Request
@@ -103,8 +106,10 @@ def command(model: Path, output: Path | None, as_json: bool, **options: Any) -> 
     Exit status: 0 done, 1 the result is not the same function, 2 usage or internal error, 3 could not verify,
     4 refused as unsafe; nothing is written unless it is 0.
     """
+    without_blas_threads()
     from bnfold.atomic import check_writable
     from bnfold.folding_files import fold_file
+    from bnfold.formats import Kind, kind_of
 
     if options["plan"] is not None and (options["only"] or options["skip"] or options["level"] != "default"):
         raise click.UsageError("--plan says what is folded; leave out --only, --skip and --level.")
@@ -121,7 +126,9 @@ def command(model: Path, output: Path | None, as_json: bool, **options: Any) -> 
     )
     if options["save_plan"] is not None:
         check_writable(options["save_plan"])
-    result = fold_file(request)
+    is_short = kind_of(model) is Kind.ONNX and not request.verify and request.plan is None
+    with without_collector() if is_short else contextlib.nullcontext():
+        result = fold_file(request)
     if options["save_plan"] is not None:
         _save_plan(options["save_plan"], result)
     written = None if request.dry_run else str(result.model)

@@ -1,15 +1,16 @@
 """Reports, each made from one result object alone: `write(result, "junit", "a.xml")`."""
 
-import difflib
 import importlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bnfold.atomic import check_writable, replacing
-from bnfold.checking.result import CheckResult
 from bnfold.errors import BnfoldError
+
+if TYPE_CHECKING:
+    from bnfold.checking.result import CheckResult
 
 CHECK_KINDS: Mapping[str, str] = {
     "json": "every figure, versioned",
@@ -38,12 +39,14 @@ def known(kind: str) -> str:
     """Give `kind` back. `BnfoldError`, with the nearest name, where there is no such report."""
     if kind in CHECK_KINDS:
         return kind
+    import difflib
+
     near = difflib.get_close_matches(kind, CHECK_KINDS, n=1)
     advice = f"did you mean {near[0]}?" if near else f"there are {', '.join(CHECK_KINDS)}"
     raise BnfoldError(f"no report of kind {kind!r}; {advice}")
 
 
-def render(result: CheckResult, kind: str) -> str:
+def render(result: "CheckResult", kind: str) -> str:
     """Give a report as text."""
     if known(kind) == "json":
         return result.to_json() + "\n"
@@ -52,7 +55,7 @@ def render(result: CheckResult, kind: str) -> str:
     return text
 
 
-def write(result: CheckResult, kind: str, path: str | os.PathLike[str]) -> None:
+def write(result: "CheckResult", kind: str, path: str | os.PathLike[str]) -> None:
     """Write a report in UTF-8; the file appears whole or not at all."""
     text = render(result, kind)
     with replacing(path) as temporary:

@@ -13,6 +13,7 @@ from bnfold.numerics import unbearable
 from bnfold.ops import Clip, Pad, Relu
 from bnfold.plan import Edit, Folded, Kept, Outcome, Plan, Reason, Remove, ScaleWeight, SetBias
 from bnfold.relation import Site
+from bnfold.rounding import with_balance
 from bnfold.rules import rewritten
 from bnfold.rules.linear import bias_of, bias_shape, channels_of, contraction
 from bnfold.solving.axes import may_have_frame
@@ -50,6 +51,7 @@ def _plan(graph: Graph, found: Sequence[Candidate], level: str, relaxed: frozens
         edits = _edits(found, solution, sites)
         trouble = list(unbearable(graph, _taken(found, solution), solution.frames, edits))
         if not trouble:
+            edits = with_balance(graph, solution.frames, edits)
             return Plan(_outcomes(graph, found, solution, edits), edits, _told(found, solution))
         found = _without(graph, found, solution, trouble)
 

@@ -41,16 +41,31 @@ Outcome: TypeAlias = Folded | Kept
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Balance:
+    """What a weight in half precision is rounded against (`bnfold.rounding`), in float64.
+
+    mean, variance: (in_channels,), of the folded node's input. residue: (out_channels,), what the rounding of its bias
+    adds to the output, divided by alpha.
+    """
+
+    mean: Floats
+    variance: Floats
+    residue: Floats
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class ScaleWeight:
     """Multiply the weight of a linear node by out_factor (out_channels,) and in_factor (in_channels,), both float64.
 
     W'[o, i, ...] = W[o, i, ...] * out_factor[o] * in_factor[i], wherever the operator keeps o and i
     (`bnfold.rules.linear.scale_weight` does it). A factor of exactly 0 stands for a dead channel (gamma == 0).
+    balance: for half precision, where the input's mean is known; without it every number is rounded to the nearest.
     """
 
     node: str
     out_factor: Floats
     in_factor: Floats
+    balance: Balance | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -8,7 +8,7 @@ A vector is a list; an array of another rank is {"shape", "numbers"}, row-major.
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any, NoReturn
 
 import numpy as np
@@ -18,6 +18,7 @@ from bnfold.errors import BnfoldError
 from bnfold.graph import Constant, Graph
 from bnfold.ops import Conv
 from bnfold.plan import (
+    Balance,
     Edit,
     Folded,
     Kept,
@@ -128,8 +129,10 @@ def _outcome_from_json(item: Mapping[str, Any]) -> Outcome:
 
 def _edit_to_json(edit: Edit) -> dict[str, Any]:
     match edit:
-        case ScaleWeight(node, out_factor, in_factor):
+        case ScaleWeight(node, out_factor, in_factor, balance):
             more: dict[str, Any] = {"out_factor": _numbers(out_factor), "in_factor": _numbers(in_factor)}
+            if balance is not None:
+                more["balance"] = {item.name: _numbers(getattr(balance, item.name)) for item in fields(balance)}
         case SetBias(node, bias):
             more = {"bias": _numbers(bias)}
         case SetConstants(node, constants):
@@ -147,7 +150,9 @@ def _edit_to_json(edit: Edit) -> dict[str, Any]:
 
 
 def _scale_weight(node: str, item: Mapping[str, Any]) -> Edit:
-    return ScaleWeight(node, _array(item["out_factor"]), _array(item["in_factor"]))
+    given = item.get("balance")
+    balance = Balance(*(_array(given[one.name]) for one in fields(Balance))) if given is not None else None
+    return ScaleWeight(node, _array(item["out_factor"]), _array(item["in_factor"]), balance)
 
 
 def _set_constants(node: str, item: Mapping[str, Any]) -> Edit:

@@ -12,7 +12,8 @@ from bnfold.merging import fused
 from bnfold.ops import ChannelClip, Clip, Conv, ConvTranspose, Einsum, Gemm, Identity, Linear, MatMul, Pad
 from bnfold.plan import Edit, Merge, Plan, Remove, ReplaceByClip, ScaleWeight, SetBias, SetBounds, SetConstants
 from bnfold.relation import Site
-from bnfold.rules.linear import contraction, scale_weight
+from bnfold.rounding import scaled
+from bnfold.rules.linear import contraction
 
 BIAS = 2  # the operand of every linear operator that takes one
 
@@ -42,8 +43,8 @@ class _Draft:
         """Carry out one edit."""
         node = self.nodes[edit.node]
         match edit:
-            case ScaleWeight(_, out_factor, in_factor):
-                self._scale_weight(node, out_factor, in_factor)
+            case ScaleWeight():
+                self._scale_weight(node, edit)
             case SetBias(_, bias):
                 self._set_bias(node, bias)
             case SetConstants(_, constants):
@@ -60,11 +61,11 @@ class _Draft:
             case Merge():
                 self._merge(edit)
 
-    def _scale_weight(self, node: Node, out_factor: Floats, in_factor: Floats) -> None:
+    def _scale_weight(self, node: Node, edit: ScaleWeight) -> None:
         found = contraction(Site(node, replace(self.graph, constants=self.constants)))
         if found is None:
             raise ValueError(f"{node.name}: no linear operator with a constant weight, so there is none to scale")
-        weight = scale_weight(found, self.constants[found.weight].load(), out_factor, in_factor)
+        weight = scaled(found, self.constants[found.weight], edit)
         self._set_operand(node.name, node.inputs.index(found.weight), weight)
 
     def _set_bias(self, node: Node, bias: Floats) -> None:

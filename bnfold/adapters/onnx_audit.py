@@ -193,7 +193,7 @@ def _ulp(wanted: Array, dtype: str) -> Floats:
         spacing: Floats = np.ldexp(1.0, np.maximum(exponent - 8, -133))
         return spacing
     with np.errstate(all="ignore"):
-        found: Floats = np.abs(np.spacing(wanted.astype(numpy_dtype(dtype)))).astype(np.float64)
+        found: Floats = np.spacing(np.abs(wanted.astype(numpy_dtype(dtype)))).astype(np.float64)
     return found
 
 

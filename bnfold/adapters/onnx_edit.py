@@ -7,6 +7,7 @@ import onnx
 from onnx import helper
 
 from bnfold import ops
+from bnfold.adapters.onnx_balanced import Balanced
 from bnfold.adapters.onnx_constants import Known
 from bnfold.adapters.onnx_content import Content, Dense, Scaled
 from bnfold.adapters.onnx_graph import Model
@@ -18,6 +19,7 @@ from bnfold.graph import Graph, Node
 from bnfold.merging import fused_after
 from bnfold.plan import Edit, Merge, Plan, Remove, ReplaceByClip, ScaleWeight, SetBias, SetBounds, SetConstants
 from bnfold.relation import Contracted, Site
+from bnfold.rounding import HALF
 from bnfold.rules.linear import contraction
 
 
@@ -86,6 +88,8 @@ class _Editor:
             free = not {"remove", "constants"} & set(node.limits) and node.name not in edited
             if not isinstance(node.op, ops.Affine) or len(node.sources) < 2 or node.op.axis != 1 or not free:
                 continue
+            if not all(name in self.result.works for name in node.sources):  # inside of a function, which stays
+                continue
             works = [self._work(name) for name in node.sources]
             shape = self.graph.shape(node.inputs[0])
             if shape is not None and len(shape) >= 2 and not any(work.dropped or work.replaced for work in works):
@@ -138,7 +142,10 @@ class _Editor:
         if known.is_quantized:
             self._scale_quantized(edit, contracted, known)
             return
-        self._use(work, index, Scaled(known, contracted, edit.out_factor, edit.in_factor), work.inputs[index])
+        content = Scaled(known, contracted, edit.out_factor, edit.in_factor)
+        if edit.balance is not None and known.dtype in HALF:
+            content = Balanced(known, contracted, edit.out_factor, edit.in_factor, edit.balance)
+        self._use(work, index, content, work.inputs[index])
 
     def _scale_quantized(self, edit: ScaleWeight, contracted: Contracted, known: Known) -> None:
         """Scale the scales: one for each output channel, with a zero point for each where there was one for all."""

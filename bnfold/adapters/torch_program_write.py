@@ -28,7 +28,8 @@ from bnfold.graph import Graph, Node
 from bnfold.merging import fused_after
 from bnfold.plan import Edit, Merge, Plan, Remove, ReplaceByClip, ScaleWeight, SetBias, SetBounds, SetConstants
 from bnfold.relation import Site
-from bnfold.rules.linear import contraction, scale_weight
+from bnfold.rounding import scaled
+from bnfold.rules.linear import contraction
 
 _ATEN = torch.ops.aten
 _BATCH_NORM = ("input", "weight", "bias", "running_mean", "running_var")
@@ -79,12 +80,12 @@ class _Writer:
         if node is None:
             raise BnfoldError(f"the plan names {edit.node}, which this program hasn't; make the plan anew")
         match edit:
-            case ScaleWeight(_, out_factor, in_factor):
+            case ScaleWeight():
                 linear = contraction(Site(node, self.graph))
                 if linear is None:
                     raise BnfoldError(f"{node.name}: has no constant weight to scale")
-                weight = self.graph.constants[linear.weight].load()
-                self._set(node, node.inputs.index(linear.weight), scale_weight(linear, weight, out_factor, in_factor))
+                weight = scaled(linear, self.graph.constants[linear.weight], edit)
+                self._set(node, node.inputs.index(linear.weight), weight)
             case SetBias(_, bias):
                 self._set_bias(node, bias)
             case SetConstants(_, constants) if isinstance(node.op, ops.Affine):

@@ -20,7 +20,8 @@ from bnfold.errors import BnfoldError
 from bnfold.graph import Graph, Node
 from bnfold.plan import Plan, Remove, ReplaceByClip, ScaleWeight, SetBias, SetConstants
 from bnfold.relation import Site
-from bnfold.rules.linear import contraction, scale_weight
+from bnfold.rounding import scaled
+from bnfold.rules.linear import contraction
 
 
 @dataclass(eq=False)
@@ -86,8 +87,8 @@ class _Writer:
         if node is None:
             raise BnfoldError(f"the plan names {edit.node}, which this module hasn't; make the plan anew")
         match edit:
-            case ScaleWeight(_, out_factor, in_factor):
-                self._scale(node, out_factor, in_factor)
+            case ScaleWeight():
+                self._scale(node, edit)
             case SetBias(_, bias):
                 self._set_bias(node, bias)
             case SetConstants(_, constants):
@@ -100,12 +101,11 @@ class _Writer:
             case _:
                 raise BnfoldError(f"{edit.node}: a {type(edit).__name__} can't be written into a module; use .onnx")
 
-    def _scale(self, node: Node, out_factor: Floats, in_factor: Floats) -> None:
+    def _scale(self, node: Node, edit: ScaleWeight) -> None:
         linear = contraction(Site(node, self.graph))
         if linear is None:
             raise BnfoldError(f"{node.name}: has no constant weight to scale")
-        weight = self.graph.constants[linear.weight].load()
-        self._store(linear.weight, scale_weight(linear, weight, out_factor, in_factor))
+        self._store(linear.weight, scaled(linear, self.graph.constants[linear.weight], edit))
 
     def _set_bias(self, node: Node, bias: Floats) -> None:
         name = node.inputs[2] if len(node.inputs) > 2 else ""

@@ -1,0 +1,46 @@
+"""Weights in half precision that are rounded row by row, against the mean of their input."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from bnfold.adapters.onnx_constants import Array
+from bnfold.adapters.onnx_content import Block, Content, Scaled, Scratch, blocks_of
+from bnfold.adapters.onnx_tensors import numpy_dtype
+from bnfold.plan import Balance
+from bnfold.rounding import faithful
+
+
+@dataclass(frozen=True, eq=False)
+class Balanced(Scaled):
+    """A scaled weight whose rows are rounded so that their errors cancel (`bnfold.rounding`)."""
+
+    balance: Balance
+
+    def blocks(self, scratch: Scratch) -> Iterator[tuple[Block, Array]]:
+        """Give the weight in blocks of whole rows; all of it at once where a row isn't in one place."""
+        every = (slice(None),) * len(self.shape)
+        if self.contracted.out_axis == 0 and all(block[1:] == every[1:] for block in blocks_of(self.shape)):
+            yield from super().blocks(scratch)
+        else:
+            yield every, self.weight.array()
+
+    def scaled(self, block: Block, before: Array, scratch: Scratch) -> Array:
+        """Give the new numbers of a block, each one of the two neighbours of the exact one."""
+        with np.errstate(all="ignore"):  # what overflows is for the audit to refuse
+            numbers = before.astype(np.float64)
+            for factor, axis in self._factors:
+                numbers *= self._of_block(factor, axis, block)
+        rows = block[0] if self.contracted.out_axis == 0 else slice(None)
+        return faithful(self.contracted, numbers, self.dtype, self.balance, rows).astype(numpy_dtype(self.dtype))
+
+    def same_as(self, other: Content) -> bool:
+        """Compare what they are rounded against, too."""
+        return (
+            isinstance(other, Balanced)
+            and super().same_as(other)
+            and np.array_equal(self.balance.mean, other.balance.mean)
+            and np.array_equal(self.balance.variance, other.balance.variance)
+            and np.array_equal(self.balance.residue, other.balance.residue)
+        )

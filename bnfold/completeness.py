@@ -1,0 +1,81 @@
+"""Whether a plan that somebody gives holds every edit that its outcomes and frames imply.
+
+A frame says that a tensor becomes another one, T = scale * T' + shift. That is so only where every operator around it
+is rewritten; a plan that lacks one of these edits still looks right in all the numbers that it does write.
+"""
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from bnfold.affine import Affine
+from bnfold.errors import BnfoldError
+from bnfold.graph import Graph, Node
+from bnfold.plan import Edit, Folded, Merge, Plan, Remove, ScaleWeight, SetBias, SetConstants
+from bnfold.relation import Site
+from bnfold.rules import rewritten
+from bnfold.rules.linear import contraction
+
+
+def refuse_incomplete(graph: Graph, plan: Plan) -> None:
+    """Raise BnfoldError where the plan lacks an edit, or its frames are none of this graph's tensors.
+
+    graph: the raised one that the plan is to be carried out on.
+    """
+    for name, frame in plan.frames.items():
+        _refuse_misfit(graph, name, frame)
+    merged = {name for edit in plan.edits if isinstance(edit, Merge) for name in edit.nodes}
+    removed = {edit.node for edit in plan.edits if isinstance(edit, Remove)}
+    for outcome in plan.outcomes:
+        if isinstance(outcome, Folded) and outcome.affine not in merged | removed:
+            raise BnfoldError(f"{outcome.affine}: the plan says that it is folded, and doesn't remove it; make it anew")
+    present = {part for edit in plan.edits for part in _parts(edit)}
+    alive = {name: _alive(frame) for name, frame in plan.frames.items()}
+    for node in graph.nodes:
+        if node.name in merged | removed or not plan.frames.keys() & {*node.inputs, *node.outputs}:
+            continue
+        for part in _implied(node, graph, plan.frames, alive):
+            if part not in present:
+                raise BnfoldError(
+                    f"{node.name}: the plan's frames imply the edit {part[0]}, which it lacks; make it anew"
+                )
+
+
+def _implied(
+    node: Node, graph: Graph, frames: Mapping[str, Affine], alive: Mapping[str, Affine]
+) -> Iterator[tuple[str, str, int]]:
+    site = Site(node, graph)
+    try:
+        edits = rewritten(node.op, site, alive)
+    except AssertionError as error:  # the rules rely on frames that the relations allow
+        raise BnfoldError(f"{node.name}: the plan's frames contradict what it computes; make the plan anew") from error
+    for edit in edits:
+        yield from _parts(edit)
+    frame = frames.get(node.output) if contraction(site) is not None else None
+    if frame is not None and np.any(frame.scale == 0):  # its rows become zero, and the bias what comes out there
+        yield from (*_parts(ScaleWeight(node.name, frame.scale, frame.scale)), *_parts(SetBias(node.name, frame.shift)))
+
+
+def _parts(edit: Edit) -> Iterator[tuple[str, str, int]]:
+    """Give kind, node and operand of what an edit changes."""
+    kind = type(edit).__name__
+    if isinstance(edit, SetConstants):
+        yield from ((kind, edit.node, index) for index in edit.constants)
+    else:
+        yield kind, edit.node, -1
+
+
+def _alive(frame: Affine) -> Affine:
+    """Give a frame without its dead channels, in which the new tensor says nothing of the old one."""
+    dead = frame.scale == 0
+    return Affine(frame.axis, np.where(dead, 1.0, frame.scale), np.where(dead, 0.0, frame.shift))
+
+
+def _refuse_misfit(graph: Graph, name: str, frame: Affine) -> None:
+    value = graph.values.get(name)
+    shape = None if value is None else value.shape
+    fits = shape is not None and 0 <= frame.axis < len(shape) and shape[frame.axis] == len(frame.scale)
+    if not fits or len(frame.scale) != len(frame.shift):
+        raise BnfoldError(f"the plan has a frame of {frame.channels} channels for {name!r}, which has none such")
+    if not (np.isfinite(frame.scale).all() and np.isfinite(frame.shift).all()):
+        raise BnfoldError(f"the plan's frame of {name!r} isn't finite; make the plan anew")

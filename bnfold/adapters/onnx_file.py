@@ -16,6 +16,7 @@ from bnfold.adapters.onnx_graph import Model, model
 from bnfold.adapters.onnx_skeleton import skeleton
 from bnfold.adapters.onnx_wire import File, Memory
 from bnfold.adapters.onnx_write import EXTERNAL_DATA, to_file, to_memory
+from bnfold.completeness import refuse_incomplete
 from bnfold.errors import BnfoldError
 from bnfold.folding import fold
 from bnfold.graph import Graph, Node
@@ -65,7 +66,7 @@ def fold_file(
         raise BnfoldError(f"external data {external_data!r} is unknown; it is one of {', '.join(EXTERNAL_DATA)}")
     read_model = _of_file(source, freeze_inputs)
     graph = raised_for_onnx(read_model.graph)
-    plan = _plan(graph, level, only, skip, merge) if plan is None else plan
+    plan = _plan(graph, level, only, skip, merge) if plan is None else _whole(graph, plan)
     settled, audit = _settled(read_model, graph, plan)
     if not dry_run:
         to_file(read_model, settled, audit, target, external_data)
@@ -85,7 +86,7 @@ def fold_proto(
     """Fold a ModelProto; the result's model is a new one. Its tensors must be in it, not in external data."""
     read_model = _of_proto(proto, freeze_inputs)
     graph = raised_for_onnx(read_model.graph)
-    plan = _plan(graph, level, only, skip, merge) if plan is None else plan
+    plan = _plan(graph, level, only, skip, merge) if plan is None else _whole(graph, plan)
     settled, audit = _settled(read_model, graph, plan)
     return FoldResult(to_memory(read_model, settled, audit), plan, graph)
 
@@ -93,6 +94,12 @@ def fold_proto(
 def _plan(graph: Graph, level: str, only: Sequence[str], skip: Sequence[str], merge: bool) -> Plan:
     plan = fold(graph, level=level, only=only, skip=skip)
     return with_merges(graph, plan) if merge else plan
+
+
+def _whole(graph: Graph, plan: Plan) -> Plan:
+    """Take a plan that was given: the audit of what is written can't see what is missing."""
+    refuse_incomplete(graph, plan)
+    return plan
 
 
 def merged_proto(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, Plan]:

@@ -11,6 +11,7 @@ from bnfold.adapters.onnx_audit import AuditError
 from bnfold.adapters.onnx_content import rounded
 from bnfold.adapters.onnx_file import fold_file, fold_proto
 from bnfold.affine import Affine
+from bnfold.errors import BnfoldError
 from bnfold.plan import ScaleWeight, SetBias
 from tests.adapters.onnx_cases import batch_norm, model, numbers
 
@@ -99,3 +100,12 @@ def test_bfloat16_weights(tmp_path):
     assert set(got) == {"w", "b"}
     np.testing.assert_array_equal(got["w"], rounded(w * s, "bfloat16").astype(np.float64))
     np.testing.assert_array_equal(got["b"], rounded(b * s + t, "bfloat16").astype(np.float64))
+
+
+@pytest.mark.parametrize("name", ["back", "forward"])
+def test_a_given_plan_without_one_of_its_edits_is_refused(name):
+    proto = cases()[name]
+    plan = fold_proto(proto).plan
+    for place in range(len(plan.edits)):
+        with pytest.raises(BnfoldError, match="make it anew"):
+            fold_proto(proto, plan=replace(plan, edits=(*plan.edits[:place], *plan.edits[place + 1 :])))

@@ -60,6 +60,8 @@ def _module_stays_the_same(seed: int) -> int:
         with torch.no_grad():
             _require_same(network, _tensors(result.model(x.clone())), x)
     assert all(torch.equal(item, before[name]) for name, item in network.state_dict().items())
+    own = {item.data_ptr() for item in network.state_dict().values() if item.numel()}
+    assert not own & {item.data_ptr() for item in result.model.state_dict().values()}
     assert not bnfold.fold(result.model, example, level=_level(seed)).plan.folded, str(network)
     return len(result.plan.folded)
 

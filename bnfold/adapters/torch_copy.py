@@ -1,6 +1,7 @@
 """A copy of a module to change, and parametrizations turned into plain weights."""
 
 import copy
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -13,12 +14,16 @@ from bnfold.adapters import torch_parts
 from bnfold.errors import BnfoldError
 
 
-def copied(module: nn.Module) -> nn.Module:
+def copied(module: nn.Module, shared: Iterable[Tensor] = ()) -> nn.Module:
     """Copy deeply, also what copy.deepcopy refuses: tensors with a history, as old-style weight_norm keeps them.
 
-    Raises BnfoldError where the module can't be copied.
+    shared: parameters whose memory is about to be replaced in the copy, which is spared a copy of them;
+    `without_shared` ends that. Raises BnfoldError where the module can't be copied.
     """
     memo: dict[int, object] = {}
+    for item in shared:
+        if type(item) is nn.Parameter and not vars(item) and not item._backward_hooks:
+            memo[id(item)] = nn.Parameter(item.detach(), requires_grad=item.requires_grad)
     for part in module.modules():
         for value in vars(part).values():
             if isinstance(value, Tensor) and value.grad_fn is not None:
@@ -29,6 +34,14 @@ def copied(module: nn.Module) -> nn.Module:
         raise BnfoldError(
             f"{type(module).__name__} can't be copied ({type(error).__name__}: {error}); pass inplace=True"
         ) from error
+
+
+def without_shared(module: nn.Module, original: nn.Module) -> None:
+    """Give every parameter of a copy that still shows the original's memory one of its own."""
+    memories = {item.data_ptr() for item in original.parameters() if item.layout is torch.strided}
+    for item in module.parameters():
+        if item.layout is torch.strided and item.data_ptr() in memories:
+            item.data = item.data.clone()
 
 
 def bake(module: nn.Module) -> tuple[str, ...]:

@@ -1,17 +1,17 @@
 """nn.Module to Graph and back: read, fold, write, and prove that the function is the same."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from bnfold.adapters import torch_truth
 from bnfold.adapters.torch_capture import Arguments, CaptureError, arguments, capture, quietly
 from bnfold.adapters.torch_copy import bake as baked
-from bnfold.adapters.torch_copy import copied
+from bnfold.adapters.torch_copy import copied, without_shared
 from bnfold.adapters.torch_edits import ModuleEdits
 from bnfold.adapters.torch_job import Job, OtherPathError, prepared, without_removal
 from bnfold.adapters.torch_limits import limited
@@ -22,7 +22,7 @@ from bnfold.adapters.torch_watched import looked_at
 from bnfold.errors import BnfoldError
 from bnfold.folding import fold
 from bnfold.graph import Graph
-from bnfold.plan import Plan
+from bnfold.plan import Plan, ScaleWeight
 from bnfold.result import FoldResult
 
 
@@ -144,9 +144,9 @@ class _Wanted:
     plan: Plan | None = None
     dry_run: bool = False
 
-    def target(self, module: nn.Module) -> nn.Module:
-        """Give what may be written to."""
-        return module if self.inplace or module is not self.original else copied(module)
+    def target(self, module: nn.Module, scaled: Iterable[Tensor]) -> nn.Module:
+        """Give what may be written to. scaled: the parameters that will be given other memory."""
+        return module if self.inplace or module is not self.original else copied(module, scaled)
 
 
 def _fold_whole(module: nn.Module, given: Arguments, wanted: _Wanted) -> tuple[FoldResult, ModuleEdits]:
@@ -157,7 +157,7 @@ def _fold_whole(module: nn.Module, given: Arguments, wanted: _Wanted) -> tuple[F
     plan = fold(graph, **wanted.settings) if wanted.plan is None else wanted.plan
     if wanted.dry_run:
         return FoldResult(wanted.original, plan, graph, notes), ModuleEdits()
-    target = wanted.target(module)
+    target = wanted.target(module, _scaled(plan, graph, reading))
     if not plan.edits:
         return FoldResult(target, plan, graph, notes), ModuleEdits()
     job = Job(module, given, followed, reading, writable, graph, read_at)
@@ -170,7 +170,16 @@ def _fold_whole(module: nn.Module, given: Arguments, wanted: _Wanted) -> tuple[F
         job, plan = _keeping(job, watched, wanted.settings)
         done = job.carry_out(plan, target)
         notes += tuple(f"{path}: the forward looks at it beyond calling it, so it stays" for path in watched)
+    if target is not module:
+        without_shared(target, module)
     return FoldResult(target, plan, job.graph, notes), done.edits
+
+
+def _scaled(plan: Plan, graph: Graph, reading: Reading) -> list[Tensor]:
+    """Give the weights that the plan scales."""
+    nodes = [graph.by_name.get(edit.node) for edit in plan.edits if isinstance(edit, ScaleWeight)]
+    names = {name for node in nodes if node is not None for name in node.inputs[:2]}
+    return [tensor for name, tensor in reading.tensors.items() if name in names]
 
 
 def _fold_parts(

@@ -526,6 +526,8 @@ def test_a_norm_that_the_forward_looks_at_stays_and_the_others_go(on):
     assert isinstance(result.model[0].norm, nn.BatchNorm2d)
     assert isinstance(result.model[2], nn.Identity)
     assert any("0.norm: the forward looks at it" in note for note in result.notes)
+    own = {tensor.data_ptr() for tensor in module.state_dict().values()}
+    assert not own & {tensor.data_ptr() for tensor in result.model.state_dict().values()}
     torch.testing.assert_close(run(result.model, image()), run(module, image()), rtol=1e-4, atol=1e-5)
 
 

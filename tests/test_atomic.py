@@ -1,8 +1,13 @@
 """Files appear whole or not at all."""
 
+import errno
+import os
+import time
+
 import pytest
 
-from bnfold.atomic import check_writable, replacing
+from bnfold import atomic
+from bnfold.atomic import check_writable, reaching_disk, replacing
 from bnfold.errors import BnfoldError
 
 
@@ -68,3 +73,22 @@ def test_a_place_that_can_not_be_written(tmp_path, path):
 def test_a_check_leaves_nothing_behind(tmp_path):
     check_writable(tmp_path / "model.pt")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_fails_meanwhile_is_reported(tmp_path, monkeypatch):
+    def fail(descriptor):
+        raise OSError(errno.EIO, "input/output error")
+
+    monkeypatch.setattr(atomic, "_PERIOD", 0.0)
+    monkeypatch.setattr(os, "fsync", fail)
+    with (
+        (tmp_path / "file").open("wb") as file,
+        pytest.raises(OSError, match="input/output"),
+        reaching_disk(file.fileno()),
+    ):
+        time.sleep(0.05)
+
+
+def test_what_fails_while_the_disk_works_is_raised_as_it_is(tmp_path):
+    with (tmp_path / "file").open("wb") as file, pytest.raises(KeyError), reaching_disk(file.fileno()):
+        raise KeyError

@@ -25,7 +25,7 @@ from bnfold.adapters.onnx_skeleton import (
 from bnfold.adapters.onnx_splice import Copied, FileSink, Literal, MemorySink, Piece, Splice, Streamed, write
 from bnfold.adapters.onnx_tensors import CODES, Tensor, tensor
 from bnfold.adapters.onnx_wire import Field, header
-from bnfold.atomic import replacing
+from bnfold.atomic import reaching_disk, replacing
 from bnfold.errors import BnfoldError
 
 EXTERNAL_DATA = ("auto", "never", "always")
@@ -77,9 +77,10 @@ def _write(path: Path, pieces: Iterable[Piece], flags: int = 0, flush: bool = Fa
     except OSError as error:
         raise BnfoldError(f"{path}: can't be written ({error.strerror})") from error
     try:
-        sink = FileSink(descriptor)
-        write(pieces, sink)
-        sink.flush()
+        with reaching_disk(descriptor):
+            sink = FileSink(descriptor)
+            write(pieces, sink)
+            sink.flush()
         if flush:
             os.fsync(descriptor)
     except OSError as error:

@@ -114,7 +114,7 @@ class _Settling:
         by_old: dict[str, list[list[Use]]] = {}
         for use in self.edited.uses:
             groups = by_old.setdefault(use.old, [])
-            same = next((g for g in groups if use.old and g[0].content.same_as(use.content)), None)
+            same = next((g for g in groups if g[0].content.same_as(use.content)), None) if use.old else None
             if same is None:
                 groups.append([use])
             else:

@@ -86,7 +86,7 @@ class Job:
         original = self.graph
         if target is self.module:
             original = torch_audit.kept(self.graph, plan, self.reading.tensors)
-        done = write(target, self.graph, plan, self.replacements, self.owners, in_place)
+        done = write(target, original, plan, self.replacements, self.owners, in_place)
         try:
             torch_audit.require_audited(original, plan, torch_audit.written_in(original, target, done.biased))
             after, folded = self._run_folded(target)

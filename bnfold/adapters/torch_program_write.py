@@ -20,8 +20,8 @@ from torch.export.graph_signature import (
 from bnfold import ops
 from bnfold.adapters.torch_audit import require_audited
 from bnfold.adapters.torch_call import Derived, Operand
+from bnfold.adapters.torch_numbers import rounded
 from bnfold.adapters.torch_reading import Reading
-from bnfold.adapters.torch_write import rounded
 from bnfold.affine import Floats
 from bnfold.errors import BnfoldError
 from bnfold.graph import Graph, Node

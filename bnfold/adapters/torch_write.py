@@ -14,6 +14,7 @@ from bnfold.adapters import torch_parts
 from bnfold.adapters.torch_clip import ChannelClip
 from bnfold.adapters.torch_edits import ModuleEdits
 from bnfold.adapters.torch_names import Paths
+from bnfold.adapters.torch_numbers import finite, rounded, scaled_like
 from bnfold.adapters.torch_replacing import Replacement
 from bnfold.affine import Floats
 from bnfold.errors import BnfoldError
@@ -105,7 +106,12 @@ class _Writer:
         linear = contraction(Site(node, self.graph))
         if linear is None:
             raise BnfoldError(f"{node.name}: has no constant weight to scale")
-        self._store(linear.weight, scaled(linear, self.graph.constants[linear.weight], edit))
+        weight, path = self.graph.constants[linear.weight], linear.weight
+        if len(self.graph.readers[path]) > 1:
+            self._store(path, scaled(linear, weight, edit))
+        else:
+            old = self._stored(path, weight.shape)
+            self._replace_tensor(path, old, scaled_like(path, old, linear, weight, edit))
 
     def _set_bias(self, node: Node, bias: Floats) -> None:
         name = node.inputs[2] if len(node.inputs) > 2 else ""
@@ -140,12 +146,16 @@ class _Writer:
             self._require_equal(path, numbers)
             return
         self.numbers[path] = numbers
-        old = torch_parts.attribute(self.module, path)
-        if old is None or tuple(old.shape) != numbers.shape:
-            raise BnfoldError(f"{path}: isn't a tensor of shape {numbers.shape} of the module")
-        new = rounded(numbers, old)
-        if not bool(torch.isfinite(new).all()):
-            raise BnfoldError(f"{path}: would overflow {old.dtype}; fold in float32, then convert")
+        old = self._stored(path, numbers.shape)
+        self._replace_tensor(path, old, finite(path, rounded(numbers, old)))
+
+    def _stored(self, path: str, shape: tuple[int, ...]) -> Tensor:
+        tensor = torch_parts.attribute(self.module, path)
+        if tensor is None or tuple(tensor.shape) != shape:
+            raise BnfoldError(f"{path}: isn't a tensor of shape {shape} of the module")
+        return tensor
+
+    def _replace_tensor(self, path: str, old: Tensor, new: Tensor) -> None:
         owner, _, name = path.rpartition(".")
         part = self.module.get_submodule(owner)
         if isinstance(old, nn.Parameter) and len(self.paths.aliases(path)) == 1:
@@ -225,36 +235,3 @@ def _places(module: nn.Module, part: nn.Module) -> list[tuple[nn.Module, str]]:
 
 def _device(module: nn.Module) -> torch.device:
     return next((item.device for item in module.parameters()), torch.device("cpu"))
-
-
-def rounded(numbers: Floats, like: Tensor) -> Tensor:
-    """Round float64 once to the dtype of `like`, in its memory format and on its device."""
-    new = torch.empty_like(like, memory_format=torch.preserve_format) if like.shape == numbers.shape else None
-    values = torch.from_numpy(np.ascontiguousarray(_rounded_once(numbers, like.dtype)))
-    if new is None:
-        return values.to(dtype=like.dtype, device=like.device)
-    new = new.detach()
-    new.copy_(values)
-    return new
-
-
-def _rounded_once(numbers: Floats, dtype: torch.dtype) -> np.ndarray:
-    """Torch rounds float64 to the half types by way of float32; this comes to the nearest at once."""
-    if dtype == torch.float16:
-        with np.errstate(over="ignore"):
-            return numbers.astype(np.float16)
-    if dtype == torch.bfloat16:
-        return _to_odd(numbers)
-    return numbers
-
-
-def _to_odd(numbers: Floats) -> np.ndarray:
-    """Round to float32 with the last bit set where something was lost: a second rounding then can't mistake a tie."""
-    with np.errstate(over="ignore"):
-        near = numbers.astype(np.float32)
-    away = np.abs(near.astype(np.float64)) > np.abs(numbers)
-    cut = np.where(away, np.nextafter(near, np.float32(0)), near)
-    lost = np.isfinite(near) & (cut.astype(np.float64) != numbers)
-    bits = np.ascontiguousarray(cut).view(np.uint32) | lost.astype(np.uint32)
-    odd: np.ndarray = bits.view(np.float32)
-    return odd

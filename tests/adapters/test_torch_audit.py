@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 import bnfold
-from bnfold.adapters import torch_program_write, torch_write
+from bnfold import graph
+from bnfold.adapters import torch_numbers, torch_program_write, torch_write
 from bnfold.affine import Floats
 from bnfold.models import create
 from bnfold.training.statistics import randomise_
@@ -35,7 +36,7 @@ def test_whole_networks_pass(name: str) -> None:
 @pytest.mark.parametrize("inplace", [False, True])
 @pytest.mark.parametrize("rank", [4, 1], ids=["weight", "bias"])
 def test_two_ulp_in_one_number_are_found(monkeypatch: pytest.MonkeyPatch, rank: int, inplace: bool) -> None:
-    right: Callable[[Floats, Tensor], Tensor] = torch_write.rounded
+    right: Callable[[Floats, Tensor], Tensor] = torch_numbers.rounded
 
     def wrong(numbers: Floats, like: Tensor) -> Tensor:
         new = right(numbers, like)
@@ -44,6 +45,7 @@ def test_two_ulp_in_one_number_are_found(monkeypatch: pytest.MonkeyPatch, rank: 
         return new
 
     monkeypatch.setattr(torch_write, "rounded", wrong)
+    monkeypatch.setattr(torch_numbers, "rounded", wrong)
     model = network()
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
     with pytest.raises(bnfold.DifferentError, match=r"^0: the (weight|bias) that was written"):
@@ -63,3 +65,19 @@ def test_programs_are_audited_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch_program_write, "rounded", wrong)
     with pytest.raises(bnfold.DifferentError, match="the bias that was written"):
         bnfold.fold(program, verify=False)
+
+
+def test_a_stretch_of_a_weight_that_was_not_written_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graph, "SLAB", 3 * 3 * 3 * 2)
+    model = network()
+    assert len(bnfold.fold(model, torch.randn(1, 3, 9, 9)).plan.folded) == 2
+    right, seen = torch_numbers.rounded, list[int]()
+
+    def wrong(numbers: Floats, like: Tensor) -> Tensor:
+        seen.append(len(numbers))
+        return like.clone() if seen == [2, 2] else right(numbers, like)
+
+    monkeypatch.setattr(torch_numbers, "rounded", wrong)
+    with pytest.raises(bnfold.DifferentError, match=r"^0: the weight that was written"):
+        bnfold.fold(model, torch.randn(1, 3, 9, 9))
+    assert seen[:2] == [2, 2]

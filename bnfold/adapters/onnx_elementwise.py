@@ -11,6 +11,8 @@ _UNARY = {"Neg": "neg", "Sqrt": "sqrt", "Reciprocal": "reciprocal"}
 
 
 def _binary(kind: str, view: View) -> Reading:
+    if len(view.node.inputs) != 2 or not all(view.node.inputs):
+        return None
     return Part(ops.Binary(kind), limits=_held(view))
 
 

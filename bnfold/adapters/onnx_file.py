@@ -12,7 +12,8 @@ from bnfold.adapters.onnx_audit import Audit
 from bnfold.adapters.onnx_changes import Changes, changes
 from bnfold.adapters.onnx_edit import edited
 from bnfold.adapters.onnx_external import Folder
-from bnfold.adapters.onnx_graph import Model, model
+from bnfold.adapters.onnx_graph import Model
+from bnfold.adapters.onnx_reading import Reading, reading
 from bnfold.adapters.onnx_skeleton import skeleton
 from bnfold.adapters.onnx_wire import File, Memory
 from bnfold.adapters.onnx_write import EXTERNAL_DATA, to_file, to_memory
@@ -34,8 +35,8 @@ def read(source: str | os.PathLike[str] | onnx.ModelProto, *, freeze_inputs: boo
     Raises BnfoldError where it is no valid ONNX model, UnsafeError where its external data leads out of its folder.
     """
     if isinstance(source, onnx.ModelProto):
-        return _of_proto(source, freeze_inputs).graph
-    return _of_file(Path(source), freeze_inputs).graph
+        return _of_proto(source, freeze_inputs).model.graph
+    return _of_file(Path(source), freeze_inputs).model.graph
 
 
 def fold_file(
@@ -64,12 +65,12 @@ def fold_file(
     target = _target(source, target, in_place)
     if external_data not in EXTERNAL_DATA:
         raise BnfoldError(f"external data {external_data!r} is unknown; it is one of {', '.join(EXTERNAL_DATA)}")
-    read_model = _of_file(source, freeze_inputs)
-    graph = raised_for_onnx(read_model.graph)
+    found = _of_file(source, freeze_inputs)
+    graph = raised_for_onnx(found.model.graph)
     plan = _plan(graph, level, only, skip, merge) if plan is None else _whole(graph, plan)
-    settled, audit = _settled(read_model, graph, plan)
+    settled = _settled(found, graph, plan)
     if not dry_run:
-        to_file(read_model, settled, audit, target, external_data)
+        to_file(*settled, target, external_data)
     return FoldResult(target, plan, graph)
 
 
@@ -84,11 +85,10 @@ def fold_proto(
     merge: bool = True,
 ) -> FoldResult:
     """Fold a ModelProto; the result's model is a new one. Its tensors must be in it, not in external data."""
-    read_model = _of_proto(proto, freeze_inputs)
-    graph = raised_for_onnx(read_model.graph)
+    found = _of_proto(proto, freeze_inputs)
+    graph = raised_for_onnx(found.model.graph)
     plan = _plan(graph, level, only, skip, merge) if plan is None else _whole(graph, plan)
-    settled, audit = _settled(read_model, graph, plan)
-    return FoldResult(to_memory(read_model, settled, audit), plan, graph)
+    return FoldResult(to_memory(*_settled(found, graph, plan)), plan, graph)
 
 
 def _plan(graph: Graph, level: str, only: Sequence[str], skip: Sequence[str], merge: bool) -> Plan:
@@ -104,12 +104,12 @@ def _whole(graph: Graph, plan: Plan) -> Plan:
 
 def merged_proto(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, Plan]:
     """Let parallel linear branches become one convolution each, and nothing else. Gives the plan of that, too."""
-    read_model = _of_proto(proto, freeze_inputs=False)
-    graph = raised_for_onnx(read_model.graph)
+    found = _of_proto(proto, freeze_inputs=False)
+    graph = raised_for_onnx(found.model.graph)
     plan = with_merges(graph, Plan((), ()))
     if not plan.edits:
         return proto, plan
-    return to_memory(read_model, *_settled(read_model, graph, plan)), plan
+    return to_memory(*_settled(found, graph, plan)), plan
 
 
 def raised_for_onnx(graph: Graph) -> Graph:
@@ -127,11 +127,12 @@ def _without_bias(node: Node, graph: Graph) -> Node:
     return replace(node, limits={**node.limits, "bias": Why.NO_BIAS})
 
 
-def _settled(read_model: Model, graph: Graph, plan: Plan) -> tuple[Changes, Audit]:
+def _settled(found: Reading, graph: Graph, plan: Plan) -> tuple[Model, Changes, Audit]:
     audit = Audit(graph, plan)
     audit.removed()
     audit.biases()
-    return changes(read_model, edited(read_model, graph, plan), plan.frames), audit
+    written = found.written(graph, plan)
+    return written, changes(written, edited(written, graph, plan), plan.frames), audit
 
 
 def _target(source: Path, target: str | os.PathLike[str] | None, in_place: bool) -> Path:
@@ -143,14 +144,14 @@ def _target(source: Path, target: str | os.PathLike[str] | None, in_place: bool)
     return found
 
 
-def _of_file(path: Path, freeze_inputs: bool) -> Model:
-    """Read a file, which stays open as long as the Model is referred to."""
-    return model(skeleton(File(path)), Folder(path), freeze_inputs)
+def _of_file(path: Path, freeze_inputs: bool) -> Reading:
+    """Read a file, which stays open as long as the Reading is referred to."""
+    return reading(skeleton(File(path)), Folder(path), freeze_inputs)
 
 
-def _of_proto(proto: onnx.ModelProto, freeze_inputs: bool) -> Model:
+def _of_proto(proto: onnx.ModelProto, freeze_inputs: bool) -> Reading:
     try:
         data = proto.SerializeToString()
     except ValueError as error:  # protobuf's limit is 2 GiB
         raise BnfoldError(f"the ModelProto can't be serialised ({error}); give the path of its file") from error
-    return model(skeleton(Memory(data, "ModelProto")), None, freeze_inputs)
+    return reading(skeleton(Memory(data, "ModelProto")), None, freeze_inputs)

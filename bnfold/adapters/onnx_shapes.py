@@ -6,10 +6,12 @@ from collections.abc import Sequence
 import onnx
 from onnx.shape_inference import InferenceError, infer_shapes
 
+from bnfold.adapters.onnx_functions import every_node
 from bnfold.adapters.onnx_tensors import DTYPES
 from bnfold.graph import Constant, Dim, Value
 
 _FEW, _MANY = 16, 1 << 14  # elements of a computed shape, and of all that is put together of such
+_CALLED = 100_000  # nodes inside of calls that inference may go through
 Shapes = dict[str, tuple[tuple[Dim, ...] | None, str]]  # by a value's name in its graph: shape, dtype
 
 
@@ -22,6 +24,8 @@ def inferred(proto: onnx.ModelProto) -> onnx.ModelProto:
     bare = onnx.ModelProto()
     bare.CopyFrom(proto)
     bare.graph.ClearField("value_info")
+    if not _are_few(bare):
+        bare.ClearField("functions")
     for item in bare.graph.output:
         if item.type.HasField("tensor_type"):
             item.type.tensor_type.ClearField("shape")
@@ -29,6 +33,15 @@ def inferred(proto: onnx.ModelProto) -> onnx.ModelProto:
         return infer_shapes(bare, check_type=False, strict_mode=False, data_prop=_is_bounded(bare.graph, {}))
     except (InferenceError, RuntimeError, ValueError):
         return bare
+
+
+def _are_few(proto: onnx.ModelProto) -> bool:
+    """Whether the nodes inside of all calls of functions are few: ONNX's inference goes through each call."""
+    functions = {item.name for item in proto.functions}
+    if any(node.op_type in functions for item in proto.functions for node in every_node(item.node)):
+        return False
+    largest = max((len(list(every_node(item.node))) for item in proto.functions), default=0)
+    return largest * sum(node.op_type in functions for node in every_node(proto.graph.node)) <= _CALLED
 
 
 def _is_bounded(graph: onnx.GraphProto, sizes: dict[str, int]) -> bool:

@@ -123,7 +123,8 @@ class Copied:
 
     def write(self, sink: Sink) -> None:
         """Copy it."""
-        sink.copy(self.source, self.start, self.length)
+        for part in self.source.parts(self.start, self.length):
+            sink.copy(part.source, part.start, part.count)
 
 
 @dataclass(frozen=True, slots=True)

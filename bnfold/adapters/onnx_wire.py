@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from bnfold.errors import BnfoldError
 
@@ -41,8 +42,21 @@ class Source(ABC):
         """Fill a buffer of bytes from `start`; raises BnfoldError where there are fewer."""
         buffer[:] = self.exactly(start, len(buffer))
 
+    def parts(self, start: int, count: int) -> "Iterator[Part]":
+        """Give the ranges of files or memory that a range is made of."""
+        yield Part(self, start, count)
+
     def _too_short(self, end: int) -> BnfoldError:
         return BnfoldError(f"{self.name}: ends at byte {self.size}, but {end} bytes are wanted of it")
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """`count` bytes of a source, from `start` on."""
+
+    source: Source
+    start: int
+    count: int
 
 
 class Memory(Source):
@@ -112,8 +126,7 @@ def fill(descriptor: int, start: int, buffer: memoryview) -> bool:
     return not buffer
 
 
-@dataclass(frozen=True, slots=True)
-class Field:
+class Field(NamedTuple):
     """A field of a message: its tag at `start`, its value at `body` up to `end`; `value` of a varint."""
 
     number: int
@@ -134,7 +147,10 @@ def fields(source: Source, start: int, end: int) -> Iterator[Field]:
 
 def _field(source: Source, start: int, end: int) -> Field:
     head = source.read(start, min(_HEAD, end - start))
-    tag, used = _varint(source, head, 0, start)
+    if head[0] < 0x80:  # as nearly all tags are
+        tag, used = head[0], 1
+    else:
+        tag, used = _varint(source, head, 0, start)
     number, wire = tag >> 3, tag & 7
     value, body = 0, start + used
     if wire == VARINT:

@@ -6,10 +6,17 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from onnx import parser
+
 from bnfold.adapters.onnx_file import fold_file
 from bnfold.errors import BnfoldError
 from tests.adapters.hostile_onnx import CORPUS
 from tests.adapters.onnx_cases import batch_norm, model
+
+_CALLS = """<ir_version: 8, opset_import: ["": 17, "local": 1]>
+    g (float[N,3,8,8] x) => (float[N,3,8,8] y) <float[1] s = {2}> { a = local.F<k = 0.5>(x, s) y = local.F(a, s) }
+    <domain: "local", opset_import: ["": 17, "local": 1]>
+    F <k: float = 0.1>(x, s) => (y) { m = Mul(x, s) n = Mul(m, s) y = LeakyRelu<alpha: float = @k>(n) }"""
 
 
 @functools.cache
@@ -28,6 +35,7 @@ def seeds() -> list[bytes]:
         proto = model(image + text, 18, **shared)
         proto.graph.initializer.append(lo)
         found.append(proto.SerializeToString())
+    found.append(parser.parse_model(_CALLS).SerializeToString())
     return found + [data for make in CORPUS.values() if 0 < len(data := make()) < 10_000]
 
 

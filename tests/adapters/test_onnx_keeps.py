@@ -5,7 +5,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from bnfold.adapters.onnx_file import fold_file, read
+from bnfold.adapters.onnx_file import fold_file, fold_proto, read
 from bnfold.why import Why
 from tests.adapters.onnx_cases import batch_norm, fold_and_check, kinds, model, numbers
 
@@ -148,14 +148,14 @@ def test_other_domains_and_unknown_operators_are_left_alone(tmp_path):
 
 def test_a_local_function_takes_the_place_of_the_operator_of_its_name(tmp_path):
     text = """<ir_version: 8, opset_import: ["": 17, "local": 1]>
-    g (float[N,3,8,8] x) => (float[N,4,6,6] y) { c = Conv(x, w) y = local.Scale(c, s) }
+    g (float[N,3,8,8] x) => (float[N,4,6,6] y) { c = Conv(x, w) m = Mul(c, s) p = local.Relu(m) y = Mul(p, s) }
     <domain: "local", opset_import: ["": 17]>
-    Scale (x, s) => (y) { a = Mul(x, s) y = Exp(a) }"""
+    Relu (x) => (y) { y = Sigmoid(x) }"""
     proto = model(text, **W, s=(4, 1, 1))
     onnx.save(proto, tmp_path / "model.onnx")
-    result = fold_file(tmp_path / "model.onnx", tmp_path / "folded.onnx")
-    assert not result.plan.outcomes
-    assert (tmp_path / "folded.onnx").read_bytes() == (tmp_path / "model.onnx").read_bytes()
+    folded, result = fold_and_check(proto, tmp_path)
+    assert kinds(folded) == ["Conv", "Relu", "Mul"]
+    assert [outcome.affine for outcome in result.plan.kept] == ["y"]
 
 
 def test_strings_and_sparse_tensors_are_carried_along(tmp_path):
@@ -169,3 +169,8 @@ def test_strings_and_sparse_tensors_are_carried_along(tmp_path):
     folded = onnx.load(tmp_path / "folded.onnx")
     assert folded.graph.sparse_initializer == proto.graph.sparse_initializer
     assert proto.graph.initializer[-1] in folded.graph.initializer
+
+
+def test_arithmetic_with_an_operand_missing_is_left_alone():
+    proto = model(IMAGE + "{ c = Conv(x, w) y = Mul(c) }", **W)
+    assert kinds(fold_proto(proto).model) == ["Conv", "Mul"]

@@ -1,98 +1,154 @@
-"""An audit of the weights where no plan is at hand: what no frame of any channel could have made of the reference's.
+"""An audit of the weights where no plan is at hand: the form of a candidate's layer against that of the reference.
 
-Every fold scales a linear layer's weight by its output channels and its input channels, W' = W a_in / a_out; whatever
-the scales are, they leave each weight in a fixed proportion to the others of its row and column. So they are read off
-the two tensors (as medians, which a few wrong weights do not move), and a weight that is out of proportion was not made
-by a fold. Errors of a whole row are left to the outputs, which show them plainly.
+Both forms are W x + b between two values that stand for one another (`bnfold.checking.linear_forms`). With the frames
+x = a_x x' + d_x and y = a_y y' + d_y,
+
+    W'[o, i] = W[o, i] a_x[i] / a_y[o]        b'[o] = (b[o] + sum_i W[o, i] d_x[i] - d_y[o]) / a_y[o]
+
+The frame of y is the identity, or, where a fold is taken to hold y otherwise, the one that most weights of a row agree
+on: what is out of proportion to them was made by no fold.
 """
 
 import warnings
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from difflib import SequenceMatcher
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from bnfold.checking.linear_forms import Dense
 from bnfold.checking.measures import Array, ulp
 from bnfold.checking.result import AuditRow
 
-ALLOWED = 8.0  # ULP: one for each of the weight, its row's and its column's scale, and a fold that was made in float32
-_ROUNDS = 4
+ALLOWED = 8.0  # ULP of the largest term: a fold that was made in float32 rounds the scale and every product
+IN_FRAME = 64.0  # ULP of a bias whose frame was measured: what the roundings along a trunk of layers add up to
+_SNAP = 4.0, 64.0  # ULP: a measured scale, and a measured shift, that are this near to none are none
+_PLAUSIBLE = 0.9  # share of right numbers
 
 
-@dataclass(frozen=True)
-class LinearLayer:
-    """A linear operator with a constant `weight`, (out, in / groups, *kernel) in float64; `value` is its result."""
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """One layer against one value of the reference. errors, bias_errors: in ULP, shaped as weight and bias.
 
-    name: str
-    value: str
-    weight: Array
-    groups: int
-    dtype: str
-
-
-@dataclass(frozen=True)
-class Suspect:
-    """Weights of one output channel that are out of proportion."""
-
-    reference: LinearLayer
-    candidate: LinearLayer
-    row: AuditRow
-
-
-def audit_layers(
-    reference: Sequence[LinearLayer], candidate: Sequence[LinearLayer]
-) -> Iterator[tuple[AuditRow, Suspect]]:
-    """Give the worst weight of each channel of each pair of layers that stand for one another."""
-    for ours, theirs in pair_layers(reference, candidate):
-        distance = disproportion(ours.weight, theirs.weight, theirs.groups)
-        if distance is None:
-            continue
-        steps = distance / ulp(theirs.weight, theirs.dtype)
-        if np.mean(steps > ALLOWED) > 0.5:  # merged with another layer, or computed otherwise: no relation to audit
-            continue
-        worst = steps.reshape(len(steps), -1).max(1)
-        for channel, value in enumerate(worst):
-            row = AuditRow(ours.name, channel, float(value), ALLOWED, "weight")
-            yield row, Suspect(ours, theirs, row)
-
-
-def pair_layers(
-    reference: Sequence[LinearLayer], candidate: Sequence[LinearLayer]
-) -> Iterator[tuple[LinearLayer, LinearLayer]]:
-    """Pair layers of one shape in the order in which they run."""
-    keys = [[(layer.weight.shape, layer.groups) for layer in side] for side in (reference, candidate)]
-    for block in SequenceMatcher(None, keys[0], keys[1], autojunk=False).get_matching_blocks():
-        yield from zip(
-            reference[block.a : block.a + block.size], candidate[block.b : block.b + block.size], strict=True
-        )
-
-
-def disproportion(ours: Array, theirs: Array, groups: int) -> Array | None:
-    """Give |theirs - rows * columns * ours| with the best scales of rows and columns; None where there are none.
-
-    `ours`, `theirs`: (out, in / groups, *kernel). Each group has columns of its own.
+    scale, shift: (out,), the frame y = scale * y' + shift of the candidate's value.
     """
-    if ours.size == 0 or not np.isfinite(ours).all():
+
+    errors: Array
+    bias_errors: Array
+    scale: Array
+    shift: Array
+    distance: float  # the median relative error of a weight
+    bias_allowed: float = ALLOWED
+    unknown: int = 0  # input channels of which no scale is known, and nothing was compared
+
+    @property
+    def share(self) -> float:
+        """How many of the weights are what they have to be."""
+        return float(np.mean(self.errors <= ALLOWED)) if self.errors.size else 1.0
+
+    @property
+    def framed(self) -> bool:
+        """Whether the candidate holds the value in another frame."""
+        return bool(np.any(self.scale != 1) or np.any(self.shift != 0))
+
+    @property
+    def wrong(self) -> list[int]:
+        """The output channels of which a number is wrong."""
+        return [int(channel) for channel in np.flatnonzero(~(self._by_channel().max(0) <= 1))]
+
+    @property
+    def right(self) -> bool:
+        """Whether none is."""
+        return not self.wrong
+
+    @property
+    def worst(self) -> float:
+        """The largest error, of what is allowed."""
+        return float(self._by_channel().max(initial=0.0))
+
+    def _by_channel(self) -> Array:
+        """(2, out): errors of the weights and of the bias, of what is allowed."""
+        weights = self.errors.reshape(len(self.errors), -1).max(1, initial=0.0)
+        return np.stack([weights / ALLOWED, self.bias_errors / self.bias_allowed])
+
+    def rank(self, *, ends: bool) -> tuple[bool, float, float, int]:
+        """What the best fit has most of: plausibility, right numbers, nearness, channels without a frame.
+
+        ends: whether a chain of affines ends at the reference's value, as it does at the candidate's; where it does
+        not, nearly all of the numbers have to be right. It counts for more than the biases, all of which a fault may
+        change.
+        """
+        right = float(np.mean(self.bias_errors <= ALLOWED)) if self.bias_errors.size else 1.0
+        plausible = ends or min(self.share, right) >= _PLAUSIBLE
+        same = int(np.sum((self.scale == 1) & (self.shift == 0)))
+        return plausible, self.share + 0.5 * right + 0.6 * ends, -self.distance, same
+
+    def rows(self, layer: str, part: str) -> list[AuditRow]:
+        """Give every wrong channel, and the worst right one of weights and of biases."""
+        found: list[AuditRow] = []
+        parts = ((part, self.errors, ALLOWED), ("bias", self.bias_errors, self.bias_allowed))
+        for what, errors, allowed in parts:
+            if not errors.size:
+                continue
+            worst = errors.reshape(len(errors), -1).max(1)
+            right = np.where(worst <= allowed, worst, -1.0)
+            channels = [*np.flatnonzero(~(worst <= allowed))]
+            if right.max() >= 0:
+                channels.append(right.argmax())
+            found += [AuditRow(layer, int(c), float(worst[c]), allowed, what) for c in channels]
+        return found
+
+
+def fit(theirs: Dense, ours: Dense, dtype: str, *, free: bool) -> Fit | None:
+    """Lay a candidate's form beside the reference's, whose input frame is already in; None for another shape.
+
+    dtype: in which the candidate stores the weight. free: let each output channel have a frame of its own.
+    """
+    if theirs.key != ours.key:
         return None
-    blocks = [array.reshape(groups, array.shape[0] // groups, array.shape[1], -1) for array in (ours, theirs)]
+    out = len(ours.bias)
+    scale, shift = np.ones(out), np.zeros(out)
+    if free:
+        scale, shift = _frame(theirs, ours, dtype)
+        ours = _in_frame(ours, scale, shift)
+    errors = _steps(theirs.weight, ours.weight, np.maximum(ours.size, np.abs(ours.weight)), dtype)
+    size = np.maximum(np.maximum(ours.bias_size, np.abs(ours.bias)), theirs.bias_size)
+    bias_errors = _steps(theirs.bias, ours.bias, size, dtype)
     with np.errstate(all="ignore"):
-        ratio = np.where(blocks[0] != 0, blocks[1] / blocks[0], np.nan)
-    if not np.isfinite(ratio).any():
-        return None
-    rows = np.ones((*ratio.shape[:2], 1, 1))
-    columns = np.ones((ratio.shape[0], 1, ratio.shape[2], 1))
-    for _ in range(_ROUNDS):
-        rows = _median(ratio / columns, (2, 3))
-        columns = _median(ratio / np.where(rows == 0, np.nan, rows), (1, 3))
-    expected = np.where(np.isfinite(rows * columns), rows * columns, 0.0) * blocks[0]
-    distance: Array = np.abs(blocks[1] - expected)
-    return np.where(np.isnan(distance), np.inf, distance).reshape(theirs.shape)
+        relative = np.abs(theirs.weight - ours.weight) / np.abs(ours.weight)
+    distance = float(np.median(np.where(np.isnan(relative), 0.0, relative))) if relative.size else 0.0
+    columns = (
+        np.isnan(ours.weight).reshape(out, ours.weight.shape[1], -1).any((0, 2)) if ours.weight.size else np.zeros(0)
+    )
+    allowed = IN_FRAME if free else ALLOWED
+    return Fit(errors, bias_errors, scale, shift, distance, allowed, int(np.count_nonzero(columns)))
 
 
-def _median(values: Array, axes: tuple[int, int]) -> Array:
-    """Median of the finite values; 0 where there is none."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # of slices without a finite value
-        middle = np.nanmedian(np.where(np.isfinite(values), values, np.nan), axis=axes, keepdims=True)
-    return np.nan_to_num(middle, nan=0.0)
+def _steps(got: Array, wanted: Array, size: Array, dtype: str) -> Array:
+    with np.errstate(all="ignore"):
+        same = (got == wanted) | np.isnan(wanted)  # of an input whose frame is not known
+        steps = np.where(same, 0.0, np.abs(got - wanted) / ulp(size, dtype))
+    return np.asarray(np.where(np.isnan(steps), np.inf, steps))
+
+
+def _frame(theirs: Dense, ours: Dense, dtype: str) -> tuple[Array, Array]:
+    """Read off each row's scale as a median, and the shift that the biases then leave."""
+    flat = [x.weight.reshape(len(x.weight), -1) for x in (theirs, ours)]
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of rows without a finite ratio
+        ratio = np.where((flat[0] != 0) & (flat[1] != 0), flat[1] / flat[0], np.nan)
+        scale = np.nanmedian(np.where(np.isfinite(ratio), ratio, np.nan), axis=1)
+    unit = float(ulp(np.ones(1), dtype)[0])
+    scale = np.where(np.isfinite(scale) & (np.abs(scale - 1) > _SNAP[0] * unit), scale, 1.0)
+    shift = ours.bias - scale * theirs.bias
+    near = _SNAP[1] * ulp(np.maximum(np.maximum(ours.bias_size, np.abs(ours.bias)), np.abs(scale * theirs.bias)), dtype)
+    return scale, np.where(np.abs(shift) > near, shift, 0.0)
+
+
+def _in_frame(ours: Dense, scale: Array, shift: Array) -> Dense:
+    rows = scale.reshape(-1, *(1,) * (ours.weight.ndim - 1))
+    return replace(
+        ours,
+        weight=ours.weight / rows,
+        size=ours.size / np.abs(rows),
+        bias=(ours.bias - shift) / scale,
+        bias_size=np.maximum(ours.bias_size, np.abs(shift)) / np.abs(scale),
+    )

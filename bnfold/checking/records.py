@@ -236,6 +236,16 @@ class AuditRow:
 
 
 @dataclass(frozen=True)
+class AuditGap:
+    """A layer that the audit has not looked at, and why. side: reference or candidate; layer: empty for all of it."""
+
+    candidate: str
+    side: str
+    layer: str
+    why: str
+
+
+@dataclass(frozen=True)
 class Environment:
     """What the check ran on: versions by package, providers that the runtime lists, machine."""
 

@@ -5,11 +5,13 @@ The JSON form (`to_json`, `from_json`) is versioned by `SCHEMA` and described in
 """
 
 import json
+import math
 from dataclasses import dataclass
 
 from bnfold.checking.plain import from_plain, to_plain
 from bnfold.checking.records import (
     EXIT_STATUS,
+    AuditGap,
     AuditRow,
     Bin,
     BudgetRow,
@@ -30,12 +32,14 @@ from bnfold.checking.records import (
     worst,
 )
 from bnfold.errors import BnfoldError, DifferentError, UnverifiedError
+from bnfold.report.text import plural
 
 SCHEMA = "bnfold.check/1"
 
 __all__ = [
     "EXIT_STATUS",
     "SCHEMA",
+    "AuditGap",
     "AuditRow",
     "Bin",
     "BudgetRow",
@@ -65,7 +69,7 @@ class CheckResult:
     reference: str
     candidates: tuple[str, ...]
     verdict: Verdict
-    why: tuple[str, ...]  # reasons that belong to no run
+    why: tuple[str, ...]  # why nothing could be verified, where that belongs to no run
     truth: str  # how the truth was computed
     runs: tuple[Run, ...]
     inputs: tuple[InputRecord, ...]
@@ -79,6 +83,7 @@ class CheckResult:
     divergences: tuple[Divergence, ...] = ()  # the first one of each candidate that differs
     audit: tuple[AuditRow, ...] = ()
     audit_source: str = ""  # "plan", "derived", or empty where there was no audit
+    audit_gaps: tuple[AuditGap, ...] = ()  # the layers that no row is about
     schema: str = SCHEMA
 
     @property
@@ -93,10 +98,32 @@ class CheckResult:
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        """Every sentence that says why the check did not pass, worst first and without repetition."""
-        found = [f"{run.label}: {why}" for run in self.runs for why in run.why]
-        found += [f"{run.label}: {x.name}: {x.why}" for run in self.runs for x in run.outputs if x.why]
-        return tuple(dict.fromkeys([*self.why, *found]))
+        """Every sentence that says why the check did not pass, without repetition and the worst first.
+
+        A difference comes before a doubt; of two differences, the one that is further beyond what is allowed.
+        """
+        found = [(Verdict.UNVERIFIED, math.inf, why) for why in self.why]
+        found += [(run.verdict, math.inf, f"{run.label}: {why}") for run in self.runs for why in run.why]
+        found += [
+            (x.verdict, _beyond(x), f"{run.label}: {x.name}: {x.why}")
+            for run in self.runs
+            for x in run.outputs
+            if x.why
+        ]
+        found += self._wrong_weights()
+        ranked = sorted(found, key=lambda reason: (reason[0] is not Verdict.DIFFERENT, -reason[1]))
+        return tuple(dict.fromkeys(why for _, _, why in ranked))
+
+    def _wrong_weights(self) -> list[tuple[Verdict, float, str]]:
+        failed = [row for row in self.audit if not row.passed]
+        if not failed:
+            return []
+        row = max(failed, key=lambda row: row.ulp / row.allowed)
+        why = (
+            f"audit: {plural(len(failed), 'constant')} other than recomputed, the worst {row.layer}, {row.what} of"
+            f" channel {row.channel}: {row.ulp:.3g} ULP, {row.allowed:g} allowed"
+        )
+        return [(Verdict.DIFFERENT, row.ulp / row.allowed, why)]
 
     def raise_for_failure(self) -> None:
         """Raise `DifferentError` or `UnverifiedError` with the first reason; nothing where it passed or was skipped."""
@@ -130,3 +157,11 @@ class CheckResult:
             raise BnfoldError(f"not a check result that this version reads: schema {got!r}, wanted {SCHEMA!r}")
         del data["passed"], data["exit_status"]
         return from_plain(cls, data)
+
+
+def _beyond(output: OutputRecord) -> float:
+    """How many times what is allowed was measured; infinite where it is no matter of degree."""
+    test = output.exceeded
+    if output.verdict is not Verdict.DIFFERENT or test is None or test.measured <= test.allowed or not test.allowed:
+        return math.inf
+    return test.measured / test.allowed

@@ -13,6 +13,7 @@ from bnfold.checking.pairing import common_specs
 from bnfold.checking.providers import Target
 from bnfold.checking.replay import save_replay
 from bnfold.checking.result import (
+    AuditGap,
     AuditRow,
     CheckResult,
     Coverage,
@@ -28,8 +29,10 @@ from bnfold.checking.tolerance import budget_for
 from bnfold.checking.trial import Trial
 from bnfold.checking.truth import Truth, truth_of
 from bnfold.errors import BnfoldError, UnverifiedError
+from bnfold.report.text import plural
 
 _LOW_COVERAGE = 0.75
+_NAMED = 3
 
 
 @dataclass(frozen=True)
@@ -191,17 +194,11 @@ class Check:
     def _result(self) -> CheckResult:
         self._save_replays()
         runs = tuple(trial.run() for trial in self.trials)
-        audit, source = self._audit()
+        audit, source, gaps = self._audit()
         verdicts = [run.verdict for run in runs]
         if self.why:
             verdicts.append(Verdict.UNVERIFIED)
-        failed = [row for row in audit if not row.passed]
-        if failed:
-            row = max(failed, key=lambda row: row.ulp)
-            self.why.append(
-                f"audit: {len(failed)} of {len(audit)} folded constants differ from their recomputation; the worst is"
-                f" {row.layer}, {row.what} of channel {row.channel}: {row.ulp:.3g} ULP, {row.allowed:g} allowed"
-            )
+        if any(not row.passed for row in audit):
             verdicts.append(Verdict.DIFFERENT)
         return CheckResult(
             reference=self.reference.label,
@@ -221,19 +218,26 @@ class Check:
             divergences=self._divergences(runs),
             audit=audit,
             audit_source=source,
+            audit_gaps=gaps,
         )
 
-    def _audit(self) -> tuple[tuple[AuditRow, ...], str]:
+    def _audit(self) -> tuple[tuple[AuditRow, ...], str, tuple[AuditGap, ...]]:
         """Take the rows of the fold's own audit, else derive some from the two models' weights."""
         if self.options.audit is not None:
-            return tuple(self.options.audit), "plan"
-        if self.truth is None or self.truth.mode:
-            return (), ""
-        from bnfold.checking.torch_layers import derived_audit
+            return tuple(self.options.audit), "plan", ()
+        if self.truth is None:
+            return (), "", ()
+        if self.truth.mode:
+            self.warnings.append("no weight was audited, since there is no float64 truth")
+            return (), "", ()
+        from bnfold.checking.torch_audit import derived_audit
 
-        done = {id(trial.candidate): trial for trial in self.trials}
-        rows = [row for trial in done.values() for row in derived_audit(trial)]
-        return tuple(rows), "derived" if rows else ""
+        done = {id(trial.candidate): trial for trial in self.trials if trial.samples}
+        found = [derived_audit(trial) for trial in done.values()]
+        rows = tuple(row for audit in found for row in audit.rows)
+        gaps = tuple(gap for audit in found for gap in audit.gaps)
+        self.warnings += _unaudited(gaps)
+        return rows, "derived" if found else "", gaps
 
     def _save_replays(self) -> None:
         """Save the smallest telling input of each candidate that differs."""
@@ -261,6 +265,17 @@ class Check:
                 if divergence is not None:
                     found[run.candidate] = divergence
         return tuple(found.values())
+
+
+def _unaudited(gaps: Sequence[AuditGap]) -> Iterator[str]:
+    """Say in one line for each side of each candidate which layers the audit could not compare."""
+    sides: dict[tuple[str, str], list[AuditGap]] = {}
+    for gap in gaps:
+        sides.setdefault((gap.candidate, gap.side), []).append(gap)
+    for (candidate, side), lost in sides.items():
+        named = "; ".join(f"{gap.layer or candidate}: {gap.why}" for gap in lost[:_NAMED])
+        more = f"; and {len(lost) - _NAMED} more" if len(lost) > _NAMED else ""
+        yield f"the audit of {candidate} could not compare {plural(len(lost), 'layer')} of the {side} ({named}{more})"
 
 
 def _skips(runs: Sequence[Run]) -> tuple[Skip, ...]:

@@ -99,10 +99,16 @@ def _tail(result: CheckResult) -> str:
         parts.append(
             f"coverage: {share(result.coverage.channels)} of channels, {share(result.coverage.branches)} of branches"
         )
-    if result.audit:
-        failed = sum(not row.passed for row in result.audit)
-        parts.append(f"audit ({result.audit_source}): {plural(len(result.audit), 'constant')}, {failed} wrong")
+    if result.audit_source:
+        parts.append(_audit(result))
     return "; ".join(parts)
+
+
+def _audit(result: CheckResult) -> str:
+    failed = sum(not row.passed for row in result.audit)
+    layers = plural(len({row.layer for row in result.audit}), "layer")
+    lost = f", {len(result.audit_gaps)} not compared" if result.audit_gaps else ""
+    return f"audit ({result.audit_source}): {layers}, {plural(failed, 'constant')} wrong{lost}"
 
 
 def render_budget(rows: Iterable[BudgetRow]) -> str:

@@ -67,6 +67,11 @@ class Executor:
         self.outputs = self._body.outputs
         self.nodes = self._body.nodes
 
+    @property
+    def constants(self) -> Mapping[str, Tensor]:
+        """The initializers, in the working dtype."""
+        return self._body.constants
+
     def nudged(self, unit: float) -> "Executor":
         """Copy with every float initializer moved by up to `unit` of itself, at random (seeded)."""
         generator = torch.Generator().manual_seed(0)

@@ -74,6 +74,11 @@ class OnnxSubject:
             self._halved = Executor(self.model, torch.float32, _HALVES[self.dtype])
         return self._halved
 
+    def stored_dtypes(self) -> dict[int, str]:
+        """Give the float dtype in which the file holds each of the executor's constants, by the tensor's id."""
+        kinds = {tensor.name: _FLOATS.get(tensor.data_type) for tensor in self.model.graph.initializer}
+        return {id(value): kind for name, value in self.executor.constants.items() if (kind := kinds.get(name))}
+
     def _output_dtype(self, name: str, value: Array) -> Any:
         kinds = {x.name: x.type.tensor_type.elem_type for x in self.model.graph.output}
         declared = _FLOATS.get(kinds[name])

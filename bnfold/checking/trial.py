@@ -37,6 +37,7 @@ class Trial:
     seconds: float = 0.0
     telling: Sample | None = None  # the sample with the largest error for its size
     typical: Sample | None = None  # the first random sample, or the first one of all
+    wide: Sample | None = None  # the one of large numbers
     replay: str = ""
     samples: int = 0
     numbers: set[float] = field(default_factory=set)  # of the true outputs, until there are two
@@ -103,6 +104,8 @@ class Trial:
                 self.comparisons[name] = Comparison(name, theirs, str(facts.own[name].dtype), self.row)
         if self.typical is None or (self.typical.kind != "random" and sample.kind == "random"):
             self.typical = sample
+        if sample.name == "wide":
+            self.wide = sample
         self.samples += 1
         for name, comparison in self.comparisons.items():
             true = facts.truth[name]
@@ -138,6 +141,11 @@ class Trial:
                 gap = max(gap, float(np.nan_to_num(np.abs(a - b), nan=np.inf).max()))
         return gap
 
+    @property
+    def constant(self) -> bool:
+        """Whether every true output was one number, whatever the input."""
+        return self.samples > 1 and len(self.numbers) == 1
+
     def run(self) -> Run:
         """Judge."""
         outputs = tuple(comparison.record() for comparison in self.comparisons.values())
@@ -146,7 +154,7 @@ class Trial:
         if self.repeats_equal is False and self.target.provider.lower() == "cpu":
             verdicts.append(Verdict.UNVERIFIED)
             why.append("the same input gave two different results, so the candidate is not a function of its input")
-        if self.samples > 1 and len(self.numbers) == 1:
+        if self.constant:
             verdicts.append(Verdict.UNVERIFIED)
             why.append(f"every output is {next(iter(self.numbers)):g}, whatever the input: that tells no models apart")
         if not verdicts:

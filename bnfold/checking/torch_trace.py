@@ -1,0 +1,314 @@
+"""Every float value of a run in float64, with its form on an earlier one where only linear operators lie between.
+
+A module and an ONNX model (by way of its executor) are traced alike: what is seen are torch's functions.
+"""
+
+import contextlib
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from bnfold.checking.linear_forms import Form, identity
+from bnfold.checking.measures import Array
+from bnfold.checking.subject import Feed, Subject
+from bnfold.checking.torch_linear_calls import Affine, Linear, Padded, Sum, recognised
+from bnfold.checking.torch_module import ModuleSubject, UpcastMode, flatten, to_tensors
+from bnfold.checking.torch_onnx import OnnxSubject
+from bnfold.checking.torch_ops import Node
+from bnfold.errors import UnverifiedError
+
+_LOOKS = frozenset(
+    {"size", "dim", "numel", "is_floating_point", "is_contiguous", "stride", "__len__", "item", "tolist"}
+)
+
+
+@dataclass(eq=False)
+class Traced:
+    """One value. array: as it was when it was made. layer: the ONNX node's name or the module's path.
+
+    read: the values that it was computed from.
+    """
+
+    index: int
+    tensor: Tensor
+    shape: tuple[int, ...]
+    array: Array
+    form: Form | None = None
+    padded: tuple[int, tuple[tuple[int, int], ...]] | None = None  # the value before the padding, (begin, end) by axis
+    layer: str = ""
+    read: tuple[int, ...] = ()
+    settled: bool = False
+    source: tuple[int, Array, Array] | None = None  # it is scale * that value + shift by channel
+    ends: bool = False  # something other than an affine reads it, so a chain of them ends here
+
+
+@dataclass
+class Trace:
+    """The values of one run, in order."""
+
+    values: list[Traced] = field(default_factory=list)
+
+    def name(self, indices: tuple[int, ...]) -> str:
+        """Name what made some values."""
+        return " + ".join(dict.fromkeys(self.values[i].layer for i in indices))
+
+
+class Tracer(TorchFunctionMode):
+    """Records a run. `before_read` and `made` are for who follows another run with this one."""
+
+    def __init__(self, dtypes: Mapping[int, str], default: str) -> None:
+        super().__init__()
+        self.trace = Trace()
+        self.where: Callable[[], str] = lambda: ""
+        self._ids: dict[int, int] = {}
+        self._kept: list[Tensor] = []  # so that no id is given twice
+        self._dtypes, self._default = dict(dtypes), default
+
+    def feed(self, tensors: list[Tensor]) -> None:
+        """Take the model's inputs as the first values."""
+        for tensor in tensors:
+            self.made(self._add(tensor, None, ()))
+
+    def before_read(self, value: Traced) -> None:
+        """Hear that something other than an affine reads a value that has a form."""
+
+    def made(self, value: Traced) -> None:
+        """Hear of a value without a form."""
+
+    def appeared(self, value: Traced) -> None:
+        """Hear of any value."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Call `func` and take in what it gives."""
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        if name in _LOOKS:
+            return func(*args, **kwargs)
+        operands = list(_tensors((args, kwargs)))
+        read = tuple(dict.fromkeys(self._ids[id(tensor)] for tensor in operands if id(tensor) in self._ids))
+        if not read:
+            return self._constant(func(*args, **kwargs), operands)
+        if name == "__get__":  # .shape, .T and the like: most give no tensor
+            result = func(*args, **kwargs)
+            if not isinstance(result, Tensor):
+                return result
+        call = recognised(name, args, kwargs, lambda tensor: id(tensor) in self._ids)
+        form, padded = self._form(call, operands)
+        for index in read if form is None or not isinstance(call, Affine) else ():
+            self.trace.values[index].ends = True
+        if form is None and padded is None:
+            for index in read:
+                self.read(self.trace.values[index])
+        result = func(*args, **kwargs)
+        for part in _tensors(result):
+            value = self._add(part, form, read)
+            value.padded = padded
+            if form is not None and isinstance(call, Affine):
+                shape = form.bias.shape
+                value.source = (read[0], np.broadcast_to(call.scale, shape), np.broadcast_to(call.shift, shape))
+            self.appeared(value)
+            if form is None:
+                self.made(value)
+        return result
+
+    def read(self, value: Traced) -> None:
+        """Let something other than an affine read a value."""
+        if value.form is not None and not value.settled:
+            self.before_read(value)
+            value.settled = True
+
+    def _constant(self, result: Any, operands: list[Tensor]) -> Any:
+        known = [self._dtypes[id(tensor)] for tensor in operands if id(tensor) in self._dtypes]
+        for part in _tensors(result) if known else ():
+            self._dtypes[id(part)] = known[0]
+            self._kept.append(part)
+        return result
+
+    def _add(self, tensor: Tensor, form: Form | None, read: tuple[int, ...]) -> Traced:
+        index = len(self.trace.values)
+        array = np.array(tensor.detach().double().numpy()) if tensor.is_floating_point() else np.zeros(0)
+        value = Traced(index, tensor, tuple(tensor.shape), array, form, layer=self.where(), read=read)
+        self.trace.values.append(value)
+        self._ids[id(tensor)] = index
+        return value
+
+    def value_of(self, tensor: Tensor) -> Traced | None:
+        """The value that a tensor holds; None for one that depends on no input."""
+        index = self._ids.get(id(tensor))
+        return None if index is None else self.trace.values[index]
+
+    def _value(self, tensor: Tensor) -> Traced:
+        return self.trace.values[self._ids[id(tensor)]]
+
+    def _form(
+        self, call: object, operands: list[Tensor]
+    ) -> tuple[Form | None, tuple[int, tuple[tuple[int, int], ...]] | None]:
+        index = len(self.trace.values)
+        match call:
+            case Linear():
+                return self._linear(call, index), None
+            case Affine(x):
+                return self._affine(self._value(x), call, index), None
+            case Sum(x, y, sign):
+                return self._sum(self._value(x), self._value(y), sign), None
+            case Padded(x, pads):
+                cut = self._cut(self._value(x), pads)
+                return (cut, None) if cut is not None else (None, self._pad(self._value(x), pads))
+            case _:
+                return None, None
+
+    def _linear(self, call: Linear, index: int) -> Form:
+        x = self._value(call.x)
+        root = x.index
+        window = call.window
+        if x.padded is not None and not window.transposed:
+            root, pads = x.padded
+            begins = tuple(a + b for a, (b, _) in zip(window.begins, pads, strict=True))
+            ends = tuple(a + b for a, (_, b) in zip(window.ends, pads, strict=True))
+            window = type(window)(window.stride, window.dilation, begins, ends)
+        self.read(self.trace.values[root])
+        dtype = self._dtypes.get(id(call.parameter), self._default)
+        return call.form(root, index, window, dtype)
+
+    def _affine(self, x: Traced, call: Affine, index: int) -> Form | None:
+        rank, axis = len(x.shape), call.axis
+        # A pooling is a kernel only where it is a branch of a sum: one tool's may be another's Reduce.
+        pooled = x.form is not None and all(term.fixed for term in x.form.terms)
+        if x.form is not None and not pooled and (axis is None or axis == x.form.axis):
+            return x.form.affine(call.scale, call.shift, call.size)
+        axis = (1 if rank > 2 else rank - 1) if axis is None else axis
+        if rank < 1 or axis not in (1, rank - 1):
+            return None
+        self.read(x)
+        spatial = rank - 2 if axis == 1 else 0
+        return identity(x.index, axis, x.shape[axis], spatial, index).affine(call.scale, call.shift, call.size)
+
+    def _sum(self, x: Traced, y: Traced, sign: float) -> Form | None:
+        """Two branches on one root; which of them have to be read apart is left to `splits`."""
+        for root in dict.fromkeys([*_roots(x), *_roots(y)]):
+            forms = [value.form for value in (x, y) if value.index != root]
+            if not forms or any(form is None or form.root != root for form in forms):
+                continue
+            first = forms[0]
+            assert first is not None
+            a, b = (self._self(root, first.axis) if v.index == root else v.form for v in (x, y))
+            assert a is not None
+            assert b is not None
+            if a.axis == b.axis and a.bias.shape == b.bias.shape:
+                joint = a.plus(b, sign)
+                return None if self.splits(x, y, joint) else joint
+        return None
+
+    def splits(self, x: Traced, y: Traced, joint: Form) -> bool:
+        """Whether the operands of a sum are looked at one by one and not as `joint`, the form of both."""
+        return False
+
+    def _self(self, root: int, axis: int) -> Form:
+        shape = self.trace.values[root].shape
+        return identity(root, axis, shape[axis], len(shape) - 2 if axis == 1 else 0, root)
+
+    def _cut(self, x: Traced, pads: tuple[tuple[int, int], ...]) -> Form | None:
+        """What a transposed convolution's own padding cuts off, done by a Pad behind it."""
+        if x.form is None or len(x.form.terms) != 1 or np.any(x.form.bias):
+            return None
+        (term,) = x.form.terms
+        if not term.window.transposed:
+            return None
+        begins = tuple(a - b for a, (b, _) in zip(term.window.begins, pads, strict=True))
+        ends = tuple(a - b for a, (_, b) in zip(term.window.ends, pads, strict=True))
+        window = type(term.window)(term.window.stride, term.window.dilation, begins, ends, True)
+        terms = (type(term)(term.layer, term.weight, term.groups, window, term.scale, term.dtype),)
+        return Form(x.form.root, x.form.axis, terms, x.form.bias, x.form.size)
+
+    def _pad(self, x: Traced, pads: tuple[tuple[int, int], ...]) -> tuple[int, tuple[tuple[int, int], ...]]:
+        self.read(x)
+        return x.index, pads
+
+
+def _roots(value: Traced) -> list[int]:
+    return [value.index, *([value.form.root] if value.form is not None else [])]
+
+
+def _tensors(part: Any) -> Iterator[Tensor]:
+    if isinstance(part, Tensor):
+        yield part
+    elif isinstance(part, (tuple, list)):
+        for item in part:
+            yield from _tensors(item)
+    elif isinstance(part, dict):
+        for item in part.values():
+            yield from _tensors(item)
+
+
+def follow(tracer: Tracer, subject: Subject, feed: Feed) -> dict[str, Tensor]:
+    """Run `subject` in float64 with `tracer` on; gives its outputs by name."""
+    tensors = to_tensors(feed, torch.float64)
+    tracer.feed(tensors)
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if isinstance(subject, OnnxSubject):
+            return _follow_onnx(tracer, subject, tensors)
+        if isinstance(subject, ModuleSubject):
+            return _follow_module(tracer, subject, tensors)
+    raise UnverifiedError(f"{subject.label} tells nothing of the values inside it")
+
+
+def dtypes_of(subject: Subject) -> dict[int, str]:
+    """Give the dtype in which each constant of the float64 form is stored, by its id."""
+    if isinstance(subject, OnnxSubject):
+        return subject.stored_dtypes()
+    if isinstance(subject, ModuleSubject):
+        stored = dict([*subject.module.named_parameters(), *subject.module.named_buffers()])
+        own = [*subject.double.named_parameters(), *subject.double.named_buffers()]
+        return {id(tensor): str(stored[name].dtype).removeprefix("torch.") for name, tensor in own if name in stored}
+    return {}
+
+
+def _follow_onnx(tracer: Tracer, subject: OnnxSubject, tensors: list[Tensor]) -> dict[str, Tensor]:
+    done = 0
+
+    def look(node: Node, _: tuple[Tensor | None, ...], __: tuple[Tensor, ...]) -> None:
+        nonlocal done
+        for value in tracer.trace.values[done:]:
+            value.layer = node.name
+        done = len(tracer.trace.values)
+
+    done = len(tracer.trace.values)
+    names = [spec.name for spec in subject.inputs]
+    executor = subject.executor
+    with tracer:
+        return executor.run(dict(zip(names, tensors, strict=True)), watch=look)
+
+
+def _follow_module(tracer: Tracer, subject: ModuleSubject, tensors: list[Tensor]) -> dict[str, Tensor]:
+    with _named(tracer, subject.double), UpcastMode(), tracer:  # type: ignore[no-untyped-call]
+        outputs = subject.double(*tensors)
+    return flatten(outputs)
+
+
+@contextlib.contextmanager
+def _named(tracer: Tracer, module: nn.Module) -> Iterator[None]:
+    """Let values bear the path of the innermost module that is running."""
+    running: list[str] = []
+    handles = []
+
+    def enters(name: str) -> Any:
+        return lambda *_: running.append(name)
+
+    def leaves(*_: Any) -> None:
+        running.pop()
+
+    for name, child in module.named_modules():
+        handles += [child.register_forward_pre_hook(enters(name)), child.register_forward_hook(leaves)]
+    tracer.where = lambda: running[-1] if running else ""
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

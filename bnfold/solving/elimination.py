@@ -174,10 +174,19 @@ class Elimination:
 
 def _heaviest(values: Floats, weight: Floats) -> Floats:
     """Give, by lane, the one of (n, lanes) values at which most weight stands; 0 where that has as much as any."""
+    at_zero = (weight * (values == 0)).sum(axis=0)
+    chosen = np.zeros(values.shape[1])
+    unsettled = np.flatnonzero(at_zero < weight.sum(axis=0) - at_zero)
+    if unsettled.size:
+        chosen[unsettled] = _heaviest_run(values[:, unsettled], weight[:, unsettled], at_zero[unsettled])
+    return chosen
+
+
+def _heaviest_run(values: Floats, weight: Floats, best: Floats) -> Floats:
+    """Give the value whose weight is more than `best`, and the most; 0 where none has it."""
     order = np.argsort(values, axis=0, kind="stable")
     values, weight = np.take_along_axis(values, order, 0), np.take_along_axis(weight, order, 0)
-    best, chosen = (weight * (values == 0)).sum(axis=0), np.zeros(values.shape[1])
-    run = np.zeros_like(best)
+    chosen, run = np.zeros(values.shape[1]), np.zeros_like(best)
     for place, here in enumerate(values):
         same = place > 0 and np.abs(here - values[place - 1]) <= ROUNDING * np.abs(here)
         run = np.where(same, run, 0.0) + weight[place]

@@ -26,8 +26,7 @@ def scaled_like(path: str, old: Tensor, linear: Contracted, weight: Constant, ed
     for rows, numbers in weight.slabs():
         for factor in factors:
             numbers = numbers * (factor[rows] if len(factor) == weight.shape[0] else factor)
-        part = finite(path, rounded(numbers, old[rows]))
-        new[rows] = part
+        new[rows] = finite(path, rounded(numbers, old[rows]))
     return new
 
 

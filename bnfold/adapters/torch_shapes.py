@@ -1,12 +1,13 @@
 """What functions give on tensors without numbers, each asked once for operands of the same shapes."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+_LEAF = (Tensor, int, float, str, type(None))
 _PLAIN = (int, float, str, bool, type(None), torch.dtype, torch.memory_format)
 
 
@@ -21,7 +22,7 @@ class KnownShapes:
 
     def call(self, func: Any, args: Any, kwargs: Any) -> Any:
         """Make the tensor that the function would give, or ask the function."""
-        leaves = pytree.tree_leaves((args, kwargs))
+        leaves = leaves_of(args, kwargs.values())
         with torch._C.DisableTorchFunction():
             key = _key(func, args, kwargs, leaves)
             if key in self._known:
@@ -34,6 +35,12 @@ class KnownShapes:
             if operands and _is_new(result, operands) and [item._version for item in operands] == versions:
                 self._known[key] = (tuple(result.shape), result.stride(), result.dtype)
         return result
+
+
+def leaves_of(args: Iterable[Any], others: Iterable[Any]) -> list[Any]:
+    """Give what pytree.tree_leaves gives of arguments, which seldom hold lists."""
+    items = [*args, *others]
+    return pytree.tree_leaves(items) if any(not isinstance(item, _LEAF) for item in items) else items
 
 
 def _key(func: Any, args: Any, kwargs: Any, leaves: Sequence[Any]) -> Hashable | None:

@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from bnfold.adapters.torch_capture import Arguments, quietly
-from bnfold.adapters.torch_shapes import KnownShapes
+from bnfold.adapters.torch_shapes import KnownShapes, leaves_of
 
 _SIZED = frozenset({"view", "reshape", "expand", "repeat", "unflatten", "interpolate", "upsample", "arange", "zeros"})
 
@@ -112,9 +112,9 @@ class _Recorder(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Note what goes in, and call what comes out by the number of the step."""
         kwargs = kwargs or {}
-        named = [(name, item) for name, item in sorted(kwargs.items()) if name != "inplace"]
+        named = [item for pair in sorted(kwargs.items()) if pair[0] != "inplace" for item in pair]
         with torch._C.DisableTorchFunction():
-            operands = tuple(self.text(item) for item in pytree.tree_leaves((args, named)))
+            operands = tuple(self.text(item) for item in leaves_of(args, named))
             writes = _version(args)
         result = func(*args, **kwargs) if self.known is None else self.known.call(func, args, kwargs)
         with torch._C.DisableTorchFunction():
@@ -122,7 +122,7 @@ class _Recorder(TorchFunctionMode):
         return result
 
     def _note(self, func: Any, args: Any, operands: tuple[str, ...], result: Any, writes: int) -> None:
-        made = [item for item in pytree.tree_leaves(result) if isinstance(item, Tensor)]
+        made = [item for item in leaves_of((result,), ()) if isinstance(item, Tensor)]
         changed = _version(args) != writes
         if made or changed:
             label = str(len(self.steps))

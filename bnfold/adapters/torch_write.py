@@ -75,6 +75,7 @@ class _Writer:
         self.replacements = replacements
         self.owners = owners
         self.paths = Paths(module)
+        self.places = _places(module)
         self.done = Written(ModuleEdits())
         self.numbers: dict[str, Floats] = {}  # what has been written, by path: calls of one module want the same
         self.removed: set[str] = set()
@@ -195,15 +196,17 @@ class _Writer:
             if name not in self.replacements:
                 raise BnfoldError(f"{name}: exists only as code in a larger forward; write .pt2 or .onnx")
             wanted[self.replacements[name].path] = self.replacements[name]
+        needed = self._needed()
+        own: dict[str, set[str]] = {}
+        for name, replacement in self.replacements.items():
+            own.setdefault(replacement.path, set()).update({name} & needed)
         for path, replacement in wanted.items():
-            own = {name for name, other in self.replacements.items() if other.path == path and name in self.needed}
-            if not own <= self.removed:
+            if not own[path] <= self.removed:
                 raise BnfoldError(f"{path}: only a part of it is folded, or only some of its calls")
             self._replace(path, replacement.children)
 
-    @property
-    def needed(self) -> set[str]:
-        """The nodes of replaceable submodules that change numbers."""
+    def _needed(self) -> set[str]:
+        """Give the nodes that change numbers."""
         found: set[str] = set()
         for node in self.graph.nodes:
             if not isinstance(node.op, ops.Identity):
@@ -223,14 +226,20 @@ class _Writer:
 
     def _put(self, old: nn.Module, new: nn.Module) -> None:
         new.training = old.training
-        for owner, name in _places(self.module, old):
+        for owner, name in self.places[old]:
             setattr(owner, name, new)
             self.done.undo.append(partial(setattr, owner, name, old))
+        self.places.setdefault(new, []).extend(self.places[old])
 
 
-def _places(module: nn.Module, part: nn.Module) -> list[tuple[nn.Module, str]]:
-    """Find every name under which `part` hangs in the tree."""
-    return [(owner, name) for owner in module.modules() for name, child in owner._modules.items() if child is part]
+def _places(module: nn.Module) -> dict[nn.Module, list[tuple[nn.Module, str]]]:
+    """Find every name under which each submodule hangs in the tree."""
+    found: dict[nn.Module, list[tuple[nn.Module, str]]] = {}
+    for owner in module.modules():
+        for name, child in owner._modules.items():
+            if child is not None:
+                found.setdefault(child, []).append((owner, name))
+    return found
 
 
 def _device(module: nn.Module) -> torch.device:

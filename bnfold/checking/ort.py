@@ -31,11 +31,12 @@ class FallbackError(UnverifiedError):
 
 @dataclass(frozen=True)
 class OrtSession:
-    """A session with what is known of where its nodes run."""
+    """A session with what is known of where its nodes run. notes: what of that is worth a sentence."""
 
     session: Any
     nodes: tuple[NodeRecord, ...]
     proven: bool
+    notes: tuple[str, ...] = ()
 
     def run(self, feed: Mapping[str, Array]) -> dict[str, Array]:
         """Run once; outputs by name."""
@@ -63,7 +64,7 @@ def open_session(model: bytes | Path, target: Target, *, allow_fallback: bool = 
             f" {', '.join(map(short_name, session.get_providers()))}; `bnfold doctor` names the missing library"
         )
     nodes = assignment(session)
-    fallen = [node for node in nodes if node.provider != short_name(name)]
+    fallen, notes = _fallen(model, nodes, short_name(name))
     if fallen and not allow_fallback:
         first = ", ".join(f"{node.name} ({node.operator})" for node in fallen[:3])
         raise FallbackError(f"{len(fallen)} of {len(nodes)} nodes fell back from {target.provider}: {first}")
@@ -74,7 +75,27 @@ def open_session(model: bytes | Path, target: Target, *, allow_fallback: bool = 
         session = _create(ort, model, target, name, {_NO_FALLBACK: "1"})
         if name not in session.get_providers():
             raise FallbackError(f"nodes fell back from {target.provider}")
-    return OrtSession(session, nodes, proven=bool(nodes))
+    return OrtSession(session, nodes, bool(nodes), notes)
+
+
+def _fallen(
+    model: bytes | Path, nodes: tuple[NodeRecord, ...], provider: str
+) -> tuple[list[NodeRecord], tuple[str, ...]]:
+    """Give the nodes that run elsewhere, but for shape arithmetic, which ONNX Runtime keeps on the CPU by design."""
+    elsewhere = [node for node in nodes if node.provider != provider]
+    if not elsewhere:
+        return [], ()
+    from bnfold.checking.shape_nodes import shape_nodes
+
+    shapes = shape_nodes(model)
+    fallen = [node for node in elsewhere if (node.name, node.operator) not in shapes]
+    count = len(elsewhere) - len(fallen)
+    if not count:
+        return fallen, ()
+    note = (
+        f"{count} of {len(nodes)} nodes compute shapes only, and ONNX Runtime runs those on the CPU beside {provider}"
+    )
+    return fallen, (note,)
 
 
 def runtime() -> Any:

@@ -9,7 +9,7 @@ from bnfold.checking.frames import Correspondence
 from bnfold.checking.providers import parse_targets
 from bnfold.checking.result import AuditRow, CheckResult
 from bnfold.checking.session import Check, Options
-from bnfold.checking.subject import load_subject
+from bnfold.checking.subject import Subject, load_subject
 from bnfold.errors import BnfoldError
 
 __all__ = ["Check", "Options", "check"]
@@ -60,11 +60,14 @@ def check(
         localise, only_given, Path(save) if save else None,
     )  # fmt: skip
     targets = parse_targets(providers)
-    loading: Any = {"arch": arch, "arch_kwargs": arch_kwargs, "trust": trust}
-    examples = samples.first_arrays(inputs) if inputs is not None else ()
-    side = load_subject(reference, examples=examples, **loading)
-    many = candidate if isinstance(candidate, (list, tuple)) else [candidate]
-    if not many:
-        raise BnfoldError("no candidate to check")
-    others = [load_subject(model, examples=examples, **loading) for model in many]
+    many = list(candidate) if isinstance(candidate, (list, tuple)) else [candidate]
+    side, *others = _loaded([reference, *many], inputs, arch=arch, arch_kwargs=arch_kwargs, trust=trust)
     return Check(side, others, targets, options).run(inputs)
+
+
+def _loaded(models: Sequence[Any], inputs: Any, **loading: Any) -> list[Subject]:
+    """Load the reference and its candidates; a module learns from the user's samples what it takes."""
+    if len(models) < 2:
+        raise BnfoldError("no candidate to check")
+    examples = samples.first_arrays(inputs) if inputs is not None else ()
+    return [load_subject(model, examples=examples, **loading) for model in models]

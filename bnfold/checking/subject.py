@@ -43,6 +43,10 @@ class Runner(Protocol):
     def proven(self) -> bool:
         """Whether `nodes` is known to be all of them."""
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is worth a sentence about where the nodes run."""
+
     def run(self, feed: Feed) -> Outputs:
         """Run once."""
 

@@ -151,6 +151,7 @@ class ModuleRunner:
     device: torch.device
     tf32: bool
     proven: bool = True
+    notes: tuple[str, ...] = ()
 
     @property
     def nodes(self) -> tuple[NodeRecord, ...]:

@@ -171,6 +171,11 @@ class OnnxRunner:
         """Whether the runtime told the provider of every node."""
         return self.session.proven
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is worth a sentence about where the nodes run."""
+        return self.session.notes
+
     def run(self, feed: Feed) -> Outputs:
         """Run once."""
         return self.session.run(self.subject.by_name(feed))

@@ -48,6 +48,7 @@ class Trial:
         self._pair_inputs()
         try:
             self.runner = self.candidate.open(self.target, allow_fallback=self.allow_fallback)
+            self.assumptions += (f"{self.candidate.label}: {note}" for note in self.runner.notes)
         except ProviderMissingError as error:
             self._stop(Verdict.SKIPPED if self.allow_missing else Verdict.UNVERIFIED, str(error))
         except UnverifiedError as error:

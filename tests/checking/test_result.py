@@ -8,9 +8,11 @@ from dataclasses import replace
 
 import pytest
 
+from bnfold.checking import check
 from bnfold.checking import result as r
 from bnfold.checking.result import CheckResult, Verdict
 from bnfold.errors import BnfoldError, DifferentError, UnverifiedError
+from tests.checking.building import networks, weights_of, with_weight
 
 
 def measures(**changes):
@@ -127,3 +129,18 @@ def test_needs_no_framework():
         "from bnfold.checking import CheckResult"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_reasons_begin_with_the_worst():
+    network = next(iter(networks()))
+    weights = weights_of(network.model(fold=True))
+    slight, gross = weights["fc.bias"].copy(), weights["fc.bias"].copy()
+    slight[0] += 1e-4
+    gross[1] += 10
+    candidates = [with_weight(network.model(fold=True), "fc.bias", bias) for bias in (slight, gross)]
+    result = check(network.model(), candidates, providers="cpu,tensorrt", localise=False, audit=())
+    assert [run.verdict for run in result.runs] == ["different", "unverified"] * 2
+    first, second, *doubts = result.reasons
+    assert "#2" in first
+    assert "#1" in second
+    assert all("tensorrt" in reason for reason in doubts)

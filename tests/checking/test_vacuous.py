@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import dataclass
 
 import numpy as np
 import onnx
@@ -29,8 +30,8 @@ class FakeRuntime:
 
     CPU = ("CPUExecutionProvider",)
 
-    def __init__(self, real, loads):
-        self.real, self.loads = real, loads
+    def __init__(self, real, loads, on_cpu=None):
+        self.real, self.loads, self.on_cpu = real, loads, on_cpu
         self.SessionOptions, self.GraphOptimizationLevel = real.SessionOptions, real.GraphOptimizationLevel
 
     def get_all_providers(self):
@@ -42,13 +43,17 @@ class FakeRuntime:
     def InferenceSession(self, model, options, providers):
         session = self.real.InferenceSession(model, options, providers=list(self.CPU))
         return FakeSession(
-            session, ["CUDAExecutionProvider", *self.CPU] if self.loads and providers[0][0] != self.CPU[0] else self.CPU
+            session,
+            ["CUDAExecutionProvider", *self.CPU] if self.loads and providers[0][0] != self.CPU[0] else self.CPU,
+            self.on_cpu,
         )
 
 
 class FakeSession:
-    def __init__(self, session, providers):
-        self.session, self.providers = session, providers
+    """`on_cpu`: names of the nodes that it says run on the CPU, the others on CUDA; None for what is true."""
+
+    def __init__(self, session, providers, on_cpu):
+        self.session, self.providers, self.on_cpu = session, providers, on_cpu
 
     def __getattr__(self, name):
         return getattr(self.session, name)
@@ -56,13 +61,32 @@ class FakeSession:
     def get_providers(self):
         return self.providers
 
+    def get_provider_graph_assignment_info(self):
+        parts = self.session.get_provider_graph_assignment_info()
+        if self.on_cpu is None or len(self.providers) == 1:
+            return parts
+        return [
+            FakePart("CPUExecutionProvider" if node.name in self.on_cpu else "CUDAExecutionProvider", [node])
+            for part in parts
+            for node in part.get_nodes()
+        ]
+
+
+@dataclass
+class FakePart:
+    ep_name: str
+    nodes: list
+
+    def get_nodes(self):
+        return self.nodes
+
 
 @pytest.fixture
 def fake_runtime(monkeypatch):
     onnxruntime = ort.runtime()
 
-    def install(*, loads):
-        monkeypatch.setattr(ort, "runtime", lambda: FakeRuntime(onnxruntime, loads))
+    def install(*, loads, on_cpu=None):
+        monkeypatch.setattr(ort, "runtime", lambda: FakeRuntime(onnxruntime, loads, on_cpu))
 
     return install
 
@@ -86,6 +110,36 @@ def test_1_nodes_fell_back(fake_runtime):
     allowed = checked(PLAIN.model(), PLAIN.model(fold=True), providers="cuda:use_tf32=0", allow_fallback=True)
     assert allowed.passed
     assert {node.provider for node in allowed.runs[0].nodes} == {"cpu"}
+
+
+def flattened_by_shape():
+    """x -> conv -> Reshape to (its own batch, -1): five nodes of which three compute a shape."""
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["h"], name="conv"),
+        helper.make_node("Shape", ["h"], ["s"], name="shape"),
+        helper.make_node("Gather", ["s", "zero"], ["n"], name="gather"),
+        helper.make_node("Concat", ["n", "rest"], ["t"], name="concat", axis=0),
+        helper.make_node("Reshape", ["h", "t"], ["y"], name="reshape"),
+    ]
+    constants = {
+        "w": np.random.default_rng(0).normal(size=(3, 2, 3, 3)).astype("f"),
+        "zero": np.zeros(1, np.int64), "rest": np.full(1, -1, np.int64),
+    }  # fmt: skip
+    return graph(nodes, [("x", TensorProto.FLOAT, ["N", 2, 5, 5])], [("y", TensorProto.FLOAT, None)], constants)
+
+
+def test_shape_arithmetic_on_the_cpu_is_no_fallback(fake_runtime):
+    model = flattened_by_shape()
+    fake_runtime(loads=True, on_cpu={"shape", "gather", "concat"})
+    result = checked(model, model, providers="cuda:use_tf32=0,level=disable")
+    assert result.passed, result.reasons
+    assert any("3 of 5 nodes compute shapes only" in note for note in result.assumptions)
+    assert {node.name for node in result.runs[0].nodes if node.provider == "cpu"} == {"shape", "gather", "concat"}
+    assert result.runs[0].nodes_proven
+    fake_runtime(loads=True, on_cpu={"shape", "gather", "concat", "reshape"})
+    result = checked(model, model, providers="cuda:use_tf32=0,level=disable")
+    assert result.exit_status == 3
+    assert "1 of 5 nodes fell back from cuda: reshape" in result.reasons[0]
 
 
 def test_cuda_is_judged_by_two_budgets(fake_runtime):

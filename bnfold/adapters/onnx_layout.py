@@ -24,6 +24,14 @@ def _expand(view: View) -> Reading:
     return Part(ops.Expand(), view.node.inputs[:1])
 
 
+@reads("Tile")
+def _tile(view: View) -> Reading:
+    repeats, rank = view.ints(1), view.rank()
+    if repeats is None or len(repeats) != rank or min(repeats, default=1) < 1:
+        return None
+    return Part(ops.Tile(repeats), view.node.inputs[:1])
+
+
 @reads("Slice")
 def _slice(view: View) -> Reading:
     """One Take for each axis of known size; a crop of axes of unknown size keeps the others, as a Resize does."""

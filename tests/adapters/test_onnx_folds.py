@@ -132,6 +132,12 @@ FOLDS = [
         "Conv",
         id="constants from nodes",
     ),
+    pytest.param(
+        IMAGE + "{ c = Conv(x, w) t = Tile(c, repeats) y = BN(t) }",
+        W | BN | {"repeats": np.array([1, 1, 2, 3])},
+        "Conv Tile",
+        id="tiled",
+    ),
     pytest.param(IMAGE + "{ d = BN(x) y = Conv(d, w) }", W | batch_norm(3), "Conv", id="before an unpadded conv"),
     pytest.param(
         IMAGE + "{ a = Conv(x, w) b = Conv(x, v) c = Concat<axis=1>(a, b) d = BN(c) y = Conv(d, u) }",

@@ -86,26 +86,30 @@ class _Scan:
             raise BnfoldError(f"{self.source.name}: nested deeper than {_DEEPEST} messages; refused")
         parts: list[bytes] = []
         known: dict[int, list[Field]] = {}
+        copied = start
         for item in fields(self.source, start, end):
             known.setdefault(item.number, []).append(item)
-            parts.append(self._field(kind, item, start, depth))
+            if item.wire != BYTES or item.end - item.body <= _SMALL:
+                continue
+            new = self._large(kind, item, start, depth)
+            if new is not None:
+                parts += [self.source.exactly(copied, item.start - copied), new]
+                copied = item.end
+        parts.append(self.source.exactly(copied, end - copied))
         if kind in ("model", "graph"):
             self.layouts[start] = known
         return b"".join(parts)
 
-    def _field(self, kind: str, item: Field, start: int, depth: int) -> bytes:
-        size = item.end - item.body
-        if item.wire == BYTES and size > _SMALL:
-            inner = _SCHEMA[kind].get(item.number)
-            if inner:
-                body = self.message(inner, item.body, item.end, depth + 1)
-                return header(item.number, len(body)) + body
-            if kind == "tensor" and item.number in _PAYLOADS:
-                self._leave_out(item, start)
-                return b""
-            if kind in ("model", "graph") and size > _TEXT:
-                return b""
-        return self.source.exactly(item.start, item.end - item.start)
+    def _large(self, kind: str, item: Field, start: int, depth: int) -> bytes | None:
+        """Give what takes the place of a field that isn't small; None where it stays."""
+        inner = _SCHEMA[kind].get(item.number)
+        if inner:
+            body = self.message(inner, item.body, item.end, depth + 1)
+            return header(item.number, len(body)) + body
+        if kind == "tensor" and item.number in _PAYLOADS:
+            self._leave_out(item, start)
+            return b""
+        return b"" if kind in ("model", "graph") and item.end - item.body > _TEXT else None
 
     def _leave_out(self, item: Field, start: int) -> None:
         if start in self.payloads:

@@ -19,6 +19,7 @@ VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 _MAX_VARINT = 10
 _HEAD = 2 * _MAX_VARINT  # a tag and a length
 _WINDOW = 1 << 16
+_STRETCH = 1 << 10  # bytes of a message that are looked at together
 
 
 class Source(ABC):
@@ -139,14 +140,19 @@ class Field(NamedTuple):
 
 def fields(source: Source, start: int, end: int) -> Iterator[Field]:
     """Give the fields of the message at [start, end), in order. Raises BnfoldError where it isn't one."""
+    begin, window = start, b""
     while start < end:
-        field = _field(source, start, end)
+        if start + _HEAD > begin + len(window) < end:
+            begin, window = start, source.read(start, min(_STRETCH, end - start))
+        field = _field(source, window[start - begin : start - begin + _HEAD], start, end)
         yield field
         start = field.end
 
 
-def _field(source: Source, start: int, end: int) -> Field:
-    head = source.read(start, min(_HEAD, end - start))
+def _field(source: Source, head: bytes, start: int, end: int) -> Field:
+    """Decode the field at `start`, whose tag and length are in `head`."""
+    if not head:
+        raise _malformed(source, start, "a message that goes on behind the end")
     if head[0] < 0x80:  # as nearly all tags are
         tag, used = head[0], 1
     else:

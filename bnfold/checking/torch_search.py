@@ -29,22 +29,30 @@ def search(trial: Trial, steps: int) -> Sample | str:
 
 
 def _climb(trial: Trial, start: Feed, steps: int) -> Feed:
+    """Take the first step to the corner where a linear model's optimum is, and shorter ones from there."""
     points = to_tensors(start, torch.float64)
     floats = [point for point in points if point.is_floating_point()]
-    bounds = [_RANGE * float(point.std()) if point.numel() > 1 and float(point.std()) else 1.0 for point in floats]
+    wide = to_tensors(trial.wide.feed if trial.wide is not None else start, torch.float64)
+    bounds = [_bound(start, drawn) for start, drawn in zip(points, wide, strict=True) if start.is_floating_point()]
+    generator = torch.Generator().manual_seed(0)
     for point in floats:
         point.requires_grad_()
     best, best_gap = [point.detach().clone() for point in points], -1.0
-    for _ in range(steps):
+    for step in range(steps + 1):
         gap = _gap(trial, points)
         if gap.item() > best_gap:
             best, best_gap = [point.detach().clone() for point in points], gap.item()
-        gradients = torch.autograd.grad(torch.log(gap + 1e-300), floats, allow_unused=True)
+        length = max(2 * 0.5**step, _STEP)
+        gradients = torch.autograd.grad(torch.log(gap + 1e-300), floats, allow_unused=True) if gap > 0 else ()
         with torch.no_grad():
-            for point, gradient, bound in zip(floats, gradients, bounds, strict=True):
-                if gradient is not None:
-                    # Steepest ascent within a box: every number takes the same step, uphill.
-                    point += _STEP * bound * gradient.sign()
+            for i, (point, bound) in enumerate(zip(floats, bounds, strict=True)):
+                uphill = gradients[i] if gradients else None
+                if uphill is None or not bool(uphill.any()):
+                    # What is shut lets no gradient through; another corner may open it.
+                    point.copy_(bound * torch.randn(point.shape, generator=generator, dtype=point.dtype).sign())
+                else:
+                    # Steepest ascent within a box: every number takes the same step.
+                    point += length * bound * uphill.sign()
                     point.clamp_(-bound, bound)
     return tuple(
         tensor.numpy().astype(numpy_dtype(spec.dtype)) if tensor.is_floating_point() else tensor.numpy()
@@ -52,15 +60,25 @@ def _climb(trial: Trial, start: Feed, steps: int) -> Feed:
     )
 
 
+def _bound(start: Tensor, wide: Tensor) -> float:
+    """The input's range: what the widest sample has of it, or some deviations of the one that is climbed from."""
+    spread = float(start.std()) if start.numel() > 1 else 0.0
+    return max(_RANGE * spread, float(wide.abs().max()) if wide.numel() else 0.0) or 1.0
+
+
 def _gap(trial: Trial, points: list[Tensor]) -> Tensor:
-    """Squared difference relative to the truth, summed over the outputs."""
+    """Squared difference relative to the truth, summed over the outputs.
+
+    The truth counts as no quieter than the reference's typical output: where it vanishes, so does what is allowed.
+    """
     truth = differentiable(trial.reference, points)
     theirs = differentiable(trial.candidate, [points[i] for i in trial.order])
     total = points[0].new_zeros(())
     for name, comparison in trial.comparisons.items():
         a, b = truth[name], theirs[comparison.candidate_name]
         if a.is_floating_point() and a.shape == b.shape:
-            total = total + (a - b).square().sum() / a.detach().square().sum().clamp(min=1e-300)
+            typical = comparison.reference.scale if comparison.reference.count else 0.0
+            total = total + (a - b).square().sum() / a.square().sum().clamp(min=max(a.numel() * typical**2, 1e-300))
     return total
 
 

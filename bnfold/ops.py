@@ -112,7 +112,7 @@ class Binary(Op):
     `raising` turns every Binary into an Affine, a constant, a Sum, a Product or an Unknown.
     """
 
-    kind: str  # add, sub, mul, div, pow
+    kind: str  # add, sub, mul, div, pow, max, min
     alpha: float = 1.0
 
 

@@ -56,13 +56,16 @@ class _Editor:
                 self._set_bias(edit.bias, node, works)
             case SetConstants() if isinstance(node.op, ops.Affine):
                 self._set_affine(edit.constants, node, works)
+            case SetConstants() if isinstance(node.op, ops.ChannelClip):
+                sides = [edit.constants.get(k, self.graph.constants[node.inputs[k]].load()) for k in (1, 2)]
+                self._clip(node, works, node.op.axis, *sides)
             case SetConstants():
                 for index, numbers in edit.constants.items():
                     self._set_operand(works[0], index, numbers, self._dtype(works[0].inputs[index]))
             case SetBounds():
-                self._set_bounds(edit, node, works[0])
+                self._set_bounds(edit, node, works)
             case ReplaceByClip():
-                self._replace_by_clip(edit, node, works[0])
+                self._clip(node, works, edit.axis, edit.lo, edit.hi)
             case Merge():
                 self._merge(edit, works[-1])
 
@@ -232,13 +235,18 @@ class _Editor:
             work.replaced.append(step)
             x = y
 
-    def _set_bounds(self, edit: SetBounds, node: Node, work: Work) -> None:
-        """Bounds are attributes in opset 10 and before, operands after."""
+    def _set_bounds(self, edit: SetBounds, node: Node, works: list[Work]) -> None:
+        """Bounds are attributes in opset 10 and before, operands after; Max and Min have one each."""
+        work = works[0]
         if isinstance(node.op, ops.Pad):
             if self.model.opset < 11:
                 self._rebuild(work, attributes={"value": float(edit.lo or 0.0)})
             else:
                 self._set_operand(work, 2, np.asarray(edit.lo or 0.0), self._dtype(node.inputs[0]))
+            return
+        if work.proto.op_type in ("Max", "Min"):
+            lo, hi = (np.full(1, bound) for bound in _open(edit))
+            self._clip(node, works, None, lo, hi)
             return
         if self.model.opset < 11:
             given = {name: float(value) for name, value in (("min", edit.lo), ("max", edit.hi)) if value is not None}
@@ -250,18 +258,19 @@ class _Editor:
             elif index < len(work.inputs):
                 work.inputs[index] = ""
 
-    def _replace_by_clip(self, edit: ReplaceByClip, node: Node, work: Work) -> None:
-        """ONNX's Clip takes scalars only: Max with the lower bounds, Min with the upper ones."""
+    def _clip(self, node: Node, works: list[Work], axis: int | None, lo: Floats, hi: Floats) -> None:
+        """Put Max with the lower bounds, Min with the upper: ONNX's Clip takes scalars. axis: None for one number."""
         shape = self.graph.shape(node.inputs[0])
         if shape is None or self.model.opset < 8:
             raise BnfoldError(
                 f"{self.model.name}: {node.name!r} can't be a clip by channel in opset {self.model.opset}"
             )
-        behind = (-1, *(1,) * (len(shape) - 1 - edit.axis))
-        sides = [("Max", edit.lo)] * bool(np.isfinite(edit.lo).any())
-        sides += [("Min", edit.hi)] * bool(np.isfinite(edit.hi).any())
+        behind = () if axis is None else (-1, *(1,) * (len(shape) - 1 - axis))
+        sides = [("Max", lo)] * bool(np.isfinite(lo).any()) + [("Min", hi)] * bool(np.isfinite(hi).any())
+        for work in works[:-1]:
+            work.dropped = True
         steps = [(kind, [bound.reshape(behind)]) for kind, bound in sides]
-        self._put(work, steps, node.inputs[0], self._dtype(node.inputs[0]))
+        self._put(works[-1], steps, node.inputs[0], self._dtype(node.inputs[0]))
 
     def _rebuild(
         self,
@@ -280,3 +289,8 @@ class _Editor:
         proto.attribute.extend(kept)
         proto.attribute.extend(helper.make_attribute(name, value) for name, value in new.items())
         work.proto = proto
+
+
+def _open(edit: SetBounds) -> tuple[float, float]:
+    """Give the bounds as numbers; none is infinite."""
+    return -np.inf if edit.lo is None else edit.lo, np.inf if edit.hi is None else edit.hi

@@ -22,6 +22,14 @@ def _unary(kind: str, view: View) -> Reading:
 
 for _name, _kind in _BINARY.items():
     reads(_name)(partial(_binary, _kind))
+
+
+@reads("Max", "Min")
+def _extreme(view: View) -> Reading:
+    """With a constant it is a clip (`onnx_clips`); before opset 8 it doesn't broadcast bounds."""
+    return _binary(view.node.proto.op_type.lower(), view) if view.opset >= 8 else None
+
+
 for _name, _kind in _UNARY.items():
     reads(_name)(partial(_unary, _kind))
 

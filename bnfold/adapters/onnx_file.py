@@ -10,6 +10,7 @@ import onnx
 from bnfold import ops
 from bnfold.adapters.onnx_audit import Audit
 from bnfold.adapters.onnx_changes import Changes, changes
+from bnfold.adapters.onnx_clips import with_clips
 from bnfold.adapters.onnx_edit import edited
 from bnfold.adapters.onnx_external import Folder
 from bnfold.adapters.onnx_graph import Model
@@ -113,8 +114,8 @@ def merged_proto(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, Plan]:
 
 
 def raised_for_onnx(graph: Graph) -> Graph:
-    """Raise the arithmetic; a MatMul that has no Add behind it, and can't become a Gemm, can't be given a bias."""
-    graph = raised(graph)
+    """Raise arithmetic, clips; a MatMul that has no Add behind it, and can't become a Gemm, can't be given a bias."""
+    graph = raised(with_clips(graph))
     return replace(graph, nodes=tuple(_without_bias(node, graph) for node in graph.nodes))
 
 

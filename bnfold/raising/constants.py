@@ -22,6 +22,8 @@ _BINARY: dict[str, Callable[[Floats, Floats], Floats]] = {
     "mul": np.multiply,
     "div": np.divide,
     "pow": np.power,
+    "max": np.maximum,
+    "min": np.minimum,
 }
 _UNARY: dict[str, Callable[[Floats], Floats]] = {
     "neg": np.negative,

@@ -74,7 +74,8 @@ def _channel_clip(op: ChannelClip, site: Site) -> tuple[Tie, ...]:
     if not np.all(low.load() <= high.load()):
         return pinned(site, Why.BOUNDS)
     others = frozenset(range(len(site.shape(site.x)))) - {op.axis}
-    return (Carried(site.x, site.y, Kept(others), lost=Why.BOUNDS),)
+    sides = None if site.relaxed and site.tensors else site.node.limits.get("sides")
+    return (Carried(site.x, site.y, Kept(others), positive=sides, lost=Why.BOUNDS),)
 
 
 @rewritten.register

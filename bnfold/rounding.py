@@ -12,10 +12,11 @@ the nearest numbers; then some of those next to a tie take their other neighbour
     PULL * (shift^2 + gain^2) + noise^2
 
 Every number stays one of the two neighbours of the exact one, less than a unit in the last place away (faithful
-rounding). LeNet in bfloat16 comes to 0.8 of the unfolded network's error, where the nearest numbers gave 1.7.
+rounding). Where a weight needs no rounding (only the bias changes, or signs do), some numbers move by one unit.
+LeNet in bfloat16 comes to 0.8 of the unfolded network's error, where the nearest numbers gave 1.7.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 import ml_dtypes
@@ -56,17 +57,25 @@ def _to_odd(numbers: Floats) -> NDArray[np.float32]:
     return bits.view(np.float32)
 
 
-def faithful(contracted: Contracted, weight: Floats, dtype: str, balance: Balance, rows: slice = slice(None)) -> Floats:
+def faithful(
+    contracted: Contracted,
+    weight: Floats,
+    dtype: str,
+    balance: Balance,
+    rows: slice = slice(None),
+    *,
+    is_stored: bool = False,
+) -> Floats:
     """Round a scaled weight in its own layout; gives float64.
 
     weight: exact; dtype: float16 or bfloat16. rows: which of the output channels `weight` holds, where these are on its
-    axis 0; else it holds all.
+    axis 0; else it holds all. is_stored: these are numbers of the dtype, which may move by one unit.
     """
     groups, residue = contracted.groups, balance.residue
     group = np.arange(len(residue)) // (len(residue) // groups)
     mean, variance = (one.reshape(groups, -1)[group[rows]] for one in (balance.mean, balance.variance))
     flat = np.ascontiguousarray(_by_row(contracted, weight)).reshape(len(mean), -1)
-    return _from_rows(contracted, _rows(flat, dtype, mean, variance, residue[rows]), weight.shape)
+    return _from_rows(contracted, _rows(flat, dtype, (mean, variance, residue[rows]), is_stored), weight.shape)
 
 
 def scaled(contracted: Contracted, weight: Constant, edit: ScaleWeight) -> Floats:
@@ -74,7 +83,12 @@ def scaled(contracted: Contracted, weight: Constant, edit: ScaleWeight) -> Float
     exact = scale_weight(contracted, weight.load(), edit.out_factor, edit.in_factor)
     if edit.balance is None or weight.dtype not in HALF:
         return exact
-    return faithful(contracted, exact, weight.dtype, edit.balance)
+    return faithful(contracted, exact, weight.dtype, edit.balance, is_stored=is_exact(edit.out_factor, edit.in_factor))
+
+
+def is_exact(*factors: Floats) -> bool:
+    """Whether the factors are powers of two, and their negatives: a number times these needs no rounding."""
+    return all(bool(np.all(np.abs(np.frexp(factor)[0]) == 0.5)) for factor in factors)
 
 
 def _by_row(contracted: Contracted, weight: Floats) -> Floats:
@@ -101,29 +115,34 @@ def _from_rows(contracted: Contracted, rows: Floats, shape: tuple[int, ...]) -> 
     return result
 
 
-def _rows(exact: Floats, dtype: str, mean: Floats, variance: Floats, residue: Floats) -> Floats:
-    """Round rows (out, K); mean and variance: (out, in), each standing for K / in numbers that follow each other."""
+def _rows(exact: Floats, dtype: str, balance: tuple[Floats, Floats, Floats], is_stored: bool) -> Floats:
+    """Round rows (out, K). balance: mean and variance (out, in), each for K / in numbers in a row; residue (out,)."""
+    mean, variance, residue = balance
     result = np.empty_like(exact)
     step = max(1, ROWS // max(1, exact.shape[1]))
     width = exact.shape[1] // max(1, mean.shape[1])
     for start in range(0, len(exact), step):
         part = slice(start, start + step)
         of_mean, of_variance = (np.repeat(one[part], width, axis=1) for one in (mean, variance))
-        result[part] = _balanced(exact[part], dtype, of_mean, of_variance, residue[part])
+        result[part] = _balanced(exact[part], dtype, (of_mean, of_variance, residue[part]), is_stored)
     return result
 
 
-def _balanced(exact: Floats, dtype: str, mean: Floats, variance: Floats, residue: Floats) -> Floats:
-    """Round rows, all arguments but residue (out, K), to the nearest, and turn some numbers to their other side."""
+def _balanced(exact: Floats, dtype: str, balance: tuple[Floats, Floats, Floats], is_stored: bool) -> Floats:
+    """Round rows to the nearest, and turn some numbers to their other side. balance: (out, K) twice, and (out,)."""
+    mean, variance, residue = balance
     near = nearest(exact, dtype)
-    other = _neighbours(near, exact, dtype)
+    away = np.sign(exact - near)
+    if is_stored:
+        away = np.where(exact != 0, -np.sign(residue[:, None] * mean), 0.0)  # a zero may stand for what was pruned
+    other = _beside(near, away, dtype)
     with np.errstate(all="ignore"):
         error, beyond = near - exact, other - exact
         size = np.sqrt((exact**2 * variance).sum(axis=1, keepdims=True))
         along = np.where(size > 0, exact * variance / size, 0.0)
         off = np.stack([(error * mean).sum(axis=1) + residue, (error * along).sum(axis=1)])
         free = np.isfinite(beyond) & (near != other)
-        from_tie = np.where(free, np.abs(beyond) / np.abs(error), np.inf)
+        from_tie = np.where(free, np.abs(beyond) if is_stored else np.abs(beyond) / np.abs(error), np.inf)
     count = min(exact.shape[1], CANDIDATES + int(4 * np.sqrt(exact.shape[1])))  # errors add up like the root
     places = np.argsort(from_tie, axis=1, kind="stable")[:, :count]
     step, free, beyond, error, by_mean, along, weight = (
@@ -156,19 +175,24 @@ def _turned(off: Floats, gains: Floats, price: Floats) -> NDArray[np.bool_]:
     return turned
 
 
-def _neighbours(near: Floats, exact: Floats, dtype: str) -> Floats:
-    """Give the number of the dtype on the other side of each exact one; the same where it is one itself."""
+def _beside(near: Floats, away: Floats, dtype: str) -> Floats:
+    """Give the dtype's next number above (away > 0) or below (away < 0), or the number itself (0)."""
     kind = HALF[dtype].type
-    toward = np.where(exact > near, np.inf, -np.inf)
     with np.errstate(all="ignore"):
-        beside = np.nextafter(near.astype(kind), toward.astype(kind)).astype(np.float64)
-    return np.where(exact == near, near, beside)
+        stored = near.astype(kind)
+        beside = np.nextafter(stored, np.where(away > 0, np.inf, -np.inf).astype(kind)).astype(np.float64)
+    return np.where(away == 0, near, beside)
 
 
 def with_balance(graph: Graph, frames: Frames, edits: Sequence[Edit]) -> tuple[Edit, ...]:
-    """Tell every edit of a half-precision weight what its node's input is on average, and how its bias is rounded."""
-    scaled = {edit.node: contraction(Site(graph.by_name[edit.node], graph)) for edit in edits if _is_half(graph, edit)}
-    if not scaled:
+    """Tell every edit of a half-precision weight what its node's input is on average, and how its bias is rounded.
+
+    A node that gets only a bias gets an edit that leaves its weight as it is, but for that.
+    """
+    given = {edit.node for edit in edits if isinstance(edit, ScaleWeight)}
+    edits = [one for edit in edits for one in _with_weight(graph, edit, given)]
+    scaled = {edit.node: _half(graph, edit.node) for edit in edits if isinstance(edit, ScaleWeight)}
+    if not any(scaled.values()):
         return tuple(edits)
     known = moments(graph)
     biases = {edit.node: edit.bias for edit in edits if isinstance(edit, SetBias)}
@@ -178,19 +202,37 @@ def with_balance(graph: Graph, frames: Frames, edits: Sequence[Edit]) -> tuple[E
             one = _balance(graph, graph.by_name[name], linear, known, frames, biases.get(name))
             balances.setdefault(linear.weight, []).append(one)
     agreed = {weight: _mean(found) for weight, found in balances.items()}
-    return tuple(
-        replace(edit, balance=agreed[linear.weight])
-        if isinstance(edit, ScaleWeight) and (linear := scaled.get(edit.node)) is not None
-        else edit
-        for edit in edits
-    )
+    told = [_told(edit, scaled.get(edit.node), agreed) for edit in edits]
+    return tuple(edit for edit in told if not _is_idle(edit))
 
 
-def _is_half(graph: Graph, edit: Edit) -> bool:
-    if not isinstance(edit, ScaleWeight):
+def _with_weight(graph: Graph, edit: Edit, given: Collection[str]) -> tuple[Edit, ...]:
+    """Put a ScaleWeight by 1 before a SetBias that stands alone, where the weight is the node's own."""
+    if not isinstance(edit, SetBias) or edit.node in given:
+        return (edit,)
+    node, linear = graph.by_name[edit.node], _half(graph, edit.node)
+    if linear is None or node.unit or "weight" in node.limits or len(graph.readers[linear.weight]) > 1:
+        return (edit,)
+    inputs, outputs = channels_of(linear, graph.constants[linear.weight].shape)
+    return ScaleWeight(edit.node, np.ones(outputs), np.ones(inputs)), edit
+
+
+def _told(edit: Edit, linear: Contracted | None, agreed: Mapping[str, Balance | None]) -> Edit:
+    if isinstance(edit, ScaleWeight) and linear is not None:
+        return replace(edit, balance=agreed[linear.weight])
+    return edit
+
+
+def _is_idle(edit: Edit) -> bool:
+    if not isinstance(edit, ScaleWeight) or edit.balance is not None:
         return False
-    linear = contraction(Site(graph.by_name[edit.node], graph))
-    return linear is not None and graph.constants[linear.weight].dtype in HALF
+    return bool(np.all(edit.out_factor == 1) and np.all(edit.in_factor == 1))
+
+
+def _half(graph: Graph, name: str) -> Contracted | None:
+    """Read a node as linear with a weight in half precision."""
+    linear = contraction(Site(graph.by_name[name], graph))
+    return linear if linear is not None and graph.constants[linear.weight].dtype in HALF else None
 
 
 def _balance(

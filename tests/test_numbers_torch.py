@@ -1,7 +1,7 @@
 """Folding costs no accuracy: the folded network's error to the float64 truth beside the unfolded network's own.
 
-The statistics are those of the data (as training leaves them), gamma and beta are random. Ratios of single inputs
-scatter around 1, since the two round differently; their median is what folding costs.
+The statistics are those of the data (as training leaves them), gamma and beta are random. Ratios of single inputs and
+networks scatter around 1, since the two round differently; their median is what folding costs.
 """
 
 import copy
@@ -17,6 +17,7 @@ from bnfold.training.statistics import batch_norms, randomise_
 
 ALLOWED = {torch.float32: 1.05, torch.float16: 1.3, torch.bfloat16: 1.3}  # in half, the rounded weights cost that
 QUICK = ("lenet", "lenet_scratch", "convnet", "mlp")
+INPUTS = 4  # for each network, of 4 samples each
 
 
 def calibrated(name: str, seed: int) -> nn.Module:
@@ -29,7 +30,10 @@ def calibrated(name: str, seed: int) -> nn.Module:
             layer.momentum = None
             layer.reset_running_stats()
     network.train()
-    for _ in range(3):
+    for step in range(3):
+        for layer in network.modules():
+            if hasattr(layer, "moving_mean"):  # written by hand: its momentum is the new batch's share of the mean
+                layer.momentum = 1 / (step + 1)
         network(torch.randn(16, *shape))
     assert all(torch.isfinite(tensors.mean).all() for tensors in batch_norms(network))
     return network.eval()
@@ -39,15 +43,19 @@ def error(output: Tensor, truth: Tensor) -> float:
     return float((output.double() - truth).pow(2).mean().sqrt())
 
 
-def ratios(name: str, seeds: int, dtype: torch.dtype) -> list[float]:
+def ratios(name: str, seeds: int, dtype: torch.dtype, *, wide_norms: bool = False) -> list[float]:
+    """The folded network's error over the unfolded one's. wide_norms: BatchNorm in float32 on tensors in half."""
     found = []
     shape = models.ARCHITECTURES[name].input_shape
     for seed in range(seeds):
         network = calibrated(name, seed).to(dtype)
+        for layer in network.modules():
+            if wide_norms and isinstance(layer, nn.modules.batchnorm._BatchNorm):
+                layer.float()
         folded = fold_module(network, (torch.randn(2, *shape).to(dtype),)).model
         exact = copy.deepcopy(network).double()
         with torch.no_grad():
-            for _ in range(2):
+            for _ in range(INPUTS):
                 x = torch.randn(4, *shape).to(dtype)
                 truth = exact(x.double())
                 found.append(error(folded(x), truth) / error(network(x), truth))
@@ -59,14 +67,24 @@ def test_folding_costs_no_accuracy(name: str) -> None:
     assert np.median(ratios(name, 6, torch.float32)) <= ALLOWED[torch.float32] * 1.1  # few seeds: a wider median
 
 
+@pytest.mark.parametrize(("name", "dtype"), [("lenet", torch.float16), ("lenet_scratch", torch.bfloat16)])
+def test_folding_costs_no_accuracy_in_half(name: str, dtype: torch.dtype) -> None:
+    """Behind a sigmoid means are large beside deviations: rounded to the nearest, these came to 1.4 and 1.7."""
+    assert np.median(ratios(name, 5, dtype)) <= 1.0
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ALLOWED, ids=str)
 @pytest.mark.parametrize("name", models.ARCHITECTURES)
-def test_folding_costs_no_accuracy_anywhere(name: str, dtype: torch.dtype, request: pytest.FixtureRequest) -> None:
-    if name in ("lenet", "lenet_scratch") and dtype is not torch.float32:
-        why = "ratios of 1.3 to 2.0 were measured; probably since behind a sigmoid means are large beside deviations"
-        request.applymarker(pytest.mark.xfail(reason=why, strict=False))
-    assert np.median(ratios(name, 10, dtype)) <= ALLOWED[dtype]
+def test_folding_costs_no_accuracy_anywhere(name: str, dtype: torch.dtype) -> None:
+    assert np.median(ratios(name, 12, dtype)) <= ALLOWED[dtype]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", [name for name in models.ARCHITECTURES if name != "lenet_scratch"])
+def test_folding_costs_no_accuracy_where_only_batch_norms_are_wide(name: str, dtype: torch.dtype) -> None:
+    assert np.median(ratios(name, 12, dtype, wide_norms=True)) <= ALLOWED[dtype]
 
 
 def test_half_precision_with_a_tiny_eps_gives_what_float64_gives() -> None:

@@ -12,9 +12,10 @@ from bnfold import ops
 from bnfold.affine import Floats
 from bnfold.folding import fold
 from bnfold.graph import Constant, Graph
-from bnfold.plan import Balance, ScaleWeight, SetBias
+from bnfold.plan import Balance, Remove, ScaleWeight, SetBias
 from bnfold.relation import Contracted
 from bnfold.rounding import PULL, faithful, nearest
+from bnfold.why import Why
 from tests.building import Builder
 
 KINDS = {"float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
@@ -87,6 +88,21 @@ def test_without_a_mean_every_number_is_the_nearest(dtype: str) -> None:
     exact = np.random.default_rng(2).normal(size=(3, 50))
     got = faithful(PLAIN, exact, dtype, Balance(np.zeros(50), np.zeros(50), np.full(3, 0.01)))
     assert np.array_equal(got, nearest(exact, dtype))
+
+
+@pytest.mark.parametrize("dtype", KINDS)
+def test_stored_numbers_move_by_one_unit_for_the_bias_and_zeros_stay(dtype: str) -> None:
+    rng = np.random.default_rng(6)
+    stored = nearest(rng.normal(size=(6, 60)), dtype)
+    stored[:, ::7] = 0.0
+    mean, residue = rng.uniform(0.3, 0.7, 60), rng.uniform(-1, 1, 6) * 1e-3
+    balance = Balance(mean, np.ones(60), residue)
+    got = faithful(PLAIN, stored, dtype, balance, is_stored=True)
+    place, known = np.searchsorted(ALL[dtype], stored), ALL[dtype]
+    assert np.all((got == known[place - 1]) | (got == stored) | (got == known[place + 1]))
+    assert np.all(got[:, ::7] == 0)
+    assert np.abs((got - stored) @ mean + residue).max() < np.abs(residue).max() / 10
+    assert np.array_equal(faithful(PLAIN, stored, dtype, balance), stored)
 
 
 LAYOUTS = [
@@ -176,3 +192,22 @@ def test_the_plan_says_what_a_weight_is_balanced_against(dtype: str) -> None:
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_wider_types_are_rounded_to_the_nearest(dtype: str) -> None:
     assert all(edit.balance is None for edit in fold(trunk(dtype)).edits if isinstance(edit, ScaleWeight))
+
+
+def shifted(dtype: str, **options: object) -> Graph:
+    """BatchNorm -> ReLU -> conv -> BatchNorm by a shift alone (gamma / sqrt(var + eps) is 1)."""
+    build = Builder(dtype=dtype)
+    x = build.batch_norm("bn1", build.input(2, 3, 4, 4))
+    x = build.conv("conv", build.relu("relu", x), 4, bias=False)
+    scale, shift = build.constant("scale", np.ones(4)), build.constant("shift", np.array([0.7, -1.3, 0.1, 2.9]))
+    graph = build.graph(build.node("affine", ops.Affine(1), [x, scale, shift], build.shape(x)))
+    limited = [replace(node, **options) if node.name == "conv" else node for node in graph.nodes]
+    constants = {name: _representable(one) for name, one in graph.constants.items()}
+    wide = Constant("shift", (4,), "float64", graph.constants["shift"].load)
+    return replace(graph, nodes=tuple(limited), constants={**constants, "shift": wide})
+
+
+def test_a_weight_beside_a_new_bias_is_balanced_where_it_may_change() -> None:
+    assert [type(edit) for edit in fold(shifted("float16")).edits] == [ScaleWeight, SetBias, Remove]
+    held = shifted("float16", limits={"weight": Why.SHARED})
+    assert [type(edit) for edit in fold(held).edits] == [SetBias, Remove]

@@ -9,7 +9,7 @@ from bnfold.adapters.onnx_constants import Array
 from bnfold.adapters.onnx_content import Block, Content, Scaled, Scratch, blocks_of
 from bnfold.adapters.onnx_tensors import numpy_dtype
 from bnfold.plan import Balance
-from bnfold.rounding import faithful
+from bnfold.rounding import faithful, is_exact
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +33,9 @@ class Balanced(Scaled):
             for factor, axis in self._factors:
                 numbers *= self._of_block(factor, axis, block)
         rows = block[0] if self.contracted.out_axis == 0 else slice(None)
-        return faithful(self.contracted, numbers, self.dtype, self.balance, rows).astype(numpy_dtype(self.dtype))
+        exact = is_exact(self.out_factor, self.in_factor)
+        after = faithful(self.contracted, numbers, self.dtype, self.balance, rows, is_stored=exact)
+        return after.astype(numpy_dtype(self.dtype))
 
     def same_as(self, other: Content) -> bool:
         """Compare what they are rounded against, too."""

@@ -47,11 +47,9 @@ def _candidate(graph: Graph, node: Node, only: Sequence[str], skip: Sequence[str
     axis = node.op.axis if isinstance(node.op, AffineOp) else 1
     tie = Mapped(node.inputs[0], node.output, axis)
     why = node.limits.get("remove")
-    if why is None or why not in UNSOUND:
-        why = _unsound(graph, node) or why
-    if why in UNSOUND:
-        return Candidate(node, tie, None, Reason(node.name, why), held=True)
-    function = affine_of(Site(node, graph))
+    function = why if why is not None and why in UNSOUND else _function(graph, node)
+    if isinstance(function, Why):
+        return Candidate(node, tie, None, Reason(node.name, function), held=True)
     held = "constants" in node.limits
     if why is None and not _selected(node.name, only, skip):
         why = Why.SKIPPED
@@ -72,8 +70,8 @@ def _selected(name: str, only: Sequence[str], skip: Sequence[str]) -> bool:
     return wanted and not any(fnmatchcase(name, pattern) for pattern in skip)
 
 
-def _unsound(graph: Graph, node: Node) -> Why | None:
-    """Look for statistics that no fold can use."""
+def _function(graph: Graph, node: Node) -> Affine | Why:
+    """Give what the affine computes, or why no fold can use its statistics."""
     names = node.inputs[1:]
     if isinstance(node.op, BatchNorm) and not (len(names) >= 4 and names[2] and names[3]):
         return Why.NO_STATISTICS
@@ -86,7 +84,8 @@ def _unsound(graph: Graph, node: Node) -> Why | None:
         return Why.NOT_FINITE
     if isinstance(node.op, BatchNorm) and np.any(arrays[-1] + node.op.eps <= 0):
         return Why.VARIANCE
-    return None if np.isfinite(affine_of(Site(node, graph)).scale).all() else Why.NOT_FINITE
+    function = affine_of(Site(node, graph))
+    return function if np.isfinite(function.scale).all() else Why.NOT_FINITE
 
 
 def _fits(graph: Graph, node: Node, channels: int) -> bool:

@@ -75,13 +75,13 @@ class Job:
         if unknown is not None:
             raise BnfoldError(f"the plan names {unknown}, which this module hasn't; make the plan anew")
         steps, reference = self.followed.run or torch_truth.recorded_outputs(self.module, self.given)
-        before = [(self.given, torch_truth.outputs(self.module, self.given, wide=True), reference)]
+        before = [(self.given, torch_truth.truth(self.module, self.given), reference)]
         for size in self._other_sizes():
             try:
                 reference = torch_truth.outputs(self.module, size)
             except Exception:  # noqa: BLE001, S112 - on numbers it asks for more than on tensors without numbers
                 continue
-            before.append((size, torch_truth.outputs(self.module, size, wide=True), reference))
+            before.append((size, torch_truth.truth(self.module, size), reference))
         in_place = in_place_after(self.reading, self.module, self._removed(plan))
         original = self.graph
         if target is self.module:

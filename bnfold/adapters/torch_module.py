@@ -192,7 +192,7 @@ def _fold_parts(
 
     target = copied(module)
     plan, graph, (edits, notes) = fold_submodules(target, given, fold_part, error)
-    truth = torch_truth.outputs(module, given, wide=True)
+    truth = torch_truth.truth(module, given)
     reference, folded = torch_truth.outputs(module, given), torch_truth.outputs(target, given)
     where = f"{type(module).__name__} with inputs {shapes(given)}"
     torch_truth.require_same(truth, reference, folded, where, torch_truth.rounding(module))

@@ -78,7 +78,7 @@ def require_same_program(program: ExportedProgram, folded: ExportedProgram, give
     with quietly():
         before, after = program.module(), folded.module()
         try:
-            truth = torch_truth.outputs(before, given, wide=True)
+            truth = torch_truth.truth(before, given)
             reference = torch_truth.outputs(before, given)
         except Exception as error:
             raise BnfoldError(f"the program doesn't run with its inputs ({type(error).__name__}: {error})") from error

@@ -1,12 +1,15 @@
 """The module's function in float64, without a second copy of its weights; and whether another one is the same."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import MutableMapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from bnfold.adapters.torch_capture import Arguments
 from bnfold.adapters.torch_trace import Step, recorded, unchanged
@@ -18,8 +21,24 @@ FLOAT64 = 4096.0  # the same for float64 modules, which are their own truth: wha
 CEILING = 0.1  # a reference that is itself off by a tenth of the output's scale proves nothing
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Truth:
+    """Outputs in float64, and the scale of each: its root mean square, or that of what an activation cut it from."""
+
+    tensors: Sequence[Tensor]
+    scales: Sequence[float]
+
+
 class Float64(TorchFunctionMode):
     """Every function sees its floating tensors in float64; a weight is widened while it is used, and no longer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._before: MutableMapping[Tensor, float] = WeakTensorKeyDictionary()  # what an activation cut it from
+
+    def scale(self, item: Tensor) -> float:
+        """Give a result's scale: what a ReLU leaves may be next to nothing, but its error is that of its operand."""
+        return max(self._before.get(item, 0.0), _finite_rms(item))
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Widen what goes in, less what is written to, and what is made of nothing."""
@@ -27,9 +46,22 @@ class Float64(TorchFunctionMode):
         kept = {name: kwargs.pop(name) for name in ("out",) if name in kwargs}
         first = args[:1] if _writes(getattr(func, "__name__", "").partition(".")[0]) else ()
         wide_args, wide_kwargs = pytree.tree_map(_wide, (tuple(args[len(first) :]), kwargs))
+        name = getattr(func, "__name__", "").strip("_")
+        source = next((item for item in (*first, *wide_args) if isinstance(item, Tensor)), None)
+        before = self._scale_before(name, source)
         result = func(*first, *wide_args, **wide_kwargs, **kept)
+        if before and isinstance(result, Tensor):
+            self._before[result] = before
         made = not any(isinstance(item, Tensor) for item in pytree.tree_leaves((args, kwargs)))
         return pytree.tree_map(_wide, result) if made else result
+
+    def _scale_before(self, name: str, source: Tensor | None) -> float:
+        """Give the scale that the result of a function takes over, 0 for none."""
+        if source is None or not source.is_floating_point():
+            return 0.0
+        if name in _CUTS:
+            return self.scale(source)
+        return self._before.get(source, 0.0) if name in _KEEPS else 0.0
 
 
 def _writes(name: str) -> bool:
@@ -38,6 +70,10 @@ def _writes(name: str) -> bool:
     return in_place or name in ("__setitem__", "__set__") or (name.startswith("__i") and name not in _NOT_IN_PLACE)
 
 
+_CUTS = frozenset({"relu", "clamp_min"})
+_KEEPS = frozenset(
+    {"flatten", "reshape", "view", "unflatten", "squeeze", "unsqueeze", "permute", "transpose", "contiguous"}
+)
 _NOT_IN_PLACE = ("__invert__", "__index__", "__int__")
 
 
@@ -47,15 +83,22 @@ def _wide(item: Any) -> Any:
     return torch.float64 if isinstance(item, torch.dtype) and item.is_floating_point else item
 
 
-def outputs(module: nn.Module, given: Arguments, *, wide: bool = False) -> list[Tensor]:
-    """Run without gradients and give every tensor of what comes out; wide: in float64."""
+def outputs(module: nn.Module, given: Arguments) -> list[Tensor]:
+    """Run without gradients and give every tensor of what comes out."""
     given = fresh(given)
     with torch.no_grad(), unchanged(module):
-        if not wide:
-            return _tensors(module(*given.args, **given.kwargs))
+        return _tensors(module(*given.args, **given.kwargs))
+
+
+def truth(module: nn.Module, given: Arguments) -> Truth:
+    """Run in float64."""
+    given = fresh(given)
+    with torch.no_grad(), unchanged(module):
         args, kwargs = pytree.tree_map(_wide, (given.args, dict(given.kwargs)))
-        with Float64():
-            return _tensors(module(*args, **kwargs))
+        with Float64() as mode:
+            result = module(*args, **kwargs)
+        tensors = [item for item in pytree.tree_leaves(result) if isinstance(item, Tensor)]
+        return Truth([item.detach() for item in tensors], [mode.scale(item) for item in tensors])
 
 
 def recorded_outputs(module: nn.Module, given: Arguments) -> tuple[tuple[Step, ...], list[Tensor]]:
@@ -84,25 +127,25 @@ def rounding(module: nn.Module) -> float:
 
 
 def require_same(
-    truth: Sequence[Tensor], reference: Sequence[Tensor], folded: Sequence[Tensor], where: str, unit: float = 0.0
+    truth: Truth, reference: Sequence[Tensor], folded: Sequence[Tensor], where: str, unit: float = 0.0
 ) -> None:
     """Hold the folded outputs to the truth as near as the reference's own are, within a factor.
 
     unit: of the weights' rounding, where it is coarser than the outputs'.
     Raises DifferentError, or UnverifiedError where the reference is too far from the truth itself.
     """
-    if not len(truth) == len(reference) == len(folded):
+    if not len(truth.tensors) == len(reference) == len(folded):
         raise DifferentError(f"{where}: {len(reference)} outputs became {len(folded)}")
-    for index, (true, before, after) in enumerate(zip(truth, reference, folded, strict=True)):
+    for index, (true, before, after) in enumerate(zip(truth.tensors, reference, folded, strict=True)):
         if before.shape != after.shape or before.dtype != after.dtype:
             raise DifferentError(
                 f"{where}: output {index} was {tuple(before.shape)} {before.dtype} "
                 f"and is {tuple(after.shape)} {after.dtype}"
             )
-        _require_near(true, before, after, f"{where}: output {index}", unit)
+        _require_near(true, before, after, f"{where}: output {index}", unit, truth.scales[index])
 
 
-def _require_near(true: Tensor, before: Tensor, after: Tensor, where: str, unit: float) -> None:
+def _require_near(true: Tensor, before: Tensor, after: Tensor, where: str, unit: float, scale: float) -> None:
     if not before.is_floating_point():
         if not torch.equal(before, after):
             raise DifferentError(f"{where}: integers or flags differ")
@@ -113,7 +156,6 @@ def _require_near(true: Tensor, before: Tensor, after: Tensor, where: str, unit:
     if finite.numel() and not finite.any():
         raise UnverifiedError(f"{where}: the original gives nothing but NaN and infinities")
     own, error = _rms((before.double() - true)[finite]), _rms((after.double() - true)[finite])
-    scale = _rms(true[finite])
     if own > CEILING * scale and error > CEILING * scale:
         raise UnverifiedError(f"{where}: the original itself is {own / scale:.2g} of its scale away from float64")
     unit = max(unit, torch.finfo(before.dtype).eps)
@@ -121,6 +163,13 @@ def _require_near(true: Tensor, before: Tensor, after: Tensor, where: str, unit:
     allowed = FACTOR * own + floor * unit * scale
     if error > allowed:
         raise DifferentError(f"{where}: error {error:.3g} to the float64 truth, {allowed:.3g} allowed")
+
+
+def _finite_rms(item: Tensor) -> float:
+    if not item.is_floating_point() or not item.numel():
+        return 0.0
+    size = float(torch.linalg.vector_norm(item)) / item.numel() ** 0.5
+    return size if math.isfinite(size) else _rms(item[torch.isfinite(item)])
 
 
 def _rms(item: Tensor) -> float:

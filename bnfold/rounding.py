@@ -144,11 +144,11 @@ def _balanced(exact: Floats, dtype: str, balance: tuple[Floats, Floats, Floats],
         free = np.isfinite(beyond) & (near != other)
         from_tie = np.where(free, np.abs(beyond) if is_stored else np.abs(beyond) / np.abs(error), np.inf)
     count = min(exact.shape[1], CANDIDATES + int(4 * np.sqrt(exact.shape[1])))  # errors add up like the root
-    places = np.argsort(from_tie, axis=1, kind="stable")[:, :count]
+    places = np.sort(np.argpartition(from_tie, count - 1, axis=1)[:, :count], axis=1)
     step, free, beyond, error, by_mean, along, weight = (
         np.take_along_axis(one, places, 1) for one in (other - near, free, beyond, error, mean, along, variance)
     )
-    price = np.where(free, (beyond**2 - error**2) * weight, np.inf)
+    step, price = np.where(free, step, 0.0), np.where(free, (beyond**2 - error**2) * weight, np.inf)
     turned = _turned(off, np.stack([step * by_mean, step * along]), price)
     rows, columns = np.nonzero(turned)
     near[rows, places[rows, columns]] = other[rows, places[rows, columns]]
@@ -161,17 +161,19 @@ def _turned(off: Floats, gains: Floats, price: Floats) -> NDArray[np.bool_]:
     off: (2, out), shift and gain; gains: (2, out, candidates), what each adds to them; price: (out, candidates).
     """
     turned = np.zeros(price.shape, bool)
-    off, rows = off.copy(), np.nonzero(np.isfinite(off).all(axis=0))[0]
+    rows = np.nonzero(np.isfinite(off).all(axis=0))[0]
+    off, gains, price = off[:, rows], gains[:, rows], price[rows]
+    alone = PULL * np.square(gains).sum(axis=0) + price  # what each costs where nothing is off
     while len(rows):
-        some = gains[:, rows]
-        with np.errstate(all="ignore"):
-            change = PULL * ((2 * off[:, rows, None] + some) * some).sum(axis=0) + price[rows]
-        change[turned[rows] | np.isnan(change)] = np.inf
+        change = alone + 2 * PULL * (off[0, :, None] * gains[0] + off[1, :, None] * gains[1])
         best = np.argmin(change, axis=1)
         better = change[np.arange(len(rows)), best] < 0
-        rows, best = rows[better], best[better]
+        if not better.all():
+            rows, best, off, gains, alone = rows[better], best[better], off[:, better], gains[:, better], alone[better]
+        each = np.arange(len(rows))
         turned[rows, best] = True
-        off[:, rows] += gains[:, rows, best]
+        off += gains[:, each, best]
+        alone[each, best] = np.inf
     return turned
 
 

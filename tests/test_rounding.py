@@ -105,6 +105,13 @@ def test_stored_numbers_move_by_one_unit_for_the_bias_and_zeros_stay(dtype: str)
     assert np.array_equal(faithful(PLAIN, stored, dtype, balance), stored)
 
 
+def test_the_largest_number_has_no_neighbour_above() -> None:
+    exact = np.array([[65500.0, 65503.9, 1000.3, 0.7]])
+    got = faithful(PLAIN, exact, "float16", Balance(np.ones(4), np.ones(4), np.array([-50.0])))
+    assert np.isfinite(got).all()
+    assert np.array_equal(got[0, :2], [65504.0, 65504.0])
+
+
 LAYOUTS = [
     pytest.param(Contracted("x", "y", "w", "", 1, 1, 0, 1), (6, 4), id="Linear"),
     pytest.param(Contracted("x", "y", "w", "", 1, 1, 1, 0), (4, 6), id="MatMul, Gemm"),

@@ -13,7 +13,7 @@ from bnfold.adapters import onnx_elementwise, onnx_layout, onnx_linear, onnx_poo
 from bnfold.adapters.onnx_constants import EVALUATED, Known, evaluated, literal, stored
 from bnfold.adapters.onnx_external import Folder
 from bnfold.adapters.onnx_scopes import FileNode, Scope, Scopes, scopes
-from bnfold.adapters.onnx_shapes import Shapes, completed, inferred, shapes
+from bnfold.adapters.onnx_shapes import Shapes, completed, inferred, settled, shapes
 from bnfold.adapters.onnx_skeleton import ATTRIBUTE, ATTRIBUTE_TENSOR, INITIALIZER, NODE, Skeleton
 from bnfold.adapters.onnx_tensors import Tensor, refuse_overlaps, tensor
 from bnfold.adapters.onnx_view import READERS, MisreadError, Part, View
@@ -109,12 +109,23 @@ def model(file: Skeleton, folder: Folder | None, freeze_inputs: bool = False) ->
     for scope in reader.scopes.scopes:
         _read_initializers(reader, scope)
     refuse_overlaps((item.tensor for item in reader.initializers.values()), reader.name)
-    types = {id(scope): shapes(scope.inferred) for scope in reader.scopes.scopes}
+    types = {id(scope): _types(reader, scope) for scope in reader.scopes.scopes}
     for scope in reader.scopes.scopes:
         _read_inputs(reader, scope, types[id(scope)])
     for node in reader.scopes.nodes:
         _read_node(reader, node, types[id(node.scope)])
     return reader
+
+
+def _types(reader: Model, scope: Scope) -> Shapes:
+    stored = {local: reader.known.get(name) for local, name in scope.names.items()}
+    sizes = {local: item.shape for local, item in stored.items() if item is not None}
+    nodes = (
+        node.proto
+        for node in scope.nodes
+        if node.kind == node.proto.op_type and (node.proto.domain, node.kind) not in reader.functions
+    )
+    return settled(shapes(scope.inferred), scope.graph.input, nodes, sizes)
 
 
 def _read_initializers(reader: Model, scope: Scope) -> None:

@@ -1,7 +1,7 @@
 """Shapes and types of the values, by ONNX's own inference on the model without its weights."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import onnx
 from onnx.shape_inference import InferenceError, infer_shapes
@@ -12,6 +12,7 @@ from bnfold.graph import Constant, Dim, Value
 
 _FEW, _MANY = 16, 1 << 14  # elements of a computed shape, and of all that is put together of such
 _CALLED = 100_000  # nodes inside of calls that inference may go through
+Shape = tuple[int, ...]
 Shapes = dict[str, tuple[tuple[Dim, ...] | None, str]]  # by a value's name in its graph: shape, dtype
 
 
@@ -106,6 +107,50 @@ def _dim(dim: onnx.TensorShapeProto.Dimension) -> Dim:
     if dim.HasField("dim_value"):
         return dim.dim_value if dim.dim_value > 0 else None  # exporters write 0 and -1 for "any"
     return dim.dim_param or None
+
+
+def settled(
+    found: Shapes, inputs: Iterable[onnx.ValueInfoProto], nodes: Iterable[onnx.NodeProto], sizes: Mapping[str, Shape]
+) -> Shapes:
+    """Put numbers in the place of symbols that inference made, where a weight tells the length: of channels, mostly.
+
+    nodes: standard ones. sizes: shapes of the constants, by name. The file's own symbols, which its inputs have, stay:
+    two lengths may go by one name there.
+    """
+    given = {dim for item in inputs for dim in type_of(item.type)[0] or ()}
+    made = {dim for shape, _ in found.values() for dim in shape or () if isinstance(dim, str)} - given
+    if not made:
+        return found
+    lengths: dict[Dim, set[int]] = {}
+    for node in nodes:
+        shape, weight = (
+            (found.get(node.input[0], (None, ""))[0], sizes.get(node.input[1])) if node.input[1:] else ((), ())
+        )
+        axis, length = _contracted(node, weight or ())
+        if shape is not None and length is not None and -len(shape) <= axis < len(shape):
+            lengths.setdefault(shape[axis], set()).add(length)
+    known: dict[Dim, Dim] = {dim: length.pop() for dim, length in lengths.items() if dim in made and len(length) == 1}
+    return {
+        name: (None if shape is None else tuple(known.get(dim, dim) for dim in shape), dtype)
+        for name, (shape, dtype) in found.items()
+    }
+
+
+def _contracted(node: onnx.NodeProto, weight: Shape) -> tuple[int, int | None]:
+    """Which axis of its first input the shape of a node's weight tells, and its length; None where it tells none."""
+    numbers = {item.name: item.i for item in node.attribute}
+    match node.op_type, len(weight):
+        case "BatchNormalization", 1:
+            return 1, weight[0]
+        case "Conv", rank if rank > 2:
+            return 1, weight[1] * numbers.get("group", 1)
+        case "ConvTranspose", rank if rank > 2:
+            return 1, weight[0]
+        case "MatMul", 2:
+            return -1, weight[0]
+        case "Gemm", 2:
+            return 0 if numbers.get("transA") else 1, weight[1 if numbers.get("transB") else 0]
+    return 0, None
 
 
 # Operators whose output has the shape and type of their first input.

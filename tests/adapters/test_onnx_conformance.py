@@ -37,7 +37,7 @@ BOTH = {
     "Unsqueeze",
     "Upsample",
 }
-PASSED = {False: BOTH | {"ConvTranspose", "Split"}, True: BOTH | {"Flatten"}}  # by direction: what an affine passed
+PASSED = {False: BOTH | {"ConvTranspose", "Split"}, True: BOTH | {"Flatten", "Tile"}}  # by direction: what an affine passed
 FEW = 1 << 14  # elements of an input
 
 

@@ -61,7 +61,7 @@ class Audit:
                 terms += np.abs(affine.scale * self.graph.constants[node.inputs[3]].load())
             wrong = np.abs(affine.scale * before.scale - after.scale) > _SAME * np.abs(after.scale)
             wrong |= np.abs(affine.scale * before.shift + affine.shift - after.shift) > _SAME * terms
-            if np.any(wrong & alive):
+            if (wrong & alive).any():
                 raise AuditError(f"{node.name}: its frames don't make it the identity; nothing was written")
 
     def biases(self) -> None:
@@ -70,9 +70,7 @@ class Audit:
         Left out are dead channels, whose bias the affine behind decides, and a bias with a second axis.
         """
         zeroed = {
-            edit.node
-            for edit in self.plan.edits
-            if isinstance(edit, ScaleWeight) and bool(np.any(edit.out_factor == 0))
+            edit.node for edit in self.plan.edits if isinstance(edit, ScaleWeight) and (edit.out_factor == 0).any()
         }
         for edit in self.plan.edits:
             if not isinstance(edit, SetBias) or edit.node in zeroed:
@@ -85,7 +83,7 @@ class Audit:
                 continue
             expected, terms = self._bias(contracted, inputs, outputs)
             wrong = np.abs(edit.bias.reshape(-1) - expected) > _SAME * terms
-            if np.any(wrong):
+            if wrong.any():
                 raise AuditError(f"{edit.node}: its bias isn't what the frames say; nothing was written")
 
     def _bias(self, contracted: Contracted, inputs: int, outputs: int) -> tuple[Floats, Floats]:
@@ -94,14 +92,15 @@ class Audit:
         target = self._frame(contracted.target, contracted.target_axis, outputs)
         old = contracted.beta * self.graph.constants[contracted.bias].load() if contracted.bias else np.zeros(1)
         total, size = np.zeros(outputs), np.zeros(outputs)
-        if np.any(source.shift != 0):
+        if source.shift.any():
             weight = self.graph.constants[contracted.weight]
             for rows, slab in weight.slabs():
                 places = _channels(contracted, weight.shape, (rows, *(slice(None),) * (slab.ndim - 1)))
-                at, shift = np.broadcast_arrays(places[0], source.shift[places[1]], slab)[:2]
-                terms = contracted.alpha * slab * shift
-                total += np.bincount(at.reshape(-1), terms.reshape(-1), outputs)
-                size += np.bincount(at.reshape(-1), np.abs(terms).reshape(-1), outputs)
+                terms = contracted.alpha * slab * source.shift[places[1]]
+                others = tuple(axis for axis, count in enumerate(places[0].shape) if count == 1)
+                at = places[0].reshape(-1)
+                total += np.bincount(at, terms.sum(others).reshape(-1), outputs)
+                size += np.bincount(at, np.abs(terms, out=terms).sum(others).reshape(-1), outputs)
         scale = np.where(target.scale == 0, 1.0, target.scale)
         flat = np.broadcast_to(old.reshape(-1), outputs)
         expected = (flat + total - target.shift) / scale
@@ -125,7 +124,8 @@ class Audit:
         yield _dense(content, name)
 
     def _frame(self, value: str, axis: int, channels: int) -> Affine:
-        return self.plan.frames.get(value, Affine.identity(axis, channels))
+        frame = self.plan.frames.get(value)
+        return Affine.identity(axis, channels) if frame is None else frame
 
     def _factors(self, content: Scaled) -> list[tuple[Floats, int]]:
         """Give 1 / scale_y (0), by output channel, and scale_x (1), by input channel, but for what is all 1."""
@@ -133,7 +133,7 @@ class Audit:
         source = self._frame(contracted.source, contracted.source_axis, len(content.in_factor)).scale
         target = self._frame(contracted.target, contracted.target_axis, len(content.out_factor)).scale
         target = 1 / np.where(dead, np.inf, target)
-        return [(factor, side) for factor, side in ((source, 1), (target, 0)) if np.any(factor != 1)]
+        return [(factor, side) for factor, side in ((source, 1), (target, 0)) if (factor != 1).any()]
 
 
 def _check(after: Array, before: Array, factor: Floats, scratch: Scratch, name: str) -> None:

@@ -19,7 +19,7 @@ from bnfold.relation import Contracted
 Block: TypeAlias = tuple[slice, ...]
 _Number = TypeVar("_Number", bound=np.generic)
 BLOCK = 1 << 18  # elements at a time: 2 MiB in float64, which stays in a processor core's cache
-_ROWS = 1024  # elements of NumPy's buffer
+_ROWS = 256  # elements of NumPy's buffer
 
 
 class Scratch:
@@ -39,7 +39,7 @@ class Scratch:
 
 @contextlib.contextmanager
 def row_by_row() -> Iterator[None]:
-    """Let NumPy take rows of 1,024 elements and more as they are.
+    """Let NumPy take rows of 256 elements and more as they are.
 
     Its buffer of 8,192 gathers several, and copies a factor that is broadcast along them as well, which costs as much
     as the multiplication.
@@ -117,7 +117,7 @@ class Scaled(Content):
         factors = [self._of_block(factor, axis, block) for factor, axis in self._factors]
         with np.errstate(all="ignore"), row_by_row():  # what overflows is for the audit to refuse
             if len(factors) == 1 and self.dtype != "bfloat16":
-                after = scratch.array("after", before.shape, before.dtype)
+                after = scratch.array("after", before.shape, numpy_dtype(self.dtype))
                 return np.multiply(before, factors[0], out=after, dtype=np.float64, casting="unsafe")
             numbers = before.astype(np.float64)
             for factor in factors:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import pytest
+from onnx import numpy_helper
 
 from tests.adapters.onnx_cases import batch_norm, fold_and_check, kinds, model, numbers
 
@@ -215,3 +216,11 @@ def declare_initializers(proto):
 
     for item in proto.graph.initializer:
         proto.graph.input.append(helper.make_tensor_value_info(item.name, item.data_type, item.dims))
+
+
+def test_a_weight_that_arithmetic_makes_is_written_in_its_own_type(tmp_path):
+    proto = model("(float[N,3,8,8] x) => (float[N,4,h,w] y) { v = Mul(w, m) c = Conv(x, v) y = BN(c) }", **BN)
+    for name, shape in (("w", (4, 3, 3, 3)), ("m", (4, 1, 1, 1))):
+        proto.graph.initializer.append(numpy_helper.from_array(numbers(name, shape), name))
+    folded, _ = fold_and_check(proto, tmp_path)
+    assert kinds(folded) == ["Conv"]

@@ -27,7 +27,12 @@ for _name, _kind in _BINARY.items():
 @reads("Max", "Min")
 def _extreme(view: View) -> Reading:
     """With a constant it is a clip (`onnx_clips`); before opset 8 it doesn't broadcast bounds."""
-    return _binary(view.node.proto.op_type.lower(), view) if view.opset >= 8 else None
+    kind = view.node.proto.op_type.lower()
+    if len(view.node.inputs) == 1:
+        return ops.Identity()
+    if not any(name in view.known for name in view.node.inputs):
+        return ops.Extremum(kind)
+    return _binary(kind, view) if view.opset >= 8 else None
 
 
 for _name, _kind in _UNARY.items():

@@ -139,6 +139,15 @@ FOLDS = [
         "Conv Tile",
         id="tiled",
     ),
+    *(
+        pytest.param(
+            IMAGE + f"{{ c = Conv(x, w) d = Conv(x, v) e = Conv(x, u) m = {kind}(c, d, e) y = Mul(m, s) }}",
+            W | {"v": (4, 3, 3, 3), "u": (4, 3, 3, 3), "s": np.abs(numbers("s", COLUMN))},
+            f"Conv Conv Conv {kind}",
+            id=f"{kind} of three",
+        )
+        for kind in ("Max", "Min")
+    ),
     pytest.param(IMAGE + "{ d = BN(x) y = Conv(d, w) }", W | batch_norm(3), "Conv", id="before an unpadded conv"),
     pytest.param(
         IMAGE + "{ a = Conv(x, w) b = Conv(x, v) c = Concat<axis=1>(a, b) d = BN(c) y = Conv(d, u) }",

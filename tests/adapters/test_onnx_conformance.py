@@ -37,7 +37,10 @@ BOTH = {
     "Unsqueeze",
     "Upsample",
 }
-PASSED = {False: BOTH | {"ConvTranspose", "Split"}, True: BOTH | {"Flatten", "Tile"}}  # by direction: what an affine passed
+PASSED = {  # by direction: what an affine passed
+    False: BOTH | {"ConvTranspose", "Split"},
+    True: BOTH | {"Flatten", "Tile"},
+}
 FEW = 1 << 14  # elements of an input
 
 

@@ -135,7 +135,8 @@ def _frame(theirs: Dense, ours: Dense, dtype: str) -> tuple[Array, Array]:
     with np.errstate(all="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # of rows without a finite ratio
         ratio = np.where((flat[0] != 0) & (flat[1] != 0), flat[1] / flat[0], np.nan)
-        scale = np.nanmedian(np.where(np.isfinite(ratio), ratio, np.nan), axis=1)
+        middle = np.median if np.isfinite(ratio).all() else np.nanmedian  # which takes rows one by one
+        scale = middle(np.where(np.isfinite(ratio), ratio, np.nan), axis=1)
     unit = float(ulp(np.ones(1), dtype)[0])
     scale = np.where(np.isfinite(scale) & (np.abs(scale - 1) > _SNAP[0] * unit), scale, 1.0)
     shift = ours.bias - scale * theirs.bias

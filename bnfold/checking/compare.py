@@ -15,6 +15,7 @@ Array = np.ndarray[Any, Any]
 _QUIET = 1e-3  # a part quieter than this share of the whole is granted the floor of that share
 _GAUSS = 4.0  # the largest of some thousand roundings is about 4 times their rms
 _WORST_CHANNELS = 16
+_FEW = 2.0  # n numbers tell an rms to 1 / sqrt(2 n) of itself; the factor leaves room for three times that
 
 
 @dataclass
@@ -50,6 +51,7 @@ class _Channels:
 @dataclass(frozen=True)
 class _Sample:
     name: str
+    count: int
     scale: float
     own: float
     own_peak: float
@@ -134,6 +136,7 @@ class Comparison:
         self.samples.append(
             _Sample(
                 name=sample,
+                count=count,
                 scale=_rms(truth[finite], count),
                 own=_rms(own, count),
                 own_peak=float(own.max()),
@@ -180,7 +183,7 @@ class Comparison:
         latest = self.samples[-1]
         level = self._own(latest.own, latest.scale)
         peak = self.row.peak * max(latest.own_peak, _GAUSS * level)
-        return max(_excess(latest.error, self.row.channel * level), _excess(latest.peak, peak))
+        return max(_excess(latest.error, self._part(latest.count) * level), _excess(latest.peak, peak))
 
     def record(self) -> OutputRecord:
         """Judge what was taken in."""
@@ -240,6 +243,10 @@ class Comparison:
             own, self._level() * scale, self.row.floor * self.row.unit * max(scale, _QUIET * self.candidate.scale)
         )
 
+    def _part(self, count: int) -> float:
+        """The factor for a part of `count` numbers: from few of them, the reference's own error is known badly."""
+        return self.row.channel * (1 + _FEW / math.sqrt(max(count, 1)))
+
     def _tests(self) -> Iterable[Exceeded]:
         if not self.samples:
             return
@@ -248,7 +255,8 @@ class Comparison:
         yield Exceeded("rms", self.candidate.rms, row.rms * self._own_rms(), None, top.name, top.index, *top.values)
         for sample in self.samples:
             level = self._own(sample.own, sample.scale)
-            yield Exceeded("sample", sample.error, row.channel * level, None, sample.name, sample.index, *sample.values)
+            allowed = self._part(sample.count) * level
+            yield Exceeded("sample", sample.error, allowed, None, sample.name, sample.index, *sample.values)
             peak = row.peak * max(sample.own_peak, _GAUSS * level)
             yield Exceeded("peak", sample.peak, peak, None, sample.name, sample.index, *sample.values)
         for record in self._channel_records():
@@ -264,7 +272,7 @@ class Comparison:
             for total in (self.channels.truth, self.channels.reference, self.channels.candidate)
         )
         for channel in range(len(scale)):
-            allowed = self.row.channel * self._own(float(own[channel]), float(scale[channel]))
+            allowed = self._part(self.channels.count) * self._own(float(own[channel]), float(scale[channel]))
             yield ChannelRecord(channel, float(own[channel]), float(error[channel]), allowed)
 
     def _worst_channels(self) -> tuple[ChannelRecord, ...]:

@@ -18,7 +18,7 @@ from bnfold.checking.linear_forms import Form, dense
 from bnfold.checking.result import AuditGap, AuditRow
 from bnfold.checking.subject import Array, Feed, Subject
 from bnfold.checking.torch_module import to_array
-from bnfold.checking.torch_stands import Reference, Stands
+from bnfold.checking.torch_stands import FRAMED, NEAR, SAME, Reference, Stands
 from bnfold.checking.torch_trace import Traced, Tracer, dtypes_of, follow
 from bnfold.checking.trial import Trial
 from bnfold.errors import UnverifiedError
@@ -200,12 +200,16 @@ class _Walk(Tracer):
             self._settle(value, self._found(value))
 
     def _found(self, value: Traced) -> list[Stands]:
-        found = self.reference.matches(value.array, rough=bool(self.lost))
+        found = self.reference.matches(value.array, NEAR if self.lost else SAME)
         if found or not self.free:
             return found
         before = [stands for i in value.read for stands in self.stands.get(i) or self.hints.get(i, [])]
         self.hints[value.index] = before
-        return self.reference.inherited(value.array, before) or self.reference.framed(value.array)
+        return (
+            self.reference.inherited(value.array, before)
+            or self.reference.framed(value.array)
+            or self.reference.matches(value.array, FRAMED)  # frames that cancel, of which each was measured
+        )
 
     def before_read(self, value: Traced) -> None:
         """Compare a layer, whose form is complete now."""

@@ -12,9 +12,9 @@ from bnfold.checking.subject import Feed, Subject
 from bnfold.checking.torch_module import to_array
 from bnfold.checking.torch_trace import Trace, Traced, Tracer, dtypes_of, follow
 
-_SAME = 1e-9  # relative: what is computed from the very same numbers in float64
-_NEAR = 1e-5  # the same behind a layer that could not be compared, with its float32 weights
-_FRAMED = 1e-6  # the same up to a frame, which float32 weights were measured for
+SAME = 1e-9  # relative: what is computed from the very same numbers in float64
+NEAR = 1e-5  # the same behind a layer that could not be compared, with its float32 weights
+FRAMED = 1e-6  # the same up to a frame, which float32 weights were measured for
 _PROBES = 64
 _SNAP = 64 * 2.0**-24  # a frame that the float32 biases of a trunk add up to, and that should be none
 
@@ -96,16 +96,12 @@ class Reference:
             found += [
                 Stands(value.index, known.scale, known.shift)
                 for value in self._by_shape[_squeezed(array.shape)]
-                if value.shape == array.shape and _distance(value.array, mapped) <= _FRAMED
+                if value.shape == array.shape and _distance(value.array, mapped) <= FRAMED
             ]
         return found
 
-    def matches(self, array: Array, *, rough: bool) -> list[Stands]:
-        """Give the values with these numbers, the nearest first.
-
-        rough: the numbers come from a layer that was not compared, and so are only near.
-        """
-        bound = _NEAR if rough else _SAME
+    def matches(self, array: Array, bound: float = SAME) -> list[Stands]:
+        """Give the values with these numbers, but for `bound` of the largest, the nearest first."""
         same = self._by_shape[_squeezed(array.shape)]
         probes = array.reshape(-1)[:: max(1, array.size // _PROBES)]
         near = []
@@ -115,7 +111,7 @@ class Reference:
                 distance = _distance(value.array.reshape(-1), array.reshape(-1))
                 near.append((distance, value.index))
         near = sorted(pair for pair in near if pair[0] <= bound)
-        return [Stands(index) for distance, index in near if distance <= max(10 * near[0][0], _SAME)]
+        return [Stands(index) for distance, index in near if distance <= max(10 * near[0][0], SAME)]
 
     def framed(self, array: Array) -> list[Stands]:
         """Give the values with these numbers up to a frame, the plainest first."""
@@ -204,7 +200,7 @@ def _framed(value: Traced, array: Array) -> Stands | None:
         return None
     shift = middles[0][:, 0] - scale * middles[1][:, 0]
     size = np.abs(ours).max(1) + np.abs(scale) * np.abs(theirs).max(1)
-    if np.any(np.abs(ours - scale[:, None] * theirs - shift[:, None]).max(1) > _FRAMED * size):
+    if np.any(np.abs(ours - scale[:, None] * theirs - shift[:, None]).max(1) > FRAMED * size):
         return None
     # One number tells no scale: a ReLU that is shut gives 0 in any.
     scale = np.where(flat, np.nan, np.where(np.abs(scale - 1) <= _SNAP, 1.0, scale))

@@ -1,5 +1,6 @@
 """Tensors of an ONNX file: their names and shapes at hand, their numbers where they are until asked for."""
 
+import functools
 import itertools
 import math
 from collections.abc import Iterable, Mapping
@@ -48,6 +49,7 @@ CODES = {name: code for code, (name, _) in DTYPES.items()}
 _PLAIN = {(9, None), (4, _T.FLOAT), (10, _T.DOUBLE)}
 
 
+@functools.cache
 def numpy_dtype(name: str) -> np.dtype[np.generic]:
     """Give NumPy's dtype of a name, little-endian; ml_dtypes registers bfloat16 and the like."""
     try:

@@ -106,12 +106,19 @@ class Elimination:
                 followers.setdefault(free, [(free, 1.0)]).append((pivot, coefficient))
         for free in sorted(followers):
             members = [member for member, _ in followers[free]]
-            slopes = np.stack([np.broadcast_to(slope, self.lanes) for _, slope in followers[free]])
+            slopes = self._stacked([slope for _, slope in followers[free]])
             step = _heaviest(values[members] / slopes, weight[members])
             moved = values[members] - slopes * step
             moved[np.abs(moved) <= ROUNDING * (np.abs(values[members]) + np.abs(slopes * step))] = 0.0
             values[members] = self._wrap(moved)
         return values
+
+    def _stacked(self, coefficients: Sequence[Coefficient]) -> Floats:
+        """Give (n, lanes), or (n, 1) where no coefficient differs from lane to lane."""
+        numbers = [value for value in coefficients if isinstance(value, float)]
+        if len(numbers) == len(coefficients):
+            return np.array(numbers)[:, None]
+        return np.stack([np.broadcast_to(value, self.lanes) for value in coefficients])
 
     def _pivot(self, terms: dict[int, Coefficient]) -> int:
         sound = [

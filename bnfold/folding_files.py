@@ -1,7 +1,9 @@
 """Folding model files of every kind: which adapter, where the result goes, and which plan is carried out."""
 
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from bnfold.graph import Graph
 from bnfold.plan import Plan
 from bnfold.result import FoldResult
 
+_SHOWN = 8  # names in a message
 VERIFIED = "verified: its outputs are as near to the float64 truth as the original's"
 AUDITED = "audited: every changed weight is the float64 one, rounded once; --verify runs the model as well"
 
@@ -28,6 +31,7 @@ class Request:
     dry_run: write nothing. verify: run an ONNX result against the original (a PyTorch one, and one of a plan file, is
     run in any case).
     merge: let parallel linear branches become one convolution, where the format allows (.onnx, .pt2).
+    must_match: those of only and skip that are a mistake where no affine has such a name.
     """
 
     source: Path
@@ -49,6 +53,7 @@ class Request:
     dry_run: bool = False
     verify: bool = False
     merge: bool = True
+    must_match: tuple[str, ...] = ()
 
 
 def fold_file(request: Request) -> FoldResult:
@@ -57,9 +62,19 @@ def fold_file(request: Request) -> FoldResult:
     Raises BnfoldError where the file, the plan or the target can't be used, UnsafeError where opening it could run
     code, DifferentError where the result isn't the same function; the target is then as it was.
     """
-    if kind_of(request.source) is Kind.ONNX:
-        return _fold_onnx(request)
-    return _fold_torch(request)
+    fold = _fold_onnx if kind_of(request.source) is Kind.ONNX else _fold_torch
+    if request.must_match:
+        require_matches(fold(replace(request, dry_run=True)).plan, request.must_match, request.source)
+    return fold(request)
+
+
+def require_matches(plan: Plan, patterns: Sequence[str], source: Path) -> None:
+    """Raise BnfoldError for a pattern of --only or --skip that is no affine's name."""
+    names = [outcome.affine for outcome in plan.outcomes]
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            there = f"they are {', '.join(names[:_SHOWN])}{', ...' * (len(names) > _SHOWN)}" if names else "it has none"
+            raise BnfoldError(f"{source}: no BatchNorm or other affine matches {pattern!r}; {there}")
 
 
 def _fold_torch(request: Request) -> FoldResult:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bnfold.commands.fold import print_report, selection
+from bnfold.commands.fold import print_report, selection, typed_patterns
 from bnfold.errors import BnfoldError
 
 if TYPE_CHECKING:
@@ -61,6 +61,8 @@ def _export(model: Path, target: Path, options: dict[str, Any]) -> "ExportResult
     from bnfold.adapters.torch_factory import parse_arguments
     from bnfold.adapters.torch_load import load_module
     from bnfold.adapters.torch_onnx import export
+    from bnfold.entry import fold
+    from bnfold.folding_files import require_matches
 
     loaded = load_module(
         model,
@@ -72,8 +74,11 @@ def _export(model: Path, target: Path, options: dict[str, Any]) -> "ExportResult
     )
     if not loaded.example_inputs:
         raise BnfoldError(f"{model}: doesn't tell what the model takes; give --input, for example 1x3x224x224")
+    opened = loaded.program or loaded.module
+    if typed_patterns() and not options["no_fold"]:
+        require_matches(fold(opened, loaded.example_inputs, dry_run=True).plan, typed_patterns(), model)
     return export(
-        loaded.program or loaded.module,
+        opened,
         loaded.example_inputs,
         target,
         fold=not options["no_fold"],

@@ -80,7 +80,15 @@ def requested(model: Path, options: dict[str, Any], **more: Any) -> "Request":
 
         arguments = parse_arguments(options["arch_arguments"])
     names = ("level", "only", "skip", "merge", "arch", "inputs", "trust", "max_bytes", "bake", "freeze_inputs")
-    return Request(model, arch_arguments=arguments, **{name: options[name] for name in names}, **more)
+    chosen = {name: options[name] for name in names}
+    return Request(model, arch_arguments=arguments, must_match=typed_patterns(), **chosen, **more)
+
+
+def typed_patterns() -> tuple[str, ...]:
+    """Give the patterns of the command line; those of pyproject.toml may be meant for other models."""
+    context = click.get_current_context()
+    typed = [name for name in ("only", "skip") if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
+    return tuple(pattern for name in typed for pattern in context.params[name])
 
 
 @click.command()

@@ -69,6 +69,12 @@ def test_what_is_skipped_is_not_folded_by_the_exporter(model, tmp_path):
     assert operators(tmp_path / "out.onnx").count("BatchNormalization") == 1
 
 
+def test_a_pattern_that_matches_nothing_is_a_mistake(model, tmp_path):
+    with pytest.raises(BnfoldError, match=r"no BatchNorm or other affine matches 'nothing\*'; they are layer1.1, "):
+        invoke(model, "-o", tmp_path / "out.onnx", "--skip", "nothing*")
+    assert not (tmp_path / "out.onnx").exists()
+
+
 def test_names_axes_and_opset(tmp_path):
     path = save("resnet", tmp_path / "model.pt")
     done = invoke(

@@ -123,9 +123,15 @@ def test_nothing_is_written_where_the_plan_has_no_place(model: Path, tmp_path: P
 
 def test_patterns(model: Path) -> None:
     assert "[skipped]" in output("fold", model, "--skip", "bn?", "--dry-run")
-    assert "0" in output("fold", model, "--only", "none*", "--dry-run")
     rows = json.loads(output("inspect", model, "--only", "bn2", "--json"))["outcomes"]
     assert rows[0]["why"][0]["code"] == "skipped"
+
+
+@pytest.mark.parametrize("option", ["--only", "--skip"])
+def test_a_pattern_that_matches_nothing_is_a_mistake(option: str, model: Path, tmp_path: Path) -> None:
+    assert "matches 'bn9'; they are bn1, bn2" in refused("fold", model, option, "bn1", option, "bn9")
+    assert "matches 'bn9'" in refused("inspect", model, option, "bn9")
+    assert list(tmp_path.iterdir()) == [model]
 
 
 def test_in_place(model: Path, tmp_path: Path) -> None:

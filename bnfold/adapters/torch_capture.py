@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
+from bnfold.adapters.torch_restoring import unchanged
 from bnfold.errors import BnfoldError
 
 BATCHES = (1, 2, 3)
@@ -79,7 +80,7 @@ def capture(module: nn.Module, given: Arguments) -> ExportedProgram:
     Raises CaptureError with the first line of what torch.export says.
     """
     try:
-        with torch.no_grad(), quietly():
+        with torch.no_grad(), quietly(), unchanged(module):
             return torch.export.export(module, given.args, dict(given.kwargs), strict=False)
     except Exception as error:
         raise CaptureError(f"{type(module).__name__}: torch.export can't follow it ({_brief(error)})") from error

@@ -1,7 +1,8 @@
 """A copy of a module to change, and parametrizations turned into plain weights."""
 
+import contextlib
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +43,31 @@ def without_shared(module: nn.Module, original: nn.Module) -> None:
     for item in module.parameters():
         if item.layout is torch.strided and item.data_ptr() in memories:
             item.data = item.data.clone()
+
+
+@contextlib.contextmanager
+def taken_back(module: nn.Module, *, always: bool = False) -> Iterator[None]:
+    """Put every parametrization back where anything fails after `bake`; always: in any case."""
+    parts = {part for owner in module.modules() if torch_parts.is_parametrized(owner) for part in owner.modules()}
+    before = [(part, type(part), dict(vars(part))) for part in parts]
+    contents = [(item, dict(item)) for *_, held in before for item in held.values() if isinstance(item, dict)]
+    tensors = {item for part in parts for item in (*part.parameters(), *part.buffers())}
+    memories = [(item, item.data) for item in tensors]  # prune and the new style write over the very parameter
+    finished = False
+    try:
+        yield
+        finished = True
+    finally:
+        if always or not finished:
+            for part, kind, held in before:
+                part.__class__ = kind
+                vars(part).clear()
+                vars(part).update(held)
+            for place, items in contents:
+                place.clear()
+                place.update(items)
+            for item, data in memories:
+                item.data = data
 
 
 def bake(module: nn.Module) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 from torch import Tensor, nn
 from torch.export import ExportedProgram
@@ -11,14 +11,15 @@ from torch.export import ExportedProgram
 from bnfold.adapters import torch_truth
 from bnfold.adapters.torch_capture import Arguments, CaptureError, arguments, capture, quietly
 from bnfold.adapters.torch_copy import bake as baked
-from bnfold.adapters.torch_copy import copied, without_shared
+from bnfold.adapters.torch_copy import copied, taken_back, without_shared
 from bnfold.adapters.torch_edits import ModuleEdits
 from bnfold.adapters.torch_job import Job, OtherPathError, prepared, without_removal
 from bnfold.adapters.torch_limits import limited
 from bnfold.adapters.torch_reading import AliasedError, Reading, read_program
 from bnfold.adapters.torch_sizes import same_at_other_sizes, shapes
-from bnfold.adapters.torch_submodules import fold_submodules
+from bnfold.adapters.torch_submodules import called_with, fold_submodules
 from bnfold.adapters.torch_watched import looked_at
+from bnfold.adapters.torch_write import Written
 from bnfold.errors import BnfoldError
 from bnfold.folding import fold
 from bnfold.graph import Graph
@@ -68,69 +69,49 @@ def read_exported(program: ExportedProgram, module: nn.Module | None = None) -> 
         return read_program(functional, module)
 
 
+class Options(TypedDict, total=False):
+    """What a fold of a module takes beside its inputs.
+
+    level, only, skip: as `bnfold.folding.fold` takes them. inplace: change `module` itself. bake: make plain weights of
+    weight_norm, spectral_norm and prune first. plan: a fold to carry out, in place of finding one. dry_run: only plan.
+    """
+
+    level: str
+    only: Sequence[str]
+    skip: Sequence[str]
+    inplace: bool
+    bake: bool
+    plan: Plan | None
+    dry_run: bool
+
+
 def fold_module(
-    module: nn.Module,
-    example_inputs: Any,
-    kwargs: Mapping[str, Any] | None = None,
-    *,
-    level: str = "default",
-    only: Sequence[str] = (),
-    skip: Sequence[str] = (),
-    inplace: bool = False,
-    bake: bool = False,
-    plan: Plan | None = None,
-    dry_run: bool = False,
+    module: nn.Module, example_inputs: Any, kwargs: Mapping[str, Any] | None = None, **options: Unpack[Options]
 ) -> FoldResult:
     """Fold every BatchNorm of a module that can be folded, and give a module of the same class.
 
-    example_inputs: one tensor or the positional arguments; kwargs: the keyword ones. level, only, skip: as
-    `bnfold.folding.fold` takes them. inplace: change `module` itself, which saves the memory of a copy. bake: make
-    plain weights of weight_norm, spectral_norm and prune first. plan: a fold to carry out, in place of finding one.
-    dry_run: only plan.
+    example_inputs: one tensor or the positional arguments; kwargs: the keyword ones.
     The module is in eval mode; its argument stays as it is, and nothing changes where anything fails.
     Raises BnfoldError where the module can't be read, DifferentError where the result isn't the same function.
     """
-    return fold_with_edits(
-        module,
-        example_inputs,
-        kwargs,
-        level=level,
-        only=only,
-        skip=skip,
-        inplace=inplace,
-        bake=bake,
-        plan=plan,
-        dry_run=dry_run,
-    )[0]
+    return fold_with_edits(module, example_inputs, kwargs, **options)[0]
 
 
 def fold_with_edits(
-    module: nn.Module,
-    example_inputs: Any,
-    kwargs: Mapping[str, Any] | None = None,
-    *,
-    level: str = "default",
-    only: Sequence[str] = (),
-    skip: Sequence[str] = (),
-    inplace: bool = False,
-    bake: bool = False,
-    plan: Plan | None = None,
-    dry_run: bool = False,
+    module: nn.Module, example_inputs: Any, kwargs: Mapping[str, Any] | None = None, **options: Unpack[Options]
 ) -> tuple[FoldResult, ModuleEdits]:
     """Do what `fold_module` does, and give the edits that a file has to store beside the weights."""
     require_ready(module)
     given = arguments(example_inputs, kwargs)
-    wanted = _Wanted(module, {"level": level, "only": only, "skip": skip}, inplace, plan, dry_run)
-    notes: tuple[str, ...] = ()
-    if bake:
-        module = module if inplace else copied(module)
-        notes = tuple(f"{path}: its parametrization was made a plain weight" for path in baked(module))
-    try:
-        result, edits = _fold_whole(module, given, wanted)
-    except CaptureError as error:
-        if plan is not None or inplace:
-            raise
-        result, edits = _fold_parts(module, given, wanted, error)
+    settings = {name: value for name, value in options.items() if name in ("level", "only", "skip")}
+    inplace, dry_run = options.get("inplace", False), options.get("dry_run", False)
+    wanted = _Wanted(module, settings, inplace, options.get("plan"), dry_run)
+    if not options.get("bake"):
+        return _folded(module, given, wanted)
+    target = module if inplace else copied(module)
+    with taken_back(target, always=dry_run):
+        notes = tuple(f"{path}: its parametrization was made a plain weight" for path in baked(target))
+        result, edits = _folded(target, given, wanted)
     return replace(result, notes=(*notes, *result.notes)), edits
 
 
@@ -149,17 +130,27 @@ class _Wanted:
         return module if self.inplace or module is not self.original else copied(module, scaled)
 
 
-def _fold_whole(module: nn.Module, given: Arguments, wanted: _Wanted) -> tuple[FoldResult, ModuleEdits]:
+def _folded(module: nn.Module, given: Arguments, wanted: _Wanted) -> tuple[FoldResult, ModuleEdits]:
+    try:
+        result, done = _fold_whole(module, given, wanted)
+    except CaptureError as error:
+        if wanted.plan is not None:
+            raise
+        return _fold_parts(module, given, wanted, error)
+    return result, done.edits
+
+
+def _fold_whole(module: nn.Module, given: Arguments, wanted: _Wanted) -> tuple[FoldResult, Written]:
     reading = read_at(module, given)
     followed = same_at_other_sizes(module, given, partial(read_at, module), reading)
     notes = followed.notes
     writable, graph = prepared(reading, limited(reading, module))
     plan = fold(graph, **wanted.settings) if wanted.plan is None else wanted.plan
     if wanted.dry_run:
-        return FoldResult(wanted.original, plan, graph, notes), ModuleEdits()
+        return FoldResult(wanted.original, plan, graph, notes), Written(ModuleEdits())
     target = wanted.target(module, _scaled(plan, graph, reading))
     if not plan.edits:
-        return FoldResult(target, plan, graph, notes), ModuleEdits()
+        return FoldResult(target, plan, graph, notes), Written(ModuleEdits())
     job = Job(module, given, followed, reading, writable, graph, read_at)
     try:
         done = job.carry_out(plan, target)
@@ -172,7 +163,7 @@ def _fold_whole(module: nn.Module, given: Arguments, wanted: _Wanted) -> tuple[F
         notes += tuple(f"{path}: the forward looks at it beyond calling it, so it stays" for path in watched)
     if target is not module:
         without_shared(target, module)
-    return FoldResult(target, plan, job.graph, notes), done.edits
+    return FoldResult(target, plan, job.graph, notes), done
 
 
 def _scaled(plan: Plan, graph: Graph, reading: Reading) -> list[Tensor]:
@@ -187,15 +178,25 @@ def _fold_parts(
 ) -> tuple[FoldResult, ModuleEdits]:
     """Fold the submodules that can be captured, and hold the whole to the original for these inputs."""
 
-    def fold_part(part: nn.Module, inputs: Arguments) -> tuple[FoldResult, ModuleEdits]:
-        return _fold_whole(part, inputs, _Wanted(part, wanted.settings, inplace=True))
+    written: list[Written] = []
 
-    target = copied(module)
-    plan, graph, (edits, notes) = fold_submodules(target, given, fold_part, error)
-    truth = torch_truth.truth(module, given)
-    reference, folded = torch_truth.outputs(module, given), torch_truth.outputs(target, given)
-    where = f"{type(module).__name__} with inputs {shapes(given)}"
-    torch_truth.require_same(truth, reference, folded, where, torch_truth.rounding(module))
+    def fold_part(part: nn.Module, inputs: Arguments) -> tuple[FoldResult, ModuleEdits]:
+        result, done = _fold_whole(part, inputs, _Wanted(part, wanted.settings, inplace=True))
+        written.append(done)
+        return result, done.edits
+
+    target = copied(module) if wanted.dry_run else wanted.target(module, ())
+    calls = called_with(target, given)
+    truth, reference = torch_truth.truth(module, given), torch_truth.outputs(module, given)
+    try:
+        plan, graph, (edits, notes) = fold_submodules(target, calls, fold_part, error)
+        where = f"{type(module).__name__} with inputs {shapes(given)}"
+        folded = torch_truth.outputs(target, given)
+        torch_truth.require_same(truth, reference, folded, where, torch_truth.rounding(module))
+    except BaseException:
+        for done in reversed(written):
+            done.take_back()
+        raise
     return FoldResult(wanted.original if wanted.dry_run else target, plan, graph, notes), edits
 
 

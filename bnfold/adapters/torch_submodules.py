@@ -10,8 +10,8 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 from bnfold.adapters.torch_capture import Arguments, CaptureError
 from bnfold.adapters.torch_edits import ModuleEdits
+from bnfold.adapters.torch_restoring import unchanged
 from bnfold.adapters.torch_sizes import shapes
-from bnfold.adapters.torch_trace import unchanged
 from bnfold.adapters.torch_truth import fresh
 from bnfold.affine import Affine
 from bnfold.errors import BnfoldError
@@ -23,15 +23,15 @@ Fold = Callable[[nn.Module, Arguments], tuple[FoldResult, ModuleEdits]]
 
 
 def fold_submodules(
-    module: nn.Module, given: Arguments, fold: Fold, error: CaptureError
+    module: nn.Module, calls: Mapping[int, Arguments], fold: Fold, error: CaptureError
 ) -> tuple[Plan, Graph, tuple[ModuleEdits, tuple[str, ...]]]:
     """Fold in place what lies inside; gives the plan and the graph of all of them, and their edits with notes.
 
-    fold: folds one submodule in place, for its recorded inputs. error: why the whole can't be captured; it is raised
-    where no submodule with BatchNorm can be captured either.
+    calls: as `called_with` gives them. fold: folds one submodule in place, for its recorded inputs. error: why the whole
+    can't be captured; it is raised where no submodule with BatchNorm can be captured either.
     """
     found = _Found()
-    _descend(module, "", _calls(module, given), fold, found)
+    _descend(module, "", calls, fold, found)
     if not found.parts:
         raise error
     plan, graph = _joined(found.parts)
@@ -87,8 +87,11 @@ def _is_shared(module: nn.Module, child: nn.Module) -> bool:
     return any(id(tensor) in own for other in others for tensor in (*other.parameters(), *other.buffers()))
 
 
-def _calls(module: nn.Module, given: Arguments) -> dict[int, Arguments]:
-    """Run the module and note what each submodule is called with first."""
+def called_with(module: nn.Module, given: Arguments) -> dict[int, Arguments]:
+    """Run the module and note what each submodule, by its id, is called with first.
+
+    Raises BnfoldError where it fails.
+    """
     calls: dict[int, Arguments] = {}
 
     def note(part: nn.Module, args: tuple[Any, ...]) -> None:

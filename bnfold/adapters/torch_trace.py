@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from bnfold.adapters.torch_capture import Arguments, quietly
+from bnfold.adapters.torch_restoring import holders, unchanged
 from bnfold.adapters.torch_shapes import KnownShapes, leaves_of
 
 _SIZED = frozenset({"view", "reshape", "expand", "repeat", "unflatten", "interpolate", "upsample", "arange", "zeros"})
@@ -38,8 +39,8 @@ def trace(module: nn.Module, given: Arguments) -> tuple[Step, ...] | None:
     """Follow the forward on tensors without numbers; None where it can't run on such. The module stays as it is."""
     seen: dict[int, Tensor] = {}
     args, kwargs = pytree.tree_map(lambda item: _numberless(item, seen), (given.args, dict(given.kwargs)))
-    with quietly(), unchanged(module):
-        for holder in _holders(module):
+    with quietly(), unchanged(module, numbers=False):
+        for holder in holders(module):
             for name, item in list(holder.items()):
                 if isinstance(item, Tensor):
                     holder[name] = _numberless(item, seen)
@@ -72,13 +73,6 @@ def _numberless(item: Any, seen: dict[int, Tensor]) -> Any:
         kept = isinstance(item, nn.Parameter)
         seen[id(item)] = nn.Parameter(empty, requires_grad=item.requires_grad) if kept else empty
     return seen[id(item)]
-
-
-def _holders(module: nn.Module) -> list[dict[str, Any]]:
-    """The dicts that hold a module's parameters, buffers, children and attributes, and those of its submodules."""
-    return [
-        holder for part in module.modules() for holder in (part._parameters, part._buffers, part._modules, vars(part))
-    ]
 
 
 class _Recorder(TorchFunctionMode):
@@ -158,10 +152,9 @@ def _version(args: Any) -> int:
 
 
 def _memory(tensor: Tensor) -> int:
-    try:
-        memory: int = tensor.untyped_storage()._cdata
-    except (NotImplementedError, RuntimeError):  # sparse and other layouts
+    if not torch._C._has_storage(tensor):  # sparse, opaque, or inside of a transform
         return id(tensor)
+    memory: int = tensor.untyped_storage()._cdata
     return memory
 
 
@@ -171,31 +164,6 @@ def _name(func: Any) -> str:
     if name == "__get__":
         return str(getattr(getattr(func, "__self__", None), "__name__", name))
     return name if name.startswith("__") else name.removesuffix("_")
-
-
-@contextlib.contextmanager
-def unchanged(module: nn.Module) -> Iterator[None]:
-    """Put back every attribute that running the module sets, and the numbers of every buffer that it writes to."""
-    holders = _holders(module)
-    before = [dict(holder) for holder in holders]
-    tensors = {id(item): item for holder in holders for item in holder.values() if _is_plain(item)}
-    numbers = [(item, item._version, item.detach().clone()) for item in tensors.values()]
-    try:
-        yield
-    finally:
-        for item, version, old in numbers:
-            if item._version != version:
-                with torch.no_grad():
-                    item.copy_(old)
-        for holder, old in zip(holders, before, strict=True):
-            if holder.keys() != old.keys() or any(holder[name] is not item for name, item in old.items()):
-                holder.clear()
-                holder.update(old)
-
-
-def _is_plain(item: Any) -> bool:
-    """Whether it is a tensor that a forward might count or average in; parameters are for optimisers."""
-    return isinstance(item, Tensor) and not isinstance(item, nn.Parameter) and not item.is_inference()
 
 
 Line: TypeAlias = tuple[str, ...]

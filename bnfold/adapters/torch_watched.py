@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from bnfold.adapters.torch_capture import Arguments
-from bnfold.adapters.torch_trace import Step, recorded, unchanged
+from bnfold.adapters.torch_restoring import unchanged
+from bnfold.adapters.torch_trace import Step, recorded
 
 _CHILD = "seen_through"
 

@@ -1,0 +1,71 @@
+"""A module as it was before it ran: attributes, what is in its lists and dicts, and the numbers of its tensors."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_SMALL = 1 << 14  # elements of a parameter: a forward may clamp a learned temperature, and rewrites no whole layer
+
+
+@contextlib.contextmanager
+def unchanged(module: nn.Module, *, numbers: bool = True) -> Iterator[None]:
+    """Put back what running the module changes, of itself and its submodules.
+
+    Every attribute that it sets; what it puts into or takes out of lists, dicts and sets; and the numbers of buffers,
+    of other tensors and of small parameters that it writes to. numbers=False: where it doesn't run on these tensors.
+    """
+    places = holders(module)
+    before = [dict(place) for place in places]
+    items = [item for place in before for item in place.values()]
+    contents = [(item, type(item)(item)) for item in items if type(item) in (list, dict, set)]
+    tensors = {id(item): item for item in items if _may_be_written(item)} if numbers else {}
+    copies = [(item, item.detach().clone()) for item in tensors.values()]
+    try:
+        yield
+    finally:
+        for item, old in copies:
+            _put_back(item, old)
+        for item, old in contents:
+            _refill(item, old)
+        for place, attributes in zip(places, before, strict=True):
+            if place.keys() != attributes.keys() or any(place[name] is not item for name, item in attributes.items()):
+                place.clear()
+                place.update(attributes)
+
+
+def holders(module: nn.Module) -> list[dict[str, Any]]:
+    """The dicts that hold a module's parameters, buffers, children and attributes, and those of its submodules."""
+    return [
+        place for part in module.modules() for place in (part._parameters, part._buffers, part._modules, vars(part))
+    ]
+
+
+def _may_be_written(item: Any) -> bool:
+    """Whether it is a tensor that a forward might count, average or clamp in."""
+    if not isinstance(item, Tensor) or item.is_inference() or not torch._C._has_storage(item):
+        return False
+    return not isinstance(item, nn.Parameter) or item.numel() <= _SMALL
+
+
+def _put_back(item: Tensor, old: Tensor) -> None:
+    """Compare the numbers: what is written by way of `.data` leaves no trace in the version."""
+    with torch.no_grad():
+        if item.shape != old.shape or item.dtype != old.dtype:
+            item.data = old
+        elif not torch.equal(item, old):
+            item.copy_(old)
+
+
+def _refill(item: Any, old: Any) -> None:
+    """Give a container the very items that it had."""
+    same = len(item) == len(old) and all(one is other for one, other in zip(item, old, strict=True))
+    if same and (not isinstance(item, dict) or all(item[key] is old[key] for key in old)):
+        return
+    item.clear()
+    if isinstance(item, list):
+        item.extend(old)
+    else:
+        item.update(old)

@@ -7,6 +7,7 @@ import numpy as np
 from bnfold import ops
 from bnfold.affine import Floats
 from bnfold.graph import Constant, Graph, Node
+from bnfold.plan import SetBounds
 from bnfold.rules.base import FLOATS
 from bnfold.why import Why
 
@@ -103,3 +104,19 @@ def _node(clip: _Clip, graph: Graph, constants: dict[str, Constant]) -> Node:
         constants[name] = Constant(name, side.shape, dtype, side.copy)
     limits = {**last.limits, **({"sides": Why.ORDER} if len(sources) == 1 else {})}
     return Node(last.name, ops.ChannelClip(clip.axis), (clip.x, *names), last.outputs, limits, sources=sources)
+
+
+def clip_steps(lo: Floats, hi: Floats, rank: int, axis: int | None) -> list[tuple[str, list[Floats]]]:
+    """Give Max with the lower bounds and Min with the upper ones (ONNX's Clip takes scalars only), where there are any.
+
+    lo, hi: (C,) along `axis` of a tensor of that rank, or (1,) where `axis` is None; infinite: no bound.
+    """
+    behind = () if axis is None else (-1, *(1,) * (rank - 1 - axis))
+    sides = [("Max", lo)] * bool(np.isfinite(lo).any()) + [("Min", hi)] * bool(np.isfinite(hi).any())
+    return [(kind, [bound.reshape(behind)]) for kind, bound in sides]
+
+
+def open_bounds(edit: SetBounds) -> tuple[Floats, Floats]:
+    """Give the bounds as arrays (1,); none is infinite."""
+    lo, hi = -np.inf if edit.lo is None else edit.lo, np.inf if edit.hi is None else edit.hi
+    return np.full(1, lo), np.full(1, hi)

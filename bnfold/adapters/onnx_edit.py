@@ -8,6 +8,8 @@ from onnx import helper
 
 from bnfold import ops
 from bnfold.adapters.onnx_balanced import Balanced
+from bnfold.adapters.onnx_biases import wants_add
+from bnfold.adapters.onnx_clips import clip_steps, open_bounds
 from bnfold.adapters.onnx_constants import Known
 from bnfold.adapters.onnx_content import Content, Dense, Scaled
 from bnfold.adapters.onnx_graph import Model
@@ -164,9 +166,12 @@ class _Editor:
         self._rebuild(work, attributes={"axis": contracted.out_axis})
 
     def _set_bias(self, bias: Floats, node: Node, works: list[Work]) -> None:
-        """Store the bias in the node; in the Add behind a MatMul; or make a MatMul of matrices a Gemm."""
+        """Store the bias in the node; in an Add behind a MatMul or Einsum; or make a MatMul of matrices a Gemm."""
         work = works[0]
         dtype = self._dtype(self._contracted(node).weight)
+        if wants_add(node, self.graph):
+            self._add_behind(work, bias, dtype)
+            return
         if isinstance(node.op, ops.MatMul):
             if len(works) == 2:
                 index = next(k for k, name in enumerate(works[1].inputs) if name in self.model.known)
@@ -181,6 +186,15 @@ class _Editor:
         elif not isinstance(node.op, ops.MatMul):
             bias = bias.reshape(-1)
         self._set_operand(work, 2, bias, dtype)
+
+    def _add_behind(self, work: Work, bias: Floats, dtype: str) -> None:
+        """Let an Add of its own give what the node gave."""
+        y, name = work.outputs[0], work.node.proto.name
+        work.outputs[0] = f"{y}_unbiased"
+        proto = helper.make_node("Add", [], [], name=f"{name}_bias" if name else "")
+        add = Work(work.node, [work.outputs[0]], [y], proto)
+        self._use(add, 1, Dense(bias, dtype), "")
+        work.replaced = [work, add]
 
     def _merge(self, edit: Merge, work: Work) -> None:
         """Put a Conv in the place of a Sum, with numbers that take in what else the plan does to its branches."""
@@ -245,8 +259,7 @@ class _Editor:
                 self._set_operand(work, 2, np.asarray(edit.lo or 0.0), self._dtype(node.inputs[0]))
             return
         if work.proto.op_type in ("Max", "Min"):
-            lo, hi = (np.full(1, bound) for bound in _open(edit))
-            self._clip(node, works, None, lo, hi)
+            self._clip(node, works, None, *open_bounds(edit))
             return
         if self.model.opset < 11:
             given = {name: float(value) for name, value in (("min", edit.lo), ("max", edit.hi)) if value is not None}
@@ -259,18 +272,15 @@ class _Editor:
                 work.inputs[index] = ""
 
     def _clip(self, node: Node, works: list[Work], axis: int | None, lo: Floats, hi: Floats) -> None:
-        """Put Max with the lower bounds, Min with the upper: ONNX's Clip takes scalars. axis: None for one number."""
+        """Put Max and Min in the place of a clip. axis: None where the bounds are one number."""
         shape = self.graph.shape(node.inputs[0])
         if shape is None or self.model.opset < 8:
             raise BnfoldError(
                 f"{self.model.name}: {node.name!r} can't be a clip by channel in opset {self.model.opset}"
             )
-        behind = () if axis is None else (-1, *(1,) * (len(shape) - 1 - axis))
-        sides = [("Max", lo)] * bool(np.isfinite(lo).any()) + [("Min", hi)] * bool(np.isfinite(hi).any())
         for work in works[:-1]:
             work.dropped = True
-        steps = [(kind, [bound.reshape(behind)]) for kind, bound in sides]
-        self._put(works[-1], steps, node.inputs[0], self._dtype(node.inputs[0]))
+        self._put(works[-1], clip_steps(lo, hi, len(shape), axis), node.inputs[0], self._dtype(node.inputs[0]))
 
     def _rebuild(
         self,
@@ -289,8 +299,3 @@ class _Editor:
         proto.attribute.extend(kept)
         proto.attribute.extend(helper.make_attribute(name, value) for name, value in new.items())
         work.proto = proto
-
-
-def _open(edit: SetBounds) -> tuple[float, float]:
-    """Give the bounds as numbers; none is infinite."""
-    return -np.inf if edit.lo is None else edit.lo, np.inf if edit.hi is None else edit.hi

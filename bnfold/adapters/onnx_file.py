@@ -2,13 +2,12 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import onnx
 
-from bnfold import ops
 from bnfold.adapters.onnx_audit import Audit
+from bnfold.adapters.onnx_biases import costly, held, without_biases
 from bnfold.adapters.onnx_changes import Changes, changes
 from bnfold.adapters.onnx_clips import with_clips
 from bnfold.adapters.onnx_edit import edited
@@ -21,12 +20,11 @@ from bnfold.adapters.onnx_write import EXTERNAL_DATA, to_file, to_memory
 from bnfold.completeness import refuse_incomplete
 from bnfold.errors import BnfoldError
 from bnfold.folding import fold
-from bnfold.graph import Graph, Node
+from bnfold.graph import Graph
 from bnfold.merging import with_merges
 from bnfold.plan import Plan
 from bnfold.raising import raised
 from bnfold.result import FoldResult
-from bnfold.why import Why
 
 
 def read(source: str | os.PathLike[str] | onnx.ModelProto, *, freeze_inputs: bool = False) -> Graph:
@@ -94,6 +92,9 @@ def fold_proto(
 
 def _plan(graph: Graph, level: str, only: Sequence[str], skip: Sequence[str], merge: bool) -> Plan:
     plan = fold(graph, level=level, only=only, skip=skip)
+    while names := costly(graph, plan):
+        graph = held(graph, names)
+        plan = fold(graph, level=level, only=only, skip=skip)
     return with_merges(graph, plan) if merge else plan
 
 
@@ -114,18 +115,8 @@ def merged_proto(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, Plan]:
 
 
 def raised_for_onnx(graph: Graph) -> Graph:
-    """Raise arithmetic, clips; a MatMul that has no Add behind it, and can't become a Gemm, can't be given a bias."""
-    graph = raised(with_clips(graph))
-    return replace(graph, nodes=tuple(_without_bias(node, graph) for node in graph.nodes))
-
-
-def _without_bias(node: Node, graph: Graph) -> Node:
-    if not isinstance(node.op, ops.MatMul) or any(node.inputs[2:]) or "bias" in node.limits:
-        return node
-    shapes = [graph.shape(name) for name in node.inputs[:2]]
-    if node.inputs[1] in graph.constants and all(shape is not None and len(shape) == 2 for shape in shapes):
-        return node
-    return replace(node, limits={**node.limits, "bias": Why.NO_BIAS})
+    """Raise arithmetic and clips, and say what can't be given a bias."""
+    return without_biases(raised(with_clips(graph)))
 
 
 def _settled(found: Reading, graph: Graph, plan: Plan) -> tuple[Model, Changes, Audit]:

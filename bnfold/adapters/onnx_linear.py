@@ -51,7 +51,7 @@ def _gemm(view: View) -> Reading:
 
 @reads("MatMul")
 def _mat_mul(view: View) -> Reading:
-    """A MatMul has no bias, but for that of an Add behind it, which `bnfold.raising` finds."""
+    """A MatMul has no bias, but for that of an Add behind it, which `bnfold.raising` finds, or which it is given."""
     weight = 1 if view.constant(1) else 0
     known = view.constant(weight)
     limits = _limits(view, weight, 2, (len(known.shape) - 1 if weight else len(known.shape) - 2) if known else 0)
@@ -75,7 +75,7 @@ def _einsum(view: View) -> Reading:
     limits = _limits(view, view.node.inputs.index(inputs[1]), 2, 0)
     if known is not None and known.is_quantized:
         limits["weight"] = Why.QUANTIZED
-    return Part(ops.Einsum(equation), inputs, {**limits, "bias": Why.NO_BIAS})
+    return Part(ops.Einsum(equation), inputs, limits)
 
 
 @reads("BatchNormalization")

@@ -1,0 +1,77 @@
+"""MatMul and Einsum are given a bias by an Add of their own, where an affine goes for it."""
+
+import pytest
+
+from tests.adapters.onnx_cases import batch_norm, fold_and_check, kinds, model
+
+TOKENS = "(float[2,5,6] x) => (float[2,5,4] y) "
+COLUMNS = "(float[2,6,5] x) => (float[2,4,5] y) "
+ROW = {"w": (6, 4), "s": (4,), "b": (4,), "d": (4,)}
+COLUMN = {"w": (6, 4), "s": (4, 1), "b": (4, 1), "d": (4, 1)}
+EINSUM = 'c = Einsum<equation="nit,io->not">(x, w) '
+BN = {"w": (6, 4), **batch_norm(4)}
+
+FOLDS = [
+    pytest.param(TOKENS + "{ c = MatMul(x, w) m = Mul(c, s) y = Add(m, b) }", ROW, "MatMul Add", id="mul add"),
+    pytest.param(TOKENS + "{ c = MatMul(x, w) m = Mul(c, s) y = Add(b, m) }", ROW, "MatMul Add", id="add swapped"),
+    pytest.param(TOKENS + "{ c = MatMul(x, w) m = Sub(c, b) y = Mul(m, s) }", ROW, "MatMul Add", id="sub mul"),
+    pytest.param(
+        TOKENS + "{ c = MatMul(x, w) k = Sub(c, b) l = Div(k, s) m = Mul(l, d) y = Add(m, s) }",
+        ROW,
+        "MatMul Add",
+        id="sub div mul add",
+    ),
+    pytest.param(
+        TOKENS + "{ c = MatMul(x, w) a = Add(c, d) m = Mul(a, s) y = Add(m, b) }", ROW, "MatMul Add", id="its own add"
+    ),
+    pytest.param(
+        COLUMNS + "{ t = Transpose<perm=[0,2,1]>(x) c = MatMul(t, w) u = Transpose<perm=[0,2,1]>(c) y = BN(u) }",
+        BN,
+        "Transpose MatMul Add Transpose",
+        id="layout between",
+    ),
+    pytest.param(COLUMNS + "{ c = MatMul(v, x) y = BN(c) }", {**BN, "v": (4, 6)}, "MatMul Add", id="constant first"),
+    pytest.param(
+        TOKENS + "{ m = Mul(x, k) n = Add(m, l) y = MatMul(n, w) }",
+        {"w": (6, 4), "k": (6,), "l": (6,)},
+        "MatMul Add",
+        id="affine before",
+    ),
+    pytest.param(COLUMNS + "{ " + EINSUM + "y = BN(c) }", BN, "Einsum Add", id="einsum bn"),
+    pytest.param(COLUMNS + "{ " + EINSUM + "m = Mul(c, s) y = Add(m, b) }", COLUMN, "Einsum Add", id="einsum mul add"),
+    pytest.param(COLUMNS + "{ " + EINSUM + "a = Add(c, d) y = BN(a) }", {**BN, "d": (4, 1)}, "Einsum Add", id="add bn"),
+]
+KEEPS = [
+    pytest.param(
+        "(float[2,5,6] x) => (float[2,5,4] y, float[2,5,4] z) "
+        "{ m = Mul(x, k) n = Add(m, l) y = MatMul(n, w) z = MatMul(n, v) }",
+        {"w": (6, 4), "v": (6, 4), "k": (6,), "l": (6,)},
+        "Mul Add MatMul MatMul",
+        id="two that would each need one",
+    ),
+    pytest.param(
+        "(float[2,5,6] x) => (float[2,5,4] y, float[2,5,4] c) { c = MatMul(x, w) m = Mul(c, s) y = Add(m, b) }",
+        ROW,
+        "MatMul Mul Add",
+        id="also an output",
+    ),
+    pytest.param(COLUMNS + "{ " + EINSUM + "y = Add(c, d) }", COLUMN, "Einsum Add", id="nothing but an add"),
+]
+
+
+@pytest.mark.parametrize(("text", "tensors", "left"), FOLDS + KEEPS)
+def test_what_is_left(text, tensors, left, tmp_path):
+    folded, _ = fold_and_check(model(text, **{k: v for k, v in tensors.items() if used(k, text)}), tmp_path)
+    assert kinds(folded) == left.split()
+
+
+def used(name, text):
+    return name in ("gamma", "beta", "mean", "var") or f"{name})" in text or f", {name}" in text or f"({name}," in text
+
+
+def test_the_operators_never_become_more(tmp_path):
+    """The sum would let one BatchNorm's shift go into either MatMul; the one with the affine of its own takes it."""
+    text = "(float[2,5,6] x, float[2,5,6] u) => (float[2,5,4] y) "
+    text += "{ c = MatMul(x, w) d = MatMul(u, v) m = Mul(c, s) p = Mul(d, s) a = Add(m, p) y = Add(a, b) }"
+    folded, _ = fold_and_check(model(text, w=(6, 4), v=(6, 4), s=(4,), b=(4,)), tmp_path)
+    assert len(kinds(folded)) <= 4

@@ -1,7 +1,7 @@
 """Graph -> Plan: which affines go, why the others stay, and how every constant changes. Pure, framework-free."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from bnfold.why import Why
 
 LEVELS = ("default", "max")
 PATIENCE = 3
+TRIES = 16  # of affines that are refused for numbers' sake and may not have been the cause; each costs a solution
 BENDS = frozenset({Why.KINK, Why.ORDER, Why.BOUNDS, Why.FILL})
 
 
@@ -45,15 +46,54 @@ def fold(graph: Graph, *, level: str = "default", only: Sequence[str] = (), skip
 
 def _plan(graph: Graph, found: Sequence[Candidate], level: str, relaxed: frozenset[str]) -> Plan:
     """Solve, and again without the affines whose fold the numbers can't bear. relaxed: activations that may bend."""
-    while True:
-        solution, bent = _solve(graph, found, level, relaxed)
-        sites = {node.name: Site(node, graph, node.name in bent, level == "max") for node in graph.nodes}
-        edits = _edits(found, solution, sites)
-        trouble = list(unbearable(graph, _taken(found, solution), solution.frames, edits))
-        if not trouble:
-            edits = with_balance(graph, solution.frames, edits)
-            return Plan(_outcomes(graph, found, solution, edits), edits, _told(found, solution))
-        found = _without(graph, found, solution, trouble)
+    allowed = list(found)
+    attempt = _attempt(graph, allowed, level, relaxed)
+    while attempt.trouble:
+        allowed = _without(graph, allowed, attempt.solution, attempt.trouble)
+        attempt = _attempt(graph, allowed, level, relaxed)
+    allowed, attempt = _with_restored(graph, found, allowed, attempt, level, relaxed)
+    edits = with_balance(graph, attempt.solution.frames, attempt.edits)
+    return Plan(_outcomes(graph, allowed, attempt.solution, edits), edits, _told(allowed, attempt.solution))
+
+
+@dataclass(frozen=True, eq=False)
+class _Attempt:
+    """A solution, the edits that follow from it, and what the numbers can't bear of them."""
+
+    solution: Solution
+    edits: tuple[Edit, ...]
+    trouble: tuple[Reason, ...]
+
+
+def _attempt(graph: Graph, found: Sequence[Candidate], level: str, relaxed: frozenset[str]) -> _Attempt:
+    solution, bent = _solve(graph, found, level, relaxed)
+    sites = {node.name: Site(node, graph, node.name in bent, level == "max") for node in graph.nodes}
+    edits = _edits(found, solution, sites)
+    trouble = tuple(unbearable(graph, found, solution.frames, edits))
+    return _Attempt(solution, edits, trouble)
+
+
+def _with_restored(
+    graph: Graph,
+    found: Sequence[Candidate],
+    allowed: list[Candidate],
+    attempt: _Attempt,
+    level: str,
+    relaxed: frozenset[str],
+) -> tuple[list[Candidate], _Attempt]:
+    """Take back refusals that weren't the cause: another affine, refused too, forced the frame that broke numbers."""
+    refused = [new.node for old, new in zip(found, allowed, strict=True) if new.refusal is not old.refusal]
+    groups = dict.fromkeys(node.unit or node.name for node in refused)
+    if len(groups) < 2:  # the only one was the cause
+        return allowed, attempt
+    for group in list(groups)[:TRIES]:
+        wider = [
+            old if (old.node.unit or old.node.name) == group else new for old, new in zip(found, allowed, strict=True)
+        ]
+        other = _attempt(graph, wider, level, relaxed)
+        if not other.trouble and len(other.solution.taken) > len(attempt.solution.taken):
+            allowed, attempt = wider, other
+    return allowed, attempt
 
 
 def _solve(

@@ -23,19 +23,22 @@ LIMITS = {
     "float64": (1.7976931348623157e308, 2.0**-1022),
 }
 HARMLESS = 2.0**24  # factors within this and its inverse can't move a sane float32 weight out of range
-DROWNED = 4.0  # a shift this many times the tensor's size: measured, it costs up to 4 % of a float32 trunk's accuracy
+DROWNED = 4.0  # deviations that a mean may move away: measured, it costs up to 4 % of a float32 trunk's accuracy
 DEVIATIONS = 8.0  # how far from its mean an activation is expected to stray
 
 
 def unbearable(graph: Graph, found: Sequence[Candidate], frames: Frames, edits: Sequence[Edit]) -> Iterator[Reason]:
-    """Give the linear nodes whose new constants, and the affines whose inputs' frames, would lose the numbers."""
+    """Give the linear nodes whose new constants, and the affines whose inputs' frames, would lose the numbers.
+
+    found: those that stay, too: what they tell of their inputs holds all the same.
+    """
     for edit in edits:
         if isinstance(edit, (ScaleWeight, SetBias)):
             why = _range_of(graph, graph.by_name[edit.node], edit)
             if why is not None:
                 yield Reason(edit.node, why)
     for candidate in found:
-        why = _size_of(graph, candidate, frames)
+        why = None if candidate.held else _size_of(graph, candidate, frames)
         if why is not None:
             yield Reason(candidate.node.name, why)
 
@@ -89,7 +92,8 @@ def _size_of(graph: Graph, candidate: Candidate, frames: Frames) -> Why | None:
     if graph.values[name].dtype == "float16" and not _fits_half(frame, mean, variance):
         return Why.OVERFLOW
     others = [node for node in graph.readers[name] if node is not candidate.node]
-    drowned = np.abs(frame.shift) > DROWNED * np.sqrt(mean**2 + variance)
+    moved = np.abs(mean - frame.shift)  # of the new tensor, in the old one's unit: no matter in how many folds it came
+    drowned = (moved > DROWNED * np.sqrt(variance + candidate.node.op.eps)) & (moved > np.abs(mean))
     return Why.PRECISION if others and drowned.any() else None
 
 

@@ -258,6 +258,18 @@ def test_a_small_gamma_on_a_trunk_would_drown_it() -> None:
     assert whys(plan) == {"bn1": {Why.PRECISION}}
 
 
+def test_the_refusal_names_the_one_whose_shift_drowns_the_tensor() -> None:
+    """Two read one tensor: "small" would move it by far; "free", into a conv, goes along with any frame."""
+    b = Builder()
+    x = b.conv("conv", b.input(2, 3, 6, 6), 4)
+    small, free = b.batch_norm("small", x, np.full(4, 1e-4)), b.batch_norm("free", x)
+    for role in ("running_mean", "running_var"):
+        b.constant(f"free.{role}", b.constants[f"small.{role}"].load())
+    plan = check(b.graph(b.conv("next", b.relu("relu", small), 2), b.conv("other", free, 2, pad=0)))
+    assert whys(plan) == {"small": {Why.PRECISION}}
+    assert set(into(plan)) == {"free"}
+
+
 def test_float16_weights_that_would_overflow() -> None:
     b = Builder(dtype="float16")
     x = b.batch_norm("bn", b.conv("conv", b.input(2, 3, 6, 6), 4), np.array([1, 2, 3, 3e5]))

@@ -58,7 +58,8 @@ conv = conv.half()         # gamma / sqrt(var + eps) = 3e4 in a channel whose va
         """\
 Along a trunk with residual sums a BatchNorm is taken into what the trunk holds. Where its scale is small, the
 shift is large beside the tensor itself, and what is added later drowns in it: a gamma of 1e-6 raises the
-float32 error from 7e-8 to 2e-4. A fold may not cost more than the original's own rounding.""",
+float32 error from 7e-8 to 2e-4. A fold may not cost more than the original's own rounding: a mean may not move
+further than four standard deviations from zero, as running_mean and running_var tell, unless it was there before.""",
         """
 x = x + conv2(relu(bn1(x)))              # bn1.weight[5] == 1e-6
 """,

@@ -215,9 +215,13 @@ class Reduce(Op):
 
 @dataclass(frozen=True, slots=True)
 class Resize(Op):
-    """Interpolates where the shapes of x and y differ. `affine`: its weights add up to 1, no extrapolation."""
+    """Interpolates along `moved` and where the shapes of x and y differ.
+
+    `affine`: its weights add up to 1, no extrapolation.
+    """
 
     affine: bool
+    moved: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

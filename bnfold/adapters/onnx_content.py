@@ -117,8 +117,9 @@ class Scaled(Content):
         factors = [self._of_block(factor, axis, block) for factor, axis in self._factors]
         with np.errstate(all="ignore"), row_by_row():  # what overflows is for the audit to refuse
             if len(factors) == 1 and self.dtype != "bfloat16":
-                after = scratch.array("after", before.shape, numpy_dtype(self.dtype))
-                return np.multiply(before, factors[0], out=after, dtype=np.float64, casting="unsafe")
+                after: Array = scratch.array("after", before.shape, numpy_dtype(self.dtype))
+                np.multiply(before, factors[0], out=after, dtype=np.float64, casting="unsafe")
+                return after
             numbers = before.astype(np.float64)
             for factor in factors:
                 numbers *= factor

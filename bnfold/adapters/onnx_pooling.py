@@ -52,7 +52,29 @@ def _resize(view: View) -> Reading:
     """tf_crop_and_resize puts a number where it looks beyond the edge."""
     inside = view.text("coordinate_transformation_mode", "half_pixel") != "tf_crop_and_resize"
     known = view.text("mode", "nearest") in _INTERPOLATIONS
-    return Part(ops.Resize(affine=inside and known), view.node.inputs[:1])
+    return Part(ops.Resize(inside and known, _moved(view)), view.node.inputs[:1])
+
+
+def _moved(view: View) -> tuple[int, ...]:
+    """Find axes that may keep their length and are interpolated all the same: 5 * 1.1 is 5 again.
+
+    With sizes in the place of scales, an axis of one length stays as it is. Of scales that are computed, those of batch
+    and channels are taken for 1.
+    """
+    rank = view.rank() or 0
+    every = tuple(range(2, rank))
+    if view.node.kind == "Resize" and view.opset >= 11 and not view.input(2):
+        stretched = view.text("keep_aspect_ratio_policy", "stretch") == "stretch"
+        return () if stretched else every
+    if view.has("scales"):  # Upsample before opset 9
+        scales = view.reals("scales")
+    else:
+        known = view.constant(1 if view.opset < 11 else 2)
+        if known is None or known.size > rank or known.name in view.held:
+            return every
+        scales = tuple(float(item) for item in known.load().reshape(-1))
+    axes = view.numbers("axes") or tuple(range(len(scales)))
+    return tuple(sorted(axis % rank for axis, scale in zip(axes, scales, strict=False) if scale != 1))
 
 
 @reads("Pad")

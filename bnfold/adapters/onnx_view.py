@@ -94,6 +94,11 @@ class View:
         found = self._attribute(name, onnx.AttributeProto.FLOAT)
         return default if found is None else float(found.f)
 
+    def reals(self, name: str) -> tuple[float, ...]:
+        """Give a list of floats that is an attribute; empty where it is absent."""
+        found = self._attribute(name, onnx.AttributeProto.FLOATS)
+        return () if found is None else tuple(found.floats)
+
     def text(self, name: str, default: str) -> str:
         """Give a string attribute."""
         found = self._attribute(name, onnx.AttributeProto.STRING)

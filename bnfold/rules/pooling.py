@@ -45,8 +45,8 @@ def _resize(op: Resize, site: Site) -> tuple[Tie, ...]:
     before, after = site.shape(site.x), site.shape(site.y)
     if not op.affine or len(before) != len(after):
         return pinned(site, Why.NO_RULE)
-    changed = (axis for axis, size in enumerate(before) if size is None or size != after[axis])
-    return (Carried(site.x, site.y, Kept(frozenset(changed)), lost=Why.AXIS),)
+    changed = {axis for axis, size in enumerate(before) if size is None or size != after[axis]}
+    return (Carried(site.x, site.y, Kept(frozenset(changed.union(op.moved))), lost=Why.AXIS),)
 
 
 def _spatial(site: Site) -> Kept:

@@ -174,3 +174,22 @@ def test_strings_and_sparse_tensors_are_carried_along(tmp_path):
 def test_arithmetic_with_an_operand_missing_is_left_alone():
     proto = model(IMAGE + "{ c = Conv(x, w) y = Mul(c) }", **W)
     assert kinds(fold_proto(proto).model) == ["Conv", "Mul"]
+
+
+@pytest.mark.parametrize(
+    ("resize", "opset", "left"),
+    [
+        ('Resize<mode="linear">(c, , scales)', 17, 3),
+        ('Resize<mode="linear">(c, scales)', 10, 3),
+        ('Upsample<mode="linear">(c, scales)', 9, 3),
+        ('Upsample<mode="linear", scales=[1.0, 1.0, 1.0, 1.2]>(c)', 8, 3),
+        ('Resize<mode="linear">(c, , , sizes)', 17, 2),
+    ],
+)
+def test_a_resize_to_the_same_size_interpolates_all_the_same(resize, opset, left, tmp_path):
+    """4 * 1.2 is 4 again, and each number is a mean of two neighbours; a scale by column can't pass that."""
+    text = f"(float[2,1,2,6] x) => (float[2,1,2,4] y) {{ c = MatMul(x, w) r = {resize} y = Mul(r, s) }}"
+    given = {"scales": np.array([1, 1, 1, 1.2], np.float32), "sizes": np.array([2, 1, 2, 4])}
+    used = {name: array for name, array in given.items() if f" {name})" in resize}
+    folded, _ = fold_and_check(model(text, opset, w=(6, 4), s=(4,), **used), tmp_path)
+    assert len(kinds(folded)) == left

@@ -44,6 +44,7 @@ STOPS = [
     pytest.param(Case(Reduce("max", (2, 3), True), (X,)), 1, SIGN, Why.ORDER, id="maximum, negative scale"),
     pytest.param(Case(Reduce("min", (2, 3), True), (X,)), 1, SIGN, Why.ORDER, id="minimum, negative scale"),
     pytest.param(Case(Resize(False), (X,), ((2, 3, 9, 9),)), 1, SHIFT, Why.NO_RULE, id="resize that extrapolates"),
+    pytest.param(Case(Resize(True, (2,)), (X,), (X,)), 2, SCALE, Why.AXIS, id="resize to the same length"),
     pytest.param(Case(Resize(True), (X,), ((2, 3, 9, 5),)), 2, SCALE, Why.AXIS, id="resize, rows"),
     pytest.param(
         Case(Resize(True), ((None, 3, 4, 4),), ((None, 3, 8, 8),)), 2, SCALE, Why.AXIS, id="resize, a size unknown"

@@ -18,6 +18,7 @@ from bnfold.training.statistics import batch_norms, randomise_
 ALLOWED = {torch.float32: 1.05, torch.float16: 1.3, torch.bfloat16: 1.3}  # in half, the rounded weights cost that
 QUICK = ("lenet", "lenet_scratch", "convnet", "mlp")
 INPUTS = 4  # for each network, of 4 samples each
+SEEDS = {torch.float32: 40, torch.float16: 12, torch.bfloat16: 12}  # a median of 12 scatters by 0.03
 
 
 def calibrated(name: str, seed: int) -> nn.Module:
@@ -77,14 +78,14 @@ def test_folding_costs_no_accuracy_in_half(name: str, dtype: torch.dtype) -> Non
 @pytest.mark.parametrize("dtype", ALLOWED, ids=str)
 @pytest.mark.parametrize("name", models.ARCHITECTURES)
 def test_folding_costs_no_accuracy_anywhere(name: str, dtype: torch.dtype) -> None:
-    assert np.median(ratios(name, 12, dtype)) <= ALLOWED[dtype]
+    assert np.median(ratios(name, SEEDS[dtype], dtype)) <= ALLOWED[dtype]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("name", [name for name in models.ARCHITECTURES if name != "lenet_scratch"])
 def test_folding_costs_no_accuracy_where_only_batch_norms_are_wide(name: str, dtype: torch.dtype) -> None:
-    assert np.median(ratios(name, 12, dtype, wide_norms=True)) <= ALLOWED[dtype]
+    assert np.median(ratios(name, SEEDS[dtype], dtype, wide_norms=True)) <= ALLOWED[dtype]
 
 
 def test_half_precision_with_a_tiny_eps_gives_what_float64_gives() -> None:

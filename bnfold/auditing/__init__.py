@@ -8,7 +8,7 @@ between input channel i and output channel o
 
 and an affine that went, y = s x + t, must be the identity between its frames: s a_x = a_y and s d_x + t = d_y. A frame
 with scale 0 is that of a channel which such an affine multiplies by 0: W' is 0 there, and b' what the affine gives.
-An error is counted in ULP of the stored dtype at the largest term: one rounding is half of one.
+An error is counted in ULP of the stored dtype at the largest term: rounding to the nearest is half of one.
 """
 
 import math

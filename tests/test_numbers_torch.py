@@ -5,12 +5,16 @@ networks scatter around 1, since the two round differently; their median is what
 """
 
 import copy
+from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
+from onnx import numpy_helper
 from torch import Tensor, nn
 
+import bnfold
 import models
 from bnfold.adapters.torch_module import fold_module
 from bnfold.training.statistics import batch_norms, randomise_
@@ -124,3 +128,13 @@ class HalfConv(nn.Module):
 def test_a_half_precision_conv_takes_up_a_float32_norm(dtype: torch.dtype) -> None:
     result = fold_module(HalfConv(dtype).eval(), torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1)))
     assert [outcome.affine for outcome in result.plan.folded] == ["norm"]
+
+
+def test_both_adapters_round_alike_in_half(tmp_path: Path) -> None:
+    network = calibrated("lenet", 0).half()
+    x = torch.randn(2, 1, 28, 28).half()
+    bnfold.export(network, (x,), tmp_path / "model.onnx", fold=False, verify=False)
+    proto = bnfold.fold(onnx.load(tmp_path / "model.onnx")).model
+    written = {item.name: numpy_helper.to_array(item) for item in proto.graph.initializer}
+    for name, tensor in fold_module(network, (x,)).model.named_parameters():
+        np.testing.assert_array_equal(written[name], tensor.detach().numpy(), err_msg=name)

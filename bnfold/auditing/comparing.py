@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from bnfold.affine import Floats
 
-ALLOWED = 1.0  # ULP: 0.5 for one rounding; 1 in half (`bnfold.rounding`), or where a bias is a Gemm's beta times a number
+ALLOWED = 1.0  # ULP: 0.5 for one rounding; 1 in half (`bnfold.rounding`), or for a Gemm's beta times a rounded bias
 FLOAT64 = 16.0  # ULP, where the file holds float64: the sums of fold and audit are ordered differently
 NEAREST = 0.5  # ULP: a number that is the nearest one is at most this far away
 # Bits behind the leading one, and the exponent of the smallest normal number, by dtype (IEEE 754).

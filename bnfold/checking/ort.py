@@ -42,7 +42,11 @@ class OrtSession:
         """Run once; outputs by name."""
         names = [output.name for output in self.session.get_outputs()]
         with _as_bnfold_error("run"):
-            return dict(zip(names, self.session.run(names, dict(feed)), strict=True))
+            found = dict(zip(names, self.session.run(names, dict(feed)), strict=True))
+        for name, value in found.items():
+            if not isinstance(value, np.ndarray):
+                raise UnverifiedError(f"output {name} is a {type(value).__name__} and no tensor; it can't be compared")
+        return found
 
 
 def open_session(model: bytes | Path, target: Target, *, allow_fallback: bool = False) -> OrtSession:

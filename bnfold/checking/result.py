@@ -103,13 +103,13 @@ class CheckResult:
         A difference comes before a doubt; of two differences, the one that is further beyond what is allowed.
         """
         found = [(Verdict.UNVERIFIED, math.inf, why) for why in self.why]
-        found += [(run.verdict, math.inf, f"{run.label}: {why}") for run in self.runs for why in run.why]
         found += [
             (x.verdict, _beyond(x), f"{run.label}: {x.name}: {x.why}")
             for run in self.runs
             for x in run.outputs
             if x.why
         ]
+        found += [(run.verdict, math.inf, f"{run.label}: {why}") for run in self.runs for why in run.why]
         found += self._wrong_weights()
         ranked = sorted(found, key=lambda reason: (reason[0] is not Verdict.DIFFERENT, -reason[1]))
         return tuple(dict.fromkeys(why for _, _, why in ranked))

@@ -26,7 +26,7 @@ from bnfold.checking.result import (
 )
 from bnfold.checking.subject import Feed, InputSpec, Subject
 from bnfold.checking.tolerance import budget_for
-from bnfold.checking.trial import Trial
+from bnfold.checking.trial import Trial, same_bits
 from bnfold.checking.truth import Truth, truth_of
 from bnfold.errors import BnfoldError, UnverifiedError
 from bnfold.report.text import plural
@@ -68,12 +68,17 @@ class Check:
         self.records: list[InputRecord] = []
         self.why: list[str] = []
         self.warnings: list[str] = []
+        self.refusal = ""  # why the reference did not take the last size that was tried
         self.truth: Truth | None = None
         self.coverage: Coverage | None = None
 
     def _agree_on_inputs(self) -> tuple[tuple[InputSpec, ...], tuple[str, ...]]:
         known = next((side.inputs for side in (self.reference, *self.candidates) if side.inputs), ())
         if not known:
+            if self.reference.named:
+                raise UnverifiedError(
+                    f"{self.reference.label} takes no input, so there is nothing to tell models apart by"
+                )
             raise BnfoldError(f"{self.reference.label}: a module does not tell its inputs; give some with --inputs")
         for side in (self.reference, *self.candidates):
             adopt = getattr(side, "adopt_inputs", None)
@@ -141,7 +146,7 @@ class Check:
             dimensions, assumed = explore(self.specs, self._accepts, self.options.seed)
         except UnverifiedError as error:
             if inputs is None:
-                raise
+                raise UnverifiedError(f"{error} ({self.refusal})" if self.refusal else str(error)) from error
             self.assumptions.append(f"only the samples that were given were run: {error}")
             return
         self.assumptions += assumed
@@ -152,7 +157,8 @@ class Check:
         assert self.truth is not None
         try:
             self.truth.facts(feed)
-        except UnverifiedError:
+        except UnverifiedError as error:
+            self.refusal = str(error)
             return False
         return True
 
@@ -165,6 +171,8 @@ class Check:
     def _take(self, sample: Sample) -> None:
         assert self.truth is not None
         facts = self.truth.facts(sample.feed)
+        if not self.records and not same_bits(self.reference.own(sample.feed), self.reference.own(sample.feed)):
+            raise UnverifiedError(f"{self.reference.label} gives two results for one input, so it is no function of it")
         self.records.append(sample.record(self.specs))
         for trial in self.trials:
             trial.take(sample, facts)

@@ -40,7 +40,9 @@ class Trial:
     wide: Sample | None = None  # the one of large numbers
     replay: str = ""
     samples: int = 0
-    numbers: set[float] = field(default_factory=set)  # of the true outputs, until there are two
+    first: dict[tuple[str, tuple[int, ...]], tuple[Feed, Array]] = field(default_factory=dict)  # of each output's shape
+    repeated: int = 0  # outputs for another input of a shape that was seen, and how many of them were the same again
+    unchanged: int = 0
     _telling_by: float = -1.0
 
     def open(self) -> None:
@@ -110,13 +112,20 @@ class Trial:
         self.samples += 1
         for name, comparison in self.comparisons.items():
             true = facts.truth[name]
-            if len(self.numbers) < 2 and true.size:
-                self.numbers |= {float(true.min()), float(true.max())}
+            self._look_for_change(name, sample.feed, true)
             sides = true, facts.own[name], outputs[comparison.candidate_name]
             comparison.add(sample.name, *sides, facts.nudged[name])
             excess = comparison.latest_excess()
             if excess > self._telling_by:
                 self._telling_by, self.telling = excess, sample
+
+    def _look_for_change(self, name: str, feed: Feed, truth: Array) -> None:
+        if not truth.size:
+            return
+        before, value = self.first.setdefault((name, truth.shape), (feed, truth))
+        if any(not np.array_equal(a, b) for a, b in zip(feed, before, strict=True)):
+            self.repeated += 1
+            self.unchanged += np.array_equal(truth, value, equal_nan=True)
 
     def smallest_telling(self) -> Sample:
         """Cut the sample that tells most down to the one item that shows the largest difference."""
@@ -137,15 +146,15 @@ class Trial:
         truth, theirs = self.reference.truth(feed), self.candidate.truth(self.feed(feed))
         gap = 0.0
         for name, comparison in self.comparisons.items():
-            a, b = truth[name], theirs[comparison.candidate_name]
+            a, b = (x.astype(np.float64) for x in (truth[name], theirs[comparison.candidate_name]))
             if a.shape == b.shape and a.size:
                 gap = max(gap, float(np.nan_to_num(np.abs(a - b), nan=np.inf).max()))
         return gap
 
     @property
     def constant(self) -> bool:
-        """Whether every true output was one number, whatever the input."""
-        return self.samples > 1 and len(self.numbers) == 1
+        """Whether every true output was the same, whatever the input."""
+        return 0 < self.repeated == self.unchanged
 
     def run(self) -> Run:
         """Judge."""
@@ -157,7 +166,7 @@ class Trial:
             why.append("the same input gave two different results, so the candidate is not a function of its input")
         if self.constant:
             verdicts.append(Verdict.UNVERIFIED)
-            why.append(f"every output is {next(iter(self.numbers)):g}, whatever the input: that tells no models apart")
+            why.append("no output changes with the input: that tells no models apart")
         if not verdicts:
             why.append("nothing was compared")
         return Run(

@@ -11,6 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import bnfold.checking.torch_onnx as subjects
 from bnfold.checking import check, ort
+from bnfold.errors import UnverifiedError
 from tests.checking.building import networks, weights_of, with_weight
 
 NETWORKS = {network.name: network for network in networks()}
@@ -299,4 +300,89 @@ def test_outputs_that_are_one_number_whatever_the_input_verify_nothing():
     )
     result = check(first, second)
     assert result.verdict.value == "unverified"
-    assert "every output is 0" in str(result.runs[0].why)
+    assert "no output changes" in str(result.runs[0].why)
+
+
+X = [("x", TensorProto.FLOAT, ["N", 3])]
+Y = [("y", TensorProto.FLOAT, None)]
+PRODUCT = {"w": np.random.default_rng(0).normal(size=(3, 4)).astype("f")}
+
+
+def product(nodes=(), inputs=X, outputs=Y):
+    return graph([helper.make_node("Gemm", ["x", "w"], ["y"], name="gemm"), *nodes], inputs, outputs, PRODUCT)
+
+
+def made(*nodes, constants=None, kind=TensorProto.FLOAT):
+    return graph(list(nodes), X, [("y", kind, None)], constants or {})
+
+
+def sequence():
+    model = graph([helper.make_node("SequenceConstruct", ["x", "x"], ["y"])], X, [], {})
+    model.graph.output.append(helper.make_tensor_sequence_value_info("y", TensorProto.FLOAT, None))
+    return model
+
+
+def noise(**seed):
+    return made(helper.make_node("RandomNormalLike", ["x"], ["r"], **seed), helper.make_node("Add", ["x", "r"], ["y"]))
+
+
+SAME = [
+    pytest.param(product(outputs=[]), "At least one output", id="no outputs"),
+    pytest.param(
+        made(helper.make_node("Slice", ["x", "s", "s"], ["y"]), constants={"s": np.array([0])}),
+        "no element was compared", id="an output without elements",
+    ),
+    pytest.param(
+        made(helper.make_node("Identity", ["k"], ["y"]), constants={"k": np.arange(3, dtype="f")}),
+        "no output changes", id="an output that is a constant",
+    ),
+    pytest.param(
+        made(
+            helper.make_node("Mul", ["x", "z"], ["m"]), helper.make_node("Add", ["m", "k"], ["y"]),
+            constants={"z": np.zeros(1, "f"), "k": np.arange(3, dtype="f")},
+        ),
+        "no output changes", id="an input that counts for nothing",
+    ),
+    pytest.param(made(helper.make_node("Sqrt", ["x"], ["y"])), "NaN", id="NaN on both sides"),
+    pytest.param(noise(), "two results for one input", id="random"),
+    pytest.param(noise(seed=1.0), "two results for one input", id="random from a seed"),
+    pytest.param(sequence(), "no tensor", id="a sequence"),
+    pytest.param(
+        made(helper.make_node("Dropout", ["x", "p", "t"], ["y"]),
+             constants={"p": np.array(0.5, "f"), "t": np.array(True)}),
+        "Dropout in training mode", id="dropout in training mode",
+    ),
+    pytest.param(graph([helper.make_node("Identity", ["x"], ["y"])], [("x", TensorProto.FLOAT, [0, 3])], Y, {}),
+                 "no element was compared", id="an empty batch"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("model", "why"), SAME)
+def test_a_model_against_itself_that_proves_nothing(model, why):
+    result = check(model, model)
+    assert result.exit_status == 3
+    assert any(why in reason for reason in result.reasons)
+
+
+def test_a_model_without_inputs_proves_nothing():
+    value = numpy_helper.from_array(np.arange(3, dtype="f"))
+    model = graph([helper.make_node("Constant", [], ["y"], value=value)], [], Y, {})
+    with pytest.raises(UnverifiedError, match="takes no input"):
+        check(model, model)
+
+
+OTHERS = [
+    pytest.param(
+        made(helper.make_node("Greater", ["x", "k"], ["y"]), constants={"k": np.zeros(1, "f")}, kind=TensorProto.BOOL),
+        made(helper.make_node("Greater", ["x", "k"], ["y"]), constants={"k": np.ones(1, "f")}, kind=TensorProto.BOOL),
+        id="booleans",
+    ),
+    pytest.param(product(), product(inputs=[*X, ("e", TensorProto.FLOAT, ["N"])]), id="an input more"),
+    pytest.param(product(inputs=[*X, ("e", TensorProto.FLOAT, ["N"])]), product(), id="an input less"),
+    pytest.param(made(helper.make_node("Identity", ["x"], ["y"])), noise(), id="a random candidate"),
+]
+
+
+@pytest.mark.parametrize(("reference", "candidate"), OTHERS)
+def test_other_functions_and_interfaces_differ(reference, candidate):
+    assert check(reference, candidate, save=None).exit_status == 1

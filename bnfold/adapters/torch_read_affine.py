@@ -12,6 +12,12 @@ def _batch_norm(call: Call) -> Draft | None:
     return _normalisation(call, by_input=call["training"])
 
 
+@reads("_native_batch_norm_legit_functional.default", "_native_batch_norm_legit.default")
+def _decomposed(call: Call) -> Draft | None:
+    """What decompositions make of batch_norm in training mode."""
+    return _normalisation(call, by_input=call["training"])
+
+
 @reads("_native_batch_norm_legit_no_training.default")
 def _no_training(call: Call) -> Draft | None:
     return _normalisation(call, by_input=False)

@@ -162,7 +162,7 @@ class _Reading:
         name = self.names.of(node)
         inputs = tuple(self._operand(node, index, item) for index, item in enumerate(drafted.operands))
         results = self._results(node)
-        if isinstance(drafted.op, ops.BatchNorm):
+        if isinstance(drafted.op, ops.BatchNorm) and "remove" not in drafted.limits:
             results = results[:1]  # the others are what training saves
         self.nodes.append(Node(name, drafted.op, inputs, results, drafted.limits))
         self.sources[name] = node

@@ -27,8 +27,8 @@ def fold_submodules(
 ) -> tuple[Plan, Graph, tuple[ModuleEdits, tuple[str, ...]]]:
     """Fold in place what lies inside; gives the plan and the graph of all of them, and their edits with notes.
 
-    calls: as `called_with` gives them. fold: folds one submodule in place, for its recorded inputs. error: why the whole
-    can't be captured; it is raised where no submodule with BatchNorm can be captured either.
+    calls: as `called_with` gives them. fold: folds one submodule in place, for its recorded inputs. error: why the
+    whole can't be captured; it is raised where no submodule with BatchNorm can be captured either.
     """
     found = _Found()
     _descend(module, "", calls, fold, found)

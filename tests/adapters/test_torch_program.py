@@ -8,11 +8,13 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 import bnfold
+from bnfold.adapters.torch_capture import quietly
 from bnfold.adapters.torch_program import fold_program
 from bnfold.errors import BnfoldError, DifferentError
 from bnfold.models import ARCHITECTURES, create
 from bnfold.plan import Merge, Plan, ScaleWeight
 from bnfold.training.statistics import randomise_
+from bnfold.why import Why
 from tests.adapters.torch_networks import conv_bn, image, randomised
 
 torch.set_num_threads(1)
@@ -135,3 +137,18 @@ def test_a_program_s_file(tmp_path: Path):
     assert bnfold.export(tmp_path / "model.pt2", None, tmp_path / "model.onnx").check.passed
     with pytest.raises(BnfoldError, match=r"choose \.pt2 or \.onnx"):
         bnfold.fold(tmp_path / "model.pt2", output=tmp_path / "model.safetensors")
+
+
+@pytest.mark.parametrize("decomposed", [False, True])
+def test_a_norm_in_training_mode_is_told(decomposed: bool) -> None:
+    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4))
+    randomised(module)[1].train()
+    program = torch.export.export(module, (image(),))
+    with quietly():
+        program = program.run_decompositions({}) if decomposed else program
+    result = bnfold.fold(program)
+    assert [(kept.why[0].why, kept.affine.startswith("1.")) for kept in result.plan.kept] == [(Why.TRAINING, True)]
+    assert [folded.affine for folded in result.plan.folded] == ["3"]
+    buffers = [spec.target for spec in result.model.graph_signature.output_specs if spec.target]
+    assert "1.running_mean" in buffers
+    torch.testing.assert_close(result.model.module()(image()), program.module()(image()), rtol=1e-4, atol=1e-5)

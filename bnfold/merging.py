@@ -18,6 +18,7 @@ from bnfold.affine import Affine, Floats
 from bnfold.graph import Graph, Node
 from bnfold.plan import Folded, Kept, Merge, Outcome, Plan, Remove
 from bnfold.relation import Site
+from bnfold.rounding import merged
 from bnfold.rules.affine import affine_of
 
 DEPTH = 8  # Sums within each other: what a person writes
@@ -99,14 +100,18 @@ def fused(graph: Graph, merge: Merge) -> tuple[Floats, Floats]:
 
 
 def fused_after(graph: Graph, plan: Plan, merge: Merge) -> tuple[Floats, Floats]:
-    """Give what `fused` gives behind the plan's other edits, all of it in float64. graph: the one before the plan."""
+    """Give what `fused` gives behind the plan's other edits, in float64; of half precision the weight is rounded.
+
+    graph: the one before the plan.
+    """
     from bnfold.adapters.memory import written
 
     edits = [edit for edit in plan.edits if isinstance(edit, Remove) or (edit.node in merge.nodes and edit != merge)]
     constants = {name: replace(constant, dtype="float64") for name, constant in graph.constants.items()}
     values = {name: replace(value, dtype="float64") for name, value in graph.values.items()}
     wide = replace(graph, constants=constants, values=values)  # so that nothing is rounded on the way
-    return fused(written(wide, Plan((), tuple(edits))), merge)
+    weight, bias = fused(written(wide, Plan((), tuple(edits))), merge)
+    return merged(graph, plan, merge, weight, bias), bias
 
 
 def _merge(graph: Graph, node: Node) -> Merge | None:

@@ -27,7 +27,7 @@ from bnfold.affine import Floats, Frames
 from bnfold.graph import Constant, Graph, Node
 from bnfold.moments import Moments, in_frame, moments
 from bnfold.ops import Gemm
-from bnfold.plan import Balance, Edit, ScaleWeight, SetBias
+from bnfold.plan import Balance, Edit, Merge, Plan, ScaleWeight, SetBias
 from bnfold.relation import Contracted, Site
 from bnfold.rules.linear import channels_of, contraction, scale_weight
 
@@ -89,6 +89,20 @@ def scaled(contracted: Contracted, weight: Constant, edit: ScaleWeight) -> Float
 def is_exact(*factors: Floats) -> bool:
     """Whether the factors are powers of two, and their negatives: a number times these needs no rounding."""
     return all(bool(np.all(np.abs(np.frexp(factor)[0]) == 0.5)) for factor in factors)
+
+
+def merged(graph: Graph, plan: Plan, merge: Merge, weight: Floats, bias: Floats) -> Floats:
+    """Round the weight of a Conv that takes the place of branches; as it is where nothing is known, or in wide types.
+
+    graph: the one before the plan. weight: (out, in / groups, *kernel), exact; bias: (out,), exact.
+    """
+    dtype = graph.values[merge.x].dtype
+    x = moments(graph).get(merge.x) if dtype in HALF else None
+    x = in_frame(x, plan.frames.get(merge.x)) if x is not None and x.axis == 1 else None
+    if x is None or len(x.mean) != weight.shape[1] * merge.op.groups:
+        return weight
+    linear = Contracted(merge.x, merge.node, "", "", 1, 1, 0, 1, merge.op.groups)
+    return faithful(linear, weight, dtype, Balance(*_known(x), nearest(bias, dtype) - bias))
 
 
 def _by_row(contracted: Contracted, weight: Floats) -> Floats:
@@ -251,9 +265,13 @@ def _balance(
         stored = graph.constants[linear.bias or linear.weight].dtype
         flat = bias.reshape(-1)
         residue = nearest(flat / beta, stored) * beta - flat if stored in HALF else residue
-    unknown = ~(np.isfinite(x.mean) & np.isfinite(x.variance))
-    mean, variance = np.where(unknown, 0.0, x.mean), np.where(unknown, 1.0, x.variance)
-    return Balance(mean, variance, residue / linear.alpha)
+    return Balance(*_known(x), residue / linear.alpha)
+
+
+def _known(x: Moments) -> tuple[Floats, Floats]:
+    """Give mean and variance, 0 and 1 where they aren't known."""
+    known = np.isfinite(x.mean) & np.isfinite(x.variance)
+    return np.where(known, x.mean, 0.0), np.where(known, x.variance, 1.0)
 
 
 def _mean(found: Sequence[Balance | None]) -> Balance | None:

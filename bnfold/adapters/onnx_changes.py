@@ -8,7 +8,7 @@ import onnx
 from onnx import helper
 
 from bnfold.adapters.onnx_content import Content
-from bnfold.adapters.onnx_graph import Initializer, Model
+from bnfold.adapters.onnx_model import Initializer, Model
 from bnfold.adapters.onnx_scopes import FileNode, Scope
 from bnfold.adapters.onnx_skeleton import NODE_INPUT, NODE_OUTPUT
 from bnfold.adapters.onnx_work import Edited, Use, Work

@@ -64,6 +64,31 @@ class Known:
         return self.array().astype(np.float64)
 
 
+@dataclass(frozen=True, slots=True)
+class Dequantized:
+    """A constant that a DequantizeLinear makes, its axes perhaps in another order.
+
+    node: that DequantizeLinear. axes: which of its output's axes each axis is. names: the constants from there on.
+    """
+
+    node: FileNode
+    axes: tuple[int, ...]
+    names: tuple[str, ...]
+
+
+def dequantized(item: Known, known: Mapping[str, Known]) -> Dequantized | None:
+    """Follow a constant back over Identity and Transpose; None where that leads to no DequantizeLinear."""
+    axes, names = tuple(range(len(item.shape))), [item.name]
+    while item.node is not None and item.node.kind in ("Identity", "Transpose"):
+        if item.node.kind == "Transpose":
+            found = item.node.attribute("perm")
+            order = tuple(reversed(range(len(axes)))) if found is None else tuple(found.ints)
+            axes = tuple(order[axis] for axis in axes)
+        item = known[item.node.inputs[0]]
+        names.append(item.name)
+    return Dequantized(item.node, axes, tuple(names)) if item.node is not None and item.is_quantized else None
+
+
 def stored(name: str, tensor: Tensor, node: FileNode | None = None) -> Known:
     """A tensor of the file."""
     return Known(name, tensor.shape, tensor.dtype, lambda: tensor.stored().reshape(tensor.shape), tensor, node)

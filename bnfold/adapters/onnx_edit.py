@@ -10,9 +10,9 @@ from bnfold import ops
 from bnfold.adapters.onnx_balanced import Balanced
 from bnfold.adapters.onnx_biases import wants_add
 from bnfold.adapters.onnx_clips import clip_steps, open_bounds
-from bnfold.adapters.onnx_constants import Known
+from bnfold.adapters.onnx_constants import Dequantized, Known, dequantized
 from bnfold.adapters.onnx_content import Content, Dense, Scaled
-from bnfold.adapters.onnx_graph import Model
+from bnfold.adapters.onnx_model import Model
 from bnfold.adapters.onnx_tidy import undoes
 from bnfold.adapters.onnx_work import Edited, Use, Work
 from bnfold.affine import Floats
@@ -51,7 +51,8 @@ class _Editor:
         works = [self._work(name) for name in node.sources or (node.name,)]
         match edit:
             case Remove():
-                self._remove(node, works)
+                self._drop(works)
+                self.result.alias[node.output] = node.inputs[0]
             case ScaleWeight():
                 self._scale(edit, node, works[0])
             case SetBias():
@@ -93,7 +94,7 @@ class _Editor:
             free = not {"remove", "constants"} & set(node.limits) and node.name not in edited
             if not isinstance(node.op, ops.Affine) or len(node.sources) < 2 or node.op.axis != 1 or not free:
                 continue
-            if not all(name in self.result.works for name in node.sources):  # inside of a function, which stays
+            if not self.result.works.keys() >= set(node.sources):  # inside of a function, which stays
                 continue
             works = [self._work(name) for name in node.sources]
             shape = self.graph.shape(node.inputs[0])
@@ -107,10 +108,9 @@ class _Editor:
         self.result.touched.update(work.inputs)
         return work
 
-    def _remove(self, node: Node, works: list[Work]) -> None:
+    def _drop(self, works: list[Work]) -> None:
         for work in works:
             work.dropped = True
-        self.result.alias[node.output] = node.inputs[0]
 
     def _dtype(self, name: str) -> str:
         constant = self.graph.constants.get(name)
@@ -144,26 +144,26 @@ class _Editor:
             constant = self.graph.constants[name]
             known = Known(name, constant.shape, constant.dtype, constant.load)
         index = next((k for k, other in enumerate(work.inputs) if other == name), 1)
-        if known.is_quantized:
-            self._scale_quantized(edit, contracted, known)
+        made = dequantized(known, self.model.known)
+        if made is not None:
+            self._scale_quantized(edit.out_factor, made, made.axes[contracted.out_axis])
             return
         content = Scaled(known, contracted, edit.out_factor, edit.in_factor)
         if edit.balance is not None and known.dtype in HALF:
             content = Balanced(known, contracted, edit.out_factor, edit.in_factor, edit.balance)
         self._use(work, index, content, work.inputs[index])
 
-    def _scale_quantized(self, edit: ScaleWeight, contracted: Contracted, known: Known) -> None:
+    def _scale_quantized(self, factor: Floats, made: Dequantized, axis: int) -> None:
         """Scale the scales: one for each output channel, with a zero point for each where there was one for all."""
-        assert known.node is not None
-        work = self._work(known.node.name)
+        work = self._work(made.node.name)
         scale, zero = (self.model.known.get(name) for name in (*work.inputs, "")[1:3])
         assert scale is not None
-        channels = len(edit.out_factor)
-        numbers = np.broadcast_to(scale.load().reshape(-1), channels) * edit.out_factor
+        channels = len(factor)
+        numbers = np.broadcast_to(scale.load().reshape(-1), channels) * factor
         self._use(work, 1, Dense(numbers, scale.dtype), work.inputs[1])
         if zero is not None and zero.size == 1 and zero.shape != (channels,):
             self._use(work, 2, Dense(np.full(channels, float(zero.load().reshape(()))), zero.dtype), work.inputs[2])
-        self._rebuild(work, attributes={"axis": contracted.out_axis})
+        self._rebuild(work, attributes={"axis": axis})
 
     def _set_bias(self, bias: Floats, node: Node, works: list[Work]) -> None:
         """Store the bias in the node; in an Add behind a MatMul or Einsum; or make a MatMul of matrices a Gemm."""
@@ -201,8 +201,7 @@ class _Editor:
         weight, bias = fused_after(self.graph, self.plan, edit)
         nodes = [self.graph.by_name[name] for name in edit.nodes]
         gone = [self._work(source) for node in nodes for source in node.sources or (node.name,)]
-        for other in gone:
-            other.dropped = True
+        self._drop(gone)
         self.result.uses = [use for use in self.result.uses if use.work not in gone]
         work.dropped, last = False, self.graph.by_name[(edit.after or (edit.node,))[-1]]
         work.outputs = [last.output]
@@ -219,8 +218,7 @@ class _Editor:
         """Put one affine operator in the place of the arithmetic: x * scale + shift along the axis."""
         assert isinstance(node.op, ops.Affine)
         scale, shift = (constants.get(k, self.graph.constants[node.inputs[k]].load()) for k in (1, 2))
-        for work in works[:-1]:
-            work.dropped = True
+        self._drop(works[:-1])
         last, x, y = works[-1], node.inputs[0], node.output
         shape, dtype = self.graph.shape(x), self._dtype(x)
         rank = len(shape) if shape is not None else 0
@@ -278,8 +276,7 @@ class _Editor:
             raise BnfoldError(
                 f"{self.model.name}: {node.name!r} can't be a clip by channel in opset {self.model.opset}"
             )
-        for work in works[:-1]:
-            work.dropped = True
+        self._drop(works[:-1])
         self._put(works[-1], clip_steps(lo, hi, len(shape), axis), node.inputs[0], self._dtype(node.inputs[0]))
 
     def _rebuild(

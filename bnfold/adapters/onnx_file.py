@@ -12,7 +12,7 @@ from bnfold.adapters.onnx_changes import Changes, changes
 from bnfold.adapters.onnx_clips import with_clips
 from bnfold.adapters.onnx_edit import edited
 from bnfold.adapters.onnx_external import Folder
-from bnfold.adapters.onnx_graph import Model
+from bnfold.adapters.onnx_model import Model
 from bnfold.adapters.onnx_reading import Reading, reading
 from bnfold.adapters.onnx_skeleton import skeleton
 from bnfold.adapters.onnx_wire import File, Memory

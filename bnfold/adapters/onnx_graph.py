@@ -1,9 +1,6 @@
 """An ONNX file as a Graph."""
 
-from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -12,90 +9,17 @@ from bnfold import ops
 from bnfold.adapters import onnx_elementwise, onnx_layout, onnx_linear, onnx_pooling  # noqa: F401  (they register)
 from bnfold.adapters.onnx_constants import EVALUATED, Known, evaluated, literal, stored
 from bnfold.adapters.onnx_external import Folder
-from bnfold.adapters.onnx_scopes import FileNode, Scope, Scopes, scopes
+from bnfold.adapters.onnx_model import Initializer, Model
+from bnfold.adapters.onnx_scopes import FileNode, Scope, scopes
 from bnfold.adapters.onnx_shapes import Shapes, completed, inferred, settled, shapes
 from bnfold.adapters.onnx_skeleton import ATTRIBUTE, ATTRIBUTE_TENSOR, INITIALIZER, NODE, Skeleton
-from bnfold.adapters.onnx_tensors import Tensor, refuse_overlaps, tensor
+from bnfold.adapters.onnx_tensors import refuse_overlaps, tensor
 from bnfold.adapters.onnx_view import READERS, MisreadError, Part, View
-from bnfold.adapters.onnx_wire import Field
 from bnfold.errors import BnfoldError
-from bnfold.graph import Constant, Dim, Graph, Node, Value
+from bnfold.graph import Constant, Dim, Node, Value
 
 OLDEST = 7
 _LIMITABLE = {"Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum", "BatchNormalization", "PRelu"}
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Initializer:
-    """An initializer, and where it is: the index-th of its graph, its field in the file."""
-
-    tensor: Tensor
-    scope: Scope
-    index: int
-    place: Field
-
-
-@dataclass(eq=False)
-class Model:
-    """An ONNX file that has been read: its graphs, what is known before the run, and the Graph that folding sees."""
-
-    file: Skeleton
-    folder: Folder | None
-    freeze_inputs: bool
-    scopes: Scopes
-    known: dict[str, Known] = field(default_factory=dict)
-    values: dict[str, Value] = field(default_factory=dict)
-    nodes: list[Node] = field(default_factory=list)
-    initializers: dict[str, "Initializer"] = field(default_factory=dict)  # by their names in the Graph
-
-    @property
-    def name(self) -> str:
-        """The file's name, for messages."""
-        return self.file.source.name
-
-    @cached_property
-    def opset(self) -> int:
-        """The version of ONNX's own operators; 0 where the model imports none."""
-        return max((item.version for item in self.file.proto.opset_import if item.domain in ("", "ai.onnx")), default=0)
-
-    @cached_property
-    def functions(self) -> frozenset[tuple[str, str]]:
-        """The local functions, which take the place of the operators of their names."""
-        return frozenset((item.domain, item.name) for item in self.file.proto.functions)
-
-    @cached_property
-    def overridable(self) -> frozenset[str]:
-        """The initializers that are inputs too, whose numbers are defaults: from IR version 4 on, unless frozen."""
-        if self.freeze_inputs or self.file.proto.ir_version < 4:
-            return frozenset()
-        graph = self.scopes.main.graph
-        return frozenset(item.name for item in graph.input) & {item.name for item in graph.initializer}
-
-    @cached_property
-    def shared(self) -> frozenset[str]:
-        """The values that are read more than once."""
-        reads = Counter(name for node in self.scopes.nodes for name in node.inputs)
-        reads.update(name for scope in self.scopes.scopes for name in _outputs(scope))
-        return frozenset(name for name, count in reads.items() if count > 1)
-
-    @cached_property
-    def graph(self) -> Graph:
-        """What folding sees. Arithmetic stands as it is, for `bnfold.raising`."""
-        read = {name for node in self.nodes for name in node.inputs}
-        produced = {name for node in self.nodes for name in node.outputs}
-        outputs = tuple(dict.fromkeys(name for scope in self.scopes.scopes for name in _outputs(scope)))
-        constants = {name: item.constant() for name, item in self.known.items() if name not in produced}
-        given = tuple(name for name in self.values if name not in produced)
-        kept = {name: item for name, item in constants.items() if name in read or name in outputs}
-        return Graph(given, outputs, tuple(self.nodes), self.values, kept)
-
-
-def _outputs(scope: Scope) -> Iterator[str]:
-    for item in scope.graph.output:
-        found = scope.resolve(item.name)
-        if found is None:
-            raise BnfoldError(f"output {item.name!r} of graph {scope.graph.name!r} is computed by no node")
-        yield found
 
 
 def model(file: Skeleton, folder: Folder | None, freeze_inputs: bool = False) -> Model:
@@ -172,8 +96,14 @@ def _read_node(reader: Model, node: FileNode, types: Shapes) -> None:
         known = _known(reader, node, outputs[node.outputs[0]])
         if known is not None:
             reader.known[known.name] = known
+            if known.is_quantized or not reader.dequantized.isdisjoint(node.inputs):
+                reader.dequantized.add(known.name)
             return
     reader.values |= outputs
+    if not reader.dequantized.isdisjoint(node.inputs) and all(
+        name in reader.known or name in reader.dequantized for name in node.inputs
+    ):
+        reader.dequantized.update(outputs)
     if outputs:
         first = next(iter(outputs))
         reader.values[first] = completed(outputs[first], node.kind, _operands(reader, node), _groups(node))
@@ -202,7 +132,7 @@ def _parts(reader: Model, node: FileNode) -> list[Part] | None:
         return None
     if any(item.ref_attr_name for item in node.proto.attribute):
         return None
-    view = View(node, reader.known, reader.values, reader.opset, reader.overridable, reader.shared)
+    view = View(node, reader.known, reader.values, reader.opset, reader.overridable, reader.shared, reader.dequantized)
     try:
         reading = find(view)
     except MisreadError:

@@ -1,6 +1,7 @@
 """Reading linear operators and BatchNormalization."""
 
 from bnfold import ops
+from bnfold.adapters.onnx_constants import Known, dequantized
 from bnfold.adapters.onnx_tensors import FLOATS
 from bnfold.adapters.onnx_view import Part, Reading, View, reads
 from bnfold.ops import Pads
@@ -41,7 +42,7 @@ def _gemm(view: View) -> Reading:
     op = ops.Gemm(
         view.real("alpha", 1.0), view.real("beta", 1.0), bool(view.number("transA")), bool(view.number("transB"))
     )
-    weight = 1 if view.constant(1) else 0
+    weight = 1 if view.constant(1) or view.input(1) in view.dequantized else 0
     out_axis = (0 if op.trans_b else 1) if weight else (1 if op.trans_a else 0)
     limits = _limits(view, weight, 2, out_axis)
     if op.beta == 0:  # C is there and counts for nothing
@@ -52,7 +53,7 @@ def _gemm(view: View) -> Reading:
 @reads("MatMul")
 def _mat_mul(view: View) -> Reading:
     """A MatMul has no bias, but for that of an Add behind it, which `bnfold.raising` finds, or which it is given."""
-    weight = 1 if view.constant(1) else 0
+    weight = 1 if view.constant(1) or view.input(1) in view.dequantized else 0
     known = view.constant(weight)
     limits = _limits(view, weight, 2, (len(known.shape) - 1 if weight else len(known.shape) - 2) if known else 0)
     return Part(ops.MatMul(), limits=limits)
@@ -71,9 +72,8 @@ def _einsum(view: View) -> Reading:
             return None  # the order of the output's axes is implied by the letters, which stays so; but say it first
         left, _, right = terms.partition(",")
         equation, inputs = f"{right},{left}->{target}", inputs[::-1]
-    known = view.known.get(inputs[1])
     limits = _limits(view, view.node.inputs.index(inputs[1]), 2, 0)
-    if known is not None and known.is_quantized:
+    if inputs[1] in view.dequantized:
         limits["weight"] = Why.QUANTIZED
     return Part(ops.Einsum(equation), inputs, limits)
 
@@ -125,32 +125,36 @@ def _limits(view: View, weight: int, bias: int, out_axis: int) -> dict[str, Why]
     """What of a linear node can't be rewritten."""
     limits = view.operands_limited(weight=weight, bias=bias)
     known = view.constant(weight)
-    if known is not None and known.is_quantized:
-        limits |= _quantized(view, weight, out_axis)
+    if view.input(weight) in view.dequantized:
+        limits |= _quantized(view, known, out_axis)
     elif known is not None and known.dtype not in FLOATS:
         limits["weight"] = Why.QUANTIZED
     if view.input(bias):
         operand = view.constant(bias)
-        if operand is None:
+        if view.input(bias) in view.dequantized:
+            limits["bias"] = Why.QUANTIZED
+        elif operand is None:
             limits["bias"] = Why.COMPUTED
-        elif operand.is_quantized or operand.dtype not in FLOATS:
+        elif operand.dtype not in FLOATS:
             limits["bias"] = Why.QUANTIZED
     return limits
 
 
-def _quantized(view: View, weight: int, out_axis: int) -> dict[str, Why]:
+def _quantized(view: View, known: Known | None, out_axis: int) -> dict[str, Why]:
     """A factor for each output channel goes into the DequantizeLinear's scale; one for the input channels can't."""
-    known = view.constant(weight)
-    assert known is not None
-    node = known.node
-    assert node is not None
-    scale = view.known.get(node.inputs[1])
-    axis = node.attribute("axis")
+    found = None if known is None else dequantized(known, view.known)
+    if found is None or known is None:  # arithmetic lies between, or what mixes the channels
+        return {"weight": Why.QUANTIZED}
+    scale = view.known.get(found.node.inputs[1])
+    axis = found.node.attribute("axis")
     along = (axis.i if axis is not None else 1) % max(len(known.shape), 1)
-    if known.name in view.shared:
+    if not view.shared.isdisjoint(found.names):
         return {"weight": Why.SHARED}
     if scale is None or scale.dtype not in FLOATS or scale.name in view.held or view.opset < 13:
         return {"weight": Why.QUANTIZED}
-    if scale.size != 1 and along != out_axis:
+    grouped = (
+        view.node.kind == "ConvTranspose" and view.number("group", 1) != 1
+    )  # its weight has no axis of all outputs
+    if grouped or (scale.size != 1 and along != found.axes[out_axis]):
         return {"weight": Why.QUANTIZED}
     return {"weight_in": Why.QUANTIZED}

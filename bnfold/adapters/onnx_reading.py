@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 from bnfold.adapters.onnx_external import Folder
 from bnfold.adapters.onnx_functions import Functions, key_of
-from bnfold.adapters.onnx_graph import Model, model
+from bnfold.adapters.onnx_graph import model
 from bnfold.adapters.onnx_inline import Call, Inlining
+from bnfold.adapters.onnx_model import Model
 from bnfold.adapters.onnx_scopes import FileNode
 from bnfold.adapters.onnx_skeleton import Skeleton
 from bnfold.graph import Graph

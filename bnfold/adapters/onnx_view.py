@@ -1,6 +1,6 @@
 """A node as the readers of the operator families see it: its attributes and operands, of any opset."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -42,6 +42,7 @@ class View:
     opset: int
     held: frozenset[str]  # constants that are also inputs of the model, and may be overridden
     shared: frozenset[str]  # values that are read more than once
+    dequantized: Set[str]  # constants that depend on a DequantizeLinear
 
     def input(self, index: int) -> str:
         """Give the name of an operand; empty where it is absent."""

@@ -11,7 +11,7 @@ from onnx import helper
 
 from bnfold.adapters.onnx_audit import Audit
 from bnfold.adapters.onnx_changes import Changes, NewTensor
-from bnfold.adapters.onnx_graph import Model
+from bnfold.adapters.onnx_model import Model
 from bnfold.adapters.onnx_scopes import FileNode, Scope
 from bnfold.adapters.onnx_skeleton import (
     ANNOTATION,

@@ -1,0 +1,93 @@
+"""Weights behind a DequantizeLinear: the integers stay, factors go into the scales, or nothing is folded."""
+
+import numpy as np
+import onnx
+import pytest
+from numpy.testing import assert_allclose
+from onnx import numpy_helper
+
+from bnfold.adapters.onnx_file import fold_file
+from tests.adapters.onnx_cases import batch_norm, feeds_of, kinds, model, numbers, run
+
+IMAGE = "(float[2,6,8,8] x) => (float[2,4,h,w] y) "
+ROWS = "(float[2,6] x) => (float[2,4] y) "
+BN = batch_norm(4)
+
+
+def integers(*shape):
+    return np.random.default_rng(0).integers(-127, 128, shape).astype(np.int8)
+
+
+def scales(count=0):
+    return np.asarray(np.random.default_rng(1).uniform(0.01, 0.02, count or ()), np.float32)
+
+
+def folded(text, tmp_path, **tensors):
+    """Fold; the same numbers without ONNX Runtime's optimiser, which quantises x where a MatMul's weight is."""
+    proto = model(text, **tensors)
+    source, target = tmp_path / "model.onnx", tmp_path / "folded.onnx"
+    onnx.save(proto, source)
+    result = fold_file(source, target)
+    onnx.checker.check_model(str(target), full_check=True)
+    want, got = (run(path, feeds_of(proto))[0] for path in (source, target))
+    assert_allclose(got, want, rtol=0, atol=1e-5 * np.abs(want).max())
+    assert not fold_file(target, tmp_path / "again.onnx").plan.folded
+    return onnx.load(target), [reason.why.code for kept in result.plan.kept for reason in kept.why]
+
+
+def arrays(proto):
+    return {item.name: numpy_helper.to_array(item) for item in proto.graph.initializer}
+
+
+@pytest.mark.parametrize("count", [0, 4], ids=["one scale", "a scale for each channel"])
+@pytest.mark.parametrize(
+    ("text", "shape", "axis", "left"),
+    [
+        ("t = Transpose<perm=[1,0]>(w) c = MatMul(x, t) y = BN(c)", (4, 6), 0, "DequantizeLinear Transpose Gemm"),
+        ("t = Transpose(w) c = Gemm(x, t) y = BN(c)", (4, 6), 0, "DequantizeLinear Transpose Gemm"),
+        ("i = Identity(w) c = Gemm<transB=1>(x, i) y = BN(c)", (4, 6), 0, "DequantizeLinear Identity Gemm"),
+        ("c = Gemm(x, w) y = BN(c)", (6, 4), 1, "DequantizeLinear Gemm"),
+        ("c = MatMul(x, w) d = Add(c, b) y = BN(d)", (6, 4), 1, "DequantizeLinear MatMul Add"),
+    ],
+)
+def test_a_factor_goes_into_the_scales_over_transposes(text, shape, axis, left, count, tmp_path):
+    tensors = {"q": integers(*shape), "s": scales(count), **BN}
+    if "b)" in text:
+        tensors["b"] = numbers("b", (4,))
+    result, _ = folded(ROWS + f"{{ w = DequantizeLinear<axis={axis}>(q, s) {text} }}", tmp_path, **tensors)
+    assert kinds(result) == left.split()
+    assert np.array_equal(arrays(result)["q"], tensors["q"])
+    assert arrays(result)["s"].shape == (4,)
+
+
+@pytest.mark.parametrize(
+    ("text", "shape"),
+    [
+        ("c = ConvTranspose<group=2>(x, w) y = BN(c)", (6, 2, 3, 3)),
+        ("v = Mul(w, m) c = Conv(x, v) y = BN(c)", (4, 6, 3, 3)),
+        ("k = Reshape(w, k2) c = Conv(x, k) y = BN(c)", (4, 6, 9)),
+    ],
+    ids=["groups of a transposed one", "arithmetic", "another shape"],
+)
+def test_what_has_no_scale_for_each_output_channel_is_left_alone(text, shape, tmp_path):
+    given = {"m": numbers("m", (4, 1, 1, 1)), "k2": np.array([4, 6, 3, 3])}
+    tensors = {"q": integers(*shape), "s": scales(), **BN, **{k: v for k, v in given.items() if f" {k})" in text}}
+    result, why = folded(IMAGE + f"{{ w = DequantizeLinear(q, s) {text} }}", tmp_path, **tensors)
+    assert kinds(result)[-1] == "BatchNormalization"
+    assert "quantized" in why
+
+
+def test_a_quantised_bias_is_left_alone(tmp_path):
+    tensors = {"q": integers(4, 6, 3, 3), "s": scales(4), "r": integers(4).astype(np.int32), "t": scales()}
+    text = "{ w = DequantizeLinear<axis=0>(q, s) b = DequantizeLinear(r, t) c = Conv(x, w, b) y = BN(c) }"
+    result, why = folded(IMAGE + text, tmp_path, **tensors, **BN)
+    assert kinds(result)[-1] == "BatchNormalization"
+    assert "quantized" in why
+
+
+def test_a_model_that_is_quantised_throughout(tmp_path):
+    """Activations too: the BatchNorm goes into the weight's scales, and into a bias that is not quantised."""
+    tensors = {"q": integers(4, 6, 3, 3), "s": scales(4), "xs": np.array(0.05, np.float32), "xz": np.array(3, np.int8)}
+    text = "{ i = QuantizeLinear(x, xs, xz) d = DequantizeLinear(i, xs, xz) w = DequantizeLinear<axis=0>(q, s) "
+    result, _ = folded(IMAGE + text + "c = Conv(d, w) y = BN(c) }", tmp_path, **tensors, **BN)
+    assert kinds(result) == ["QuantizeLinear", "DequantizeLinear", "DequantizeLinear", "Conv"]

@@ -41,7 +41,7 @@ def _head(result: CheckResult) -> str:
         (plural(len(result.runs), "run"), f"{plural(len(outputs), 'output')} compared"),
         (f"{sum(record.elements for record in outputs):,}", "numbers compared"),
         (figure(max(ratios, default=None)), "largest error over the reference's own"),
-        (f"{failed:,} of {len(result.audit):,}" if result.audit else "-", "folded constants wrong"),
+        (f"{failed:,}" if result.audit_source else "-", "weights and biases of a channel wrong"),
         (share(result.coverage.branches) if result.coverage else "-", "of the branches reached"),
     ]
     cards = "".join(
@@ -109,9 +109,9 @@ def _audit(result: CheckResult) -> str:
     wrong = [row for row in result.audit if not row.passed]
     rows = [(text(x.layer), text(x.what), str(x.channel), figure(x.ulp), figure(x.allowed)) for x in wrong]
     source = f", by {text(result.audit_source)}" if result.audit_source else ""
-    summary = (
-        f"{plural(len(result.audit), 'constant')} in {plural(len(groups), 'group')}{source}, {len(wrong):,} wrong."
-    )
+    layers = plural(len({row.layer for row in result.audit}), "layer")
+    lost = f" {plural(len(result.audit_gaps), 'layer')} not compared." if result.audit_gaps else ""
+    summary = f"Weights and biases of {layers}{source}: {plural(len(wrong), 'channel')} wrong.{lost}"
     caption = (
         "<figcaption>Largest difference to the float64 recomputation, in ULP of its largest term; the worst first"
         '<span class="key allowed"></span>allowed</figcaption>'

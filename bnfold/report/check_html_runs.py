@@ -40,13 +40,21 @@ def _output(output: OutputRecord, *, drawn: bool) -> str:
 def _histograms(output: OutputRecord) -> str:
     if output.reference is None or output.candidate is None:
         return ""
-    ulp = histogram(output.reference.ulp, output.candidate.ulp, figure, "distance to the truth, ULP")
+    ulp = histogram(output.reference.ulp, output.candidate.ulp, _ulp_edge, "distance to the truth, ULP")
     logs = histogram(output.reference.error_log10, output.candidate.error_log10, _log_edge, "log10 |error| / rms")
     return "".join(
         f"<figure><figcaption>{caption}{_SIDES}</figcaption>{picture}</figure>"
         for caption, picture in (("Error in ULP", ulp), ("Error relative to the truth's rms", logs))
         if picture
     )
+
+
+def _ulp_edge(low: float) -> str:
+    """Name an edge, which is 0 or a power of two, in a few letters."""
+    if low < 1024:
+        return f"{low:g}" if low == int(low) else ""
+    exponent = int(low).bit_length() - 1
+    return f"{low / 1024:g}k" if exponent < 20 else f"{low / 1024**2:g}M"
 
 
 def _log_edge(low: float) -> str:

@@ -76,7 +76,8 @@ def _audit(result: CheckResult) -> Iterable[str]:
     ]
     source = f" ({escaped(result.audit_source)})" if result.audit_source else ""
     bad = f", **{plural(len(wrong), 'group')} wrong**" if wrong else ", all right"
-    yield f"Audit{source}: {plural(len(result.audit), 'folded constant')} in {plural(len(layers), 'group')}{bad}"
+    lost = f", {plural(len(result.audit_gaps), 'layer')} not compared" if result.audit_gaps else ""
+    yield f"Audit{source}: weights and biases of {plural(len({layer for layer, _ in layers}), 'layer')}{bad}{lost}"
     yield ""
     yield from table(("layer", "constant", "worst channel", "ULP", "allowed"), rows)
 

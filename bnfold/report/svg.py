@@ -24,6 +24,9 @@ class Ratio:
     note: str = ""
 
 
+_NAMES = 9  # of bins, below a histogram
+
+
 def histogram(reference: Sequence[Bin], candidate: Sequence[Bin], edge: Callable[[float], str], what: str) -> str:
     """Draw two histograms on the same bins, each as shares of its elements. edge: names a bin's lower edge."""
     bins = _union(reference, candidate)
@@ -38,7 +41,9 @@ def histogram(reference: Sequence[Bin], candidate: Sequence[Bin], edge: Callable
             tip = f"{name}: {side[i]:.2%} of the elements from {figure(low)} to {figure(high)}"
             marks.append(_column(_LEFT + step * (i + 0.1 + 0.4 * j), step * 0.38, side[i] / peak, name, tip))
     named = [(i, edge(low)) for i, (low, _) in enumerate(bins) if edge(low)]
-    marks += [_text(_LEFT + step * i, _HEIGHT - 18, name, "middle") for i, name in named[:: math.ceil(len(named) / 12)]]
+    marks += [
+        _text(_LEFT + step * i, _HEIGHT - 18, name, "middle") for i, name in named[:: math.ceil(len(named) / _NAMES)]
+    ]
     marks.append(_text(_WIDTH - 8, _HEIGHT - 3, what, "end"))
     return _svg(_WIDTH, _HEIGHT, f"Histogram of {what}", marks)
 

@@ -1,26 +1,16 @@
 """The edits of a plan on an exported program's graph: new weights as placeholders, affines bypassed."""
 
-import re
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, fx, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch import fx
 from torch.export import ExportedProgram
-from torch.export.graph_signature import (
-    ExportGraphSignature,
-    InputKind,
-    InputSpec,
-    OutputSpec,
-    TensorArgument,
-)
 
 from bnfold import ops
-from bnfold.adapters.torch_audit import require_audited
+from bnfold.adapters.torch_audit import as_numpy, require_audited
 from bnfold.adapters.torch_call import Derived, Operand
-from bnfold.adapters.torch_numbers import rounded
+from bnfold.adapters.torch_program_graph import ProgramGraph
 from bnfold.adapters.torch_reading import Reading
 from bnfold.affine import Floats
 from bnfold.errors import BnfoldError
@@ -49,21 +39,15 @@ def write_program(reading: Reading, graph: Graph, plan: Plan) -> ExportedProgram
         if isinstance(edit, Merge):
             writer.merge(edit, *fused_after(graph, plan, edit))
     require_audited(graph, plan, writer.stored)
-    return writer.finish()
+    return writer.program.finished()
 
 
 class _Writer:
     def __init__(self, reading: Reading, graph: Graph) -> None:
-        self.program = reading.program
         self.reading = reading
         self.graph = graph
-        self.module = _copied(reading.program.graph_module)
-        self.by_name: dict[str, fx.Node] = {node.name: node for node in self.module.graph.nodes}
-        self.state: dict[str, Tensor] = dict(reading.program.state_dict)
-        signature = reading.program.graph_signature
-        self.inputs = list(signature.input_specs)
-        self.outputs = list(signature.output_specs)
-        self.fake_mode = _fake_mode(self.module)
+        self.program = ProgramGraph(reading.program)
+        self.by_name = self.program.by_name
         self.removed: dict[fx.Node, fx.Node] = {}
         self.numbers: dict[tuple[str, int], Floats] = {}  # what was written, by node and operand
 
@@ -108,7 +92,7 @@ class _Writer:
         while new in self.removed:
             new = self.removed[new]
         self.removed[old] = new
-        self._bypass(old, new)
+        self.program.bypass(old, new)
 
     def merge(self, merge: Merge, weight: Floats, bias: Floats) -> None:
         """Put one convolution in the place of parallel branches and their sum."""
@@ -130,11 +114,7 @@ class _Writer:
             rest = (list(merge.op.strides), padding, list(merge.op.dilations), merge.op.groups)
             return graph.call_function(conv, (source, kernel, shift, *rest))
 
-        self._instead(old, build)
-
-    def _bypass(self, old: fx.Node, new: fx.Node) -> None:
-        old.replace_all_uses_with(new)
-        self.outputs = [_renamed(spec, old.name, new.name) for spec in self.outputs]
+        self.program.replace(old, build)
 
     def _source(self, node: Node, index: int = 0) -> str:
         return (node.sources or (node.name,))[index]
@@ -174,22 +154,9 @@ class _Writer:
         self, path: str, numbers: Floats, dtype: torch.dtype, operand: tuple[str, int] | None = None
     ) -> fx.Node:
         """Add a parameter to the program. operand: the node, and which of its operands, that it is."""
-        path = re.sub(r"[^\w.]", "_", path)
-        while path in self.state or any(spec.target == path for spec in self.inputs):
-            path += "_"
-        old = next(iter(self.state.values()), None)
-        device = old.device if old is not None else torch.device("cpu")
-        tensor = rounded(numbers, torch.empty(0, dtype=dtype, device=device))
-        if not bool(torch.isfinite(tensor).all()):
-            raise BnfoldError(f"{path}: would overflow {dtype}; fold in float32, then convert")
-        self.state[path] = nn.Parameter(tensor, requires_grad=False)
+        node, tensor = self.program.parameter(path, numbers, dtype)
         if operand is not None:
-            self.numbers[operand] = tensor.detach().cpu().double().numpy()
-        first = next(node for node in self.module.graph.nodes if node.op == "placeholder" or node.op == "output")
-        with self.module.graph.inserting_before(first):
-            node: fx.Node = self.module.graph.placeholder(f"p_{re.sub(r'[^a-zA-Z0-9_]', '_', path)}")
-        node.meta["val"] = self.fake_mode.from_tensor(tensor, static_shapes=True)
-        self.inputs.insert(0, InputSpec(InputKind.PARAMETER, TensorArgument(node.name), path))
+            self.numbers[operand] = as_numpy(tensor)
         return node
 
     # Edits that change operators.
@@ -201,7 +168,7 @@ class _Writer:
                 linear = self._fx(self._source(node))
                 self._set_own_bias(node, linear, bias.reshape(-1))
                 if joined:
-                    self._bypass(self._fx(node.sources[1]), linear)
+                    self.program.bypass(self._fx(node.sources[1]), linear)
             case ops.Gemm(beta=beta) if not joined and len(node.inputs) > 2 and node.inputs[2]:
                 self._set(node, 2, bias / beta)
                 self.numbers[node.name, 2] = self.numbers[node.name, 2] * beta
@@ -222,7 +189,7 @@ class _Writer:
         dtype = _DTYPES[self.graph.values[node.output].dtype]
         value = self._placeholder(f"{self._source(node)}.bias", bias, dtype, (node.name, 2))
         old = self.by_name[node.output]
-        self._instead(old, lambda graph: graph.call_function(_ATEN.add.Tensor, (product, value)))
+        self.program.replace(old, lambda graph: graph.call_function(_ATEN.add.Tensor, (product, value)))
 
     def _rewrite_affine(self, node: Node, axis: int, constants: Any) -> None:
         """Write a kept affine that was made of arithmetic as a product and a sum."""
@@ -241,7 +208,7 @@ class _Writer:
             product.meta.update(old.meta)
             return graph.call_function(_ATEN.add.Tensor, (product, parts[1]))
 
-        self._instead(old, build)
+        self.program.replace(old, build)
 
     def _set_bounds(self, node: Node, lo: float | None, hi: float | None) -> None:
         target = self._fx(self._source(node))
@@ -250,7 +217,7 @@ class _Writer:
             _put(target, names, "value", 0.0 if lo is None else lo)
             return
         x = self.by_name[node.inputs[0]]
-        self._instead(target, lambda graph: graph.call_function(_ATEN.clamp.default, (x, lo, hi)))
+        self.program.replace(target, lambda graph: graph.call_function(_ATEN.clamp.default, (x, lo, hi)))
 
     def _clip(self, node: Node, axis: int, lo: Floats, hi: Floats) -> None:
         old, x = self._fx(self._source(node)), self.by_name[node.inputs[0]]
@@ -264,67 +231,7 @@ class _Writer:
             least = torch.finfo(dtype)
             finite = np.clip(_along(numbers, axis, rank), least.min, least.max)
             bounds.append(self._placeholder(f"{node.name}.{name}", finite, dtype))
-        self._instead(old, lambda graph: graph.call_function(_ATEN.clamp.Tensor, (x, *bounds)))
-
-    def _instead(self, old: fx.Node, build: Callable[[fx.Graph], fx.Node]) -> None:
-        with self.module.graph.inserting_after(old):
-            pass
-        with self.module.graph.inserting_before(old.next):
-            new = build(self.module.graph)
-        new.meta.update(old.meta)
-        self._bypass_but(old, new)
-
-    def _bypass_but(self, old: fx.Node, new: fx.Node) -> None:
-        made = {new, *new.all_input_nodes}
-        old.replace_all_uses_with(new, delete_user_cb=lambda user: user not in made)
-        self.outputs = [_renamed(spec, old.name, new.name) for spec in self.outputs]
-        self.by_name[old.name] = new
-
-    # The end.
-
-    def finish(self) -> ExportedProgram:
-        graph = self.module.graph
-        graph.eliminate_dead_code()
-        self._drop_unused()
-        graph.lint()
-        self.module.recompile()
-        program = self.program
-        signature = ExportGraphSignature(self.inputs, self.outputs)
-        return ExportedProgram(
-            root=self.module,
-            graph=graph,
-            graph_signature=signature,
-            state_dict=self.state,
-            range_constraints=program.range_constraints,
-            module_call_graph=program.module_call_graph,
-            example_inputs=program.example_inputs,
-            constants=program.constants,
-            verifiers=program.verifiers,
-        )
-
-    def _drop_unused(self) -> None:
-        """Leave out the weights that nobody reads any more."""
-        used = {node.name: node for node in self.module.graph.nodes if node.op == "placeholder"}
-        weights = (InputKind.PARAMETER, InputKind.BUFFER)
-        written = {spec.target for spec in self.outputs if spec.target is not None}
-        kept = []
-        for spec in self.inputs:
-            node = used[spec.arg.name]
-            if spec.kind in weights and not node.users and spec.target not in written:
-                self.module.graph.erase_node(node)
-                self.state.pop(str(spec.target), None)
-            else:
-                kept.append(spec)
-        self.inputs = kept
-
-
-def _copied(module: fx.GraphModule) -> fx.GraphModule:
-    """Copy the graph, and share what its nodes say of their tensors: deep copies have symbols of their own."""
-    graph, copies = fx.Graph(), dict[fx.Node, fx.Node]()
-    for node in module.graph.nodes:
-        copies[node] = graph.node_copy(node, copies.__getitem__)
-        copies[node].name = node.name
-    return fx.GraphModule(module, graph)
+        self.program.replace(old, lambda graph: graph.call_function(_ATEN.clamp.Tensor, (x, *bounds)))
 
 
 def _arguments(node: fx.Node, names: list[str]) -> list[Any]:
@@ -343,17 +250,3 @@ def _along(numbers: Floats, axis: int, rank: int) -> Floats:
     shape = [1] * rank
     shape[axis] = -1
     return np.asarray(numbers).reshape(shape)
-
-
-def _renamed(spec: OutputSpec, old: str, new: str) -> OutputSpec:
-    if isinstance(spec.arg, TensorArgument) and spec.arg.name == old:
-        return OutputSpec(spec.kind, TensorArgument(new), spec.target)
-    return spec
-
-
-def _fake_mode(module: fx.GraphModule) -> FakeTensorMode:
-    for node in module.graph.nodes:
-        mode = getattr(node.meta.get("val"), "fake_mode", None)
-        if mode is not None:
-            return mode  # type: ignore[no-any-return]
-    return FakeTensorMode()

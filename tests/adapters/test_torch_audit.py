@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 import bnfold
 from bnfold import graph
-from bnfold.adapters import torch_numbers, torch_program_write, torch_write
+from bnfold.adapters import torch_numbers, torch_program_graph, torch_write
 from bnfold.affine import Floats
 from bnfold.models import create
 from bnfold.training.statistics import randomise_
@@ -56,13 +56,13 @@ def test_two_ulp_in_one_number_are_found(monkeypatch: pytest.MonkeyPatch, rank: 
 def test_programs_are_audited_too(monkeypatch: pytest.MonkeyPatch) -> None:
     program = torch.export.export(network(), (torch.randn(2, 3, 9, 9),))
     assert len(bnfold.fold(program, verify=False).plan.folded) == 2
-    right = torch_program_write.rounded
+    right = torch_numbers.rounded
 
     def wrong(numbers: Floats, like: Tensor) -> Tensor:
         new = right(numbers, like)
         return new * (1 + 2**-21) if new.dim() == 1 else new
 
-    monkeypatch.setattr(torch_program_write, "rounded", wrong)
+    monkeypatch.setattr(torch_program_graph, "rounded", wrong)
     with pytest.raises(bnfold.DifferentError, match="the bias that was written"):
         bnfold.fold(program, verify=False)
 

@@ -47,7 +47,7 @@ def to_file(model: Model, changes: Changes, audit: Audit, target: Path, external
 
     Raises BnfoldError where a tensor would overflow, the audit finds a fault, or protobuf's 2 GiB don't hold the model.
     """
-    data = _Data(_free_name(target))
+    data = _Data(free_name(target))
     folder = target.resolve().parent
     try:
         with replacing(target) as temporary:
@@ -62,7 +62,7 @@ def to_file(model: Model, changes: Changes, audit: Audit, target: Path, external
         raise
 
 
-def _free_name(target: Path) -> str:
+def free_name(target: Path) -> str:
     """Find a name for the data file: an older model of the target's name may still need its own."""
     final = target.resolve()
     name, number = f"{final.name}.data", 2

@@ -1,11 +1,10 @@
 """PyTorch to ONNX: capture with dynamic shapes, fold the graph, export without the exporter's own folding, verify."""
 
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import onnx
 import torch
@@ -19,20 +18,17 @@ from bnfold.adapters.torch_capture import Arguments, CaptureError, arguments, qu
 from bnfold.adapters.torch_half import half_model, half_proto
 from bnfold.adapters.torch_module import read_at, require_ready
 from bnfold.adapters.torch_onnx_clean import cleaned, with_names, with_properties
+from bnfold.adapters.torch_onnx_write import simplified, verifier, write
 from bnfold.adapters.torch_program import fold_program, functionalised
 from bnfold.adapters.torch_sizes import same_at_other_sizes
-from bnfold.atomic import replacing
 from bnfold.errors import BnfoldError
 from bnfold.folding_files import read_plan
-from bnfold.plan import Plan
+from bnfold.merging import with_merges
+from bnfold.plan import Merge, Plan
 from bnfold.plan_json import digest
 from bnfold.result import ExportResult, FoldResult
 
-if TYPE_CHECKING:
-    from bnfold.checking import CheckResult
-
 BATCH: Mapping[int, str] = {0: "batch"}
-_SIMPLIFY_LIMIT = 1 << 30  # onnxsim needs about eight times the model's size
 
 
 def export(
@@ -81,19 +77,30 @@ def export(
     )
     proto = _to_onnx(program if result is None else result.model, opset, input_names, output_names)
     with_names(proto, _symbols(program, BATCH if dynamic is None else dynamic))
-    with_properties(proto, {**_provenance(result), **(properties or {})})
-    if fold and merge:
-        proto, merges = merged_proto(proto)
-        notes += tuple(f"{edit.node}: one convolution in the place of parallel branches" for edit in merges.edits)
-    if simplify:
-        proto = _simplified(proto)
-    if not fold:
+    if result is None:
         _require_batch_norms(program, proto)
+    elif merge:
+        proto, result, more = _merged(proto, result)
+        notes += more
+    with_properties(proto, {**_provenance(result), **(properties or {})})
+    if simplify:
+        proto = simplified(proto)
     if half:
         model, given = half_model(model, given)
         proto = with_properties(half_proto(proto), {item.key: item.value for item in proto.metadata_props})
-    check = _write(proto, Path(path), _verifier(model, given, providers, Path(path).name) if verify else None)
+    check = write(proto, Path(path), verifier(model, given, providers, Path(path).name) if verify else None)
     return ExportResult(Path(path), result and replace(result, notes=notes), check, notes)
+
+
+def _merged(proto: onnx.ModelProto, result: FoldResult) -> tuple[onnx.ModelProto, FoldResult, tuple[str, ...]]:
+    """Merge parallel branches in the file; the plan tells it where they are the same in the program, else notes."""
+    if not _fits(proto):
+        return proto, result, ("parallel branches stay: over 2 GiB, only `bnfold fold` of the file merges them",)
+    proto, merges = merged_proto(proto)
+    whole = with_merges(result.graph, result.plan) if merges.edits else result.plan
+    if sum(isinstance(edit, Merge) for edit in whole.edits) == len(merges.edits):
+        return proto, replace(result, plan=whole), ()
+    return proto, result, tuple(f"{edit.node}: one convolution in the place of branches" for edit in merges.edits)
 
 
 def captured(
@@ -177,12 +184,18 @@ def _to_onnx(
                 output_names=output_names,
             )
             proto = cleaned(exported)
-        onnx.checker.check_model(proto)
+        if _fits(proto):
+            onnx.checker.check_model(proto)
     except Exception as error:
         cause = _root(error)
         line = next((line.strip() for line in str(cause).splitlines() if line.strip()), "")
         raise BnfoldError(f"torch.onnx.export failed ({type(cause).__name__}: {line[:300]})") from error
     return proto
+
+
+def _fits(proto: onnx.ModelProto) -> bool:
+    """Whether protobuf can serialise the model: to 2 GiB."""
+    return bool(proto.ByteSize() <= onnx.checker.MAXIMUM_PROTOBUF)
 
 
 def _root(error: BaseException) -> BaseException:
@@ -214,61 +227,3 @@ def _require_batch_norms(program: ExportedProgram, proto: onnx.ModelProto) -> No
     got = sum(node.op_type == "BatchNormalization" for node in proto.graph.node)
     if got < wanted:
         raise BnfoldError(f"the exporter left {got} of {wanted} BatchNormalization nodes; give another --opset")
-
-
-def _simplified(proto: onnx.ModelProto) -> onnx.ModelProto:
-    import onnxsim
-
-    if proto.ByteSize() > _SIMPLIFY_LIMIT:
-        raise BnfoldError(f"--simplify: onnxsim takes too much memory for {proto.ByteSize():,} bytes; leave it out")
-    try:
-        simple, done = onnxsim.simplify(proto)
-    except Exception as error:
-        raise BnfoldError(f"--simplify: onnxsim failed ({type(error).__name__}: {error})") from error
-    if not done:
-        raise BnfoldError("--simplify: onnxsim's own check failed; leave it out")
-    return with_properties(simple, {item.key: item.value for item in proto.metadata_props})
-
-
-def _verifier(
-    model: Any, given: Arguments, providers: str | Sequence[str], name: str
-) -> Callable[[Path], "CheckResult"]:
-    """Give what holds a file, under its temporary name, to the model; the result calls it by its own."""
-
-    def verified(file: Path) -> "CheckResult":
-        from bnfold.checking import check
-
-        module = model.module() if isinstance(model, ExportedProgram) else model
-        arrays = tuple(item.detach().cpu().numpy() for item in given.tensors)
-        result = check(module, file, inputs=arrays, providers=providers)
-        result.raise_for_failure()
-        runs = tuple(replace(run, candidate=name) for run in result.runs)
-        return replace(result, candidates=(name,), runs=runs)
-
-    return verified
-
-
-def _write(proto: onnx.ModelProto, path: Path, verified: Callable[[Path], Any] | None) -> Any:
-    """Write beside `path`, check, rename. Weights of more than 2 GiB go to a file of their own, which comes first."""
-    if proto.ByteSize() > onnx.checker.MAXIMUM_PROTOBUF:
-        return _write_external(proto, path, verified)
-    with replacing(path) as temporary:
-        temporary.write_bytes(proto.SerializeToString())
-        try:
-            onnx.checker.check_model(str(temporary), full_check=True)
-        except Exception as error:
-            line = " ".join(str(error).split())[:200]
-            raise BnfoldError(f"torch.onnx.export failed: it made a model that is not valid ({line})") from error
-        return None if verified is None else verified(temporary)
-
-
-def _write_external(proto: onnx.ModelProto, path: Path, verified: Callable[[Path], Any] | None) -> Any:
-    name = f"{path.name}.data"
-    with tempfile.TemporaryDirectory(prefix=f".{path.stem}.", dir=path.parent) as folder:
-        draft = Path(folder) / path.name
-        onnx.save_model(proto, draft, save_as_external_data=True, location=name)
-        onnx.checker.check_model(str(draft), full_check=True)
-        result = None if verified is None else verified(draft)
-        (Path(folder) / name).replace(path.parent / name)
-        draft.replace(path)
-    return result

@@ -1,0 +1,85 @@
+"""The last steps of an export: onnxsim, the file, and holding it to the model before it takes its name."""
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import onnx
+from torch.export import ExportedProgram
+
+from bnfold.adapters.onnx_write import free_name
+from bnfold.adapters.torch_capture import Arguments
+from bnfold.adapters.torch_onnx_clean import with_properties
+from bnfold.atomic import replacing
+from bnfold.errors import BnfoldError
+
+if TYPE_CHECKING:
+    from bnfold.checking import CheckResult
+
+_SIMPLIFY_LIMIT = 1 << 30  # onnxsim needs about eight times the model's size
+
+
+def simplified(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Run onnxsim. Raises BnfoldError where it fails, or would need too much memory."""
+    import onnxsim
+
+    if proto.ByteSize() > _SIMPLIFY_LIMIT:
+        raise BnfoldError(f"--simplify: onnxsim takes too much memory for {proto.ByteSize():,} bytes; leave it out")
+    try:
+        simple, done = onnxsim.simplify(proto)
+    except Exception as error:
+        raise BnfoldError(f"--simplify: onnxsim failed ({type(error).__name__}: {error})") from error
+    if not done:
+        raise BnfoldError("--simplify: onnxsim's own check failed; leave it out")
+    return with_properties(simple, {item.key: item.value for item in proto.metadata_props})
+
+
+def verifier(
+    model: Any, given: Arguments, providers: str | Sequence[str], name: str
+) -> Callable[[Path], "CheckResult"]:
+    """Give what holds a file, under its temporary name, to the model; the result calls it by its own."""
+
+    def verified(file: Path) -> "CheckResult":
+        from bnfold.checking import check
+
+        module = model.module() if isinstance(model, ExportedProgram) else model
+        arrays = tuple(item.detach().cpu().numpy() for item in given.tensors)
+        result = check(module, file, inputs=arrays, providers=providers)
+        result.raise_for_failure()
+        runs = tuple(replace(run, candidate=name) for run in result.runs)
+        return replace(result, candidates=(name,), runs=runs)
+
+    return verified
+
+
+def write(proto: onnx.ModelProto, path: Path, verified: Callable[[Path], Any] | None) -> Any:
+    """Write beside `path`, check, rename. Weights of more than 2 GiB go to a file of their own, which comes first."""
+    if proto.ByteSize() > onnx.checker.MAXIMUM_PROTOBUF:
+        return _write_external(proto, path, verified)
+    with replacing(path) as temporary:
+        temporary.write_bytes(proto.SerializeToString())
+        _require_valid(temporary)
+        return None if verified is None else verified(temporary)
+
+
+def _write_external(proto: onnx.ModelProto, path: Path, verified: Callable[[Path], Any] | None) -> Any:
+    """The data takes a name that nothing has: a model that is there may need its own until it is replaced."""
+    name = free_name(path)
+    with tempfile.TemporaryDirectory(prefix=f".{path.stem}.", dir=path.parent) as folder:
+        draft = Path(folder) / path.name
+        onnx.save_model(proto, draft, save_as_external_data=True, location=name)
+        _require_valid(draft)
+        result = None if verified is None else verified(draft)
+        (Path(folder) / name).replace(path.parent / name)
+        draft.replace(path)
+    return result
+
+
+def _require_valid(file: Path) -> None:
+    try:
+        onnx.checker.check_model(str(file), full_check=True)
+    except Exception as error:
+        line = " ".join(str(error).split())[:200]
+        raise BnfoldError(f"torch.onnx.export failed: it made a model that is not valid ({line})") from error

@@ -221,6 +221,7 @@ class AuditRow:
     """One folded constant of one channel against its independent float64 recomputation.
 
     `ulp` is the difference in units in the last place of the recomputation's largest term; `what` is weight, bias, ...
+    `candidate` tells which of several.
     """
 
     layer: str
@@ -228,6 +229,7 @@ class AuditRow:
     ulp: float
     allowed: float
     what: str = "weight"
+    candidate: str = ""
 
     @property
     def passed(self) -> bool:

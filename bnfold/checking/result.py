@@ -119,9 +119,10 @@ class CheckResult:
         if not failed:
             return []
         row = max(failed, key=lambda row: row.ulp / row.allowed)
+        whose = f" of {row.candidate}" if row.candidate and len(self.candidates) > 1 else ""
         why = (
-            f"audit: {plural(len(failed), 'constant')} other than recomputed, the worst {row.layer}, {row.what} of"
-            f" channel {row.channel}: {row.ulp:.3g} ULP, {row.allowed:g} allowed"
+            f"audit{whose}: {plural(len(failed), 'constant')} other than recomputed, the worst {row.layer},"
+            f" {row.what} of channel {row.channel}: {row.ulp:.3g} ULP, {row.allowed:g} allowed"
         )
         return [(Verdict.DIFFERENT, row.ulp / row.allowed, why)]
 

@@ -7,7 +7,7 @@ hide the ones behind it.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -166,8 +166,10 @@ class _Walk(Tracer):
         """Run, and give what was found."""
         outputs = follow(self, self.subject, self.trial.feed(feed))
         self._close(outputs.values())
-        rows = [row for value, found, ours in self.fits for row in self._rows(value, found, ours)]
         label, name = self.subject.label, self.trace.name
+        rows = [
+            replace(row, candidate=label) for value, found, ours in self.fits for row in self._rows(value, found, ours)
+        ]
         gaps = [AuditGap(label, "candidate", name(layers), why) for layers, why in self.lost]
         covered = {layer for _, _, ours in self.fits if ours.form for layer in ours.form.layers}
         missed = [layer for layer in self.reference.layers if layer not in covered]

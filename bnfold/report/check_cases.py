@@ -104,10 +104,12 @@ def first_divergence(found: Divergence) -> str:
 
 
 def audited_layers(rows: Iterable[AuditRow]) -> dict[tuple[str, str], list[AuditRow]]:
-    """Group audited constants by (layer, weight or bias or ...), in order."""
+    """Group audited constants by (layer, weight or bias or ...), in order; of several candidates, by those too."""
+    rows = list(rows)
+    several = len({row.candidate for row in rows}) > 1
     layers: dict[tuple[str, str], list[AuditRow]] = {}
     for row in rows:
-        layers.setdefault((row.layer, row.what), []).append(row)
+        layers.setdefault((f"{row.candidate}: {row.layer}" if several else row.layer, row.what), []).append(row)
     return layers
 
 
@@ -163,17 +165,17 @@ def _whole_run(run: Run) -> Case:
 def _audit(rows: Iterable[AuditRow]) -> Iterator[Case]:
     for (layer, what), group in audited_layers(rows).items():
         wrong = [row for row in group if not row.passed]
-        name = visible(f"{layer} {what}")
+        name, candidate, of_layer = visible(f"{layer} {what}"), visible(group[0].candidate), visible(group[0].layer)
         if not wrong:
-            yield Case("audit", name, Verdict.VERIFIED, Rule.AUDIT, layer=visible(layer))
+            yield Case("audit", name, Verdict.VERIFIED, Rule.AUDIT, candidate=candidate, layer=of_layer)
             continue
         peak = worst_row(wrong)
         message = (
-            f"{plural(len(wrong), 'channel')} of {len(group):,} beyond the budget, the worst channel {peak.channel}: "
+            f"{plural(len(wrong), 'channel')} beyond the budget, the worst channel {peak.channel}: "
             f"{figure(peak.ulp)} ULP of its largest term, allowed {figure(peak.allowed)}"
         )
         detail = "\n".join(f"channel {row.channel}: {figure(row.ulp)} ULP" for row in wrong[:100])
-        yield Case("audit", name, Verdict.DIFFERENT, Rule.AUDIT, message, detail, layer=visible(layer))
+        yield Case("audit", name, Verdict.DIFFERENT, Rule.AUDIT, message, detail, candidate=candidate, layer=of_layer)
 
 
 def _skips(result: CheckResult) -> Iterator[Case]:

@@ -94,21 +94,21 @@ def _places(result: CheckResult) -> Iterator[str]:
 
 def _audit(result: CheckResult) -> str:
     groups = audited_layers(result.audit)
-    peaks = {key: worst_row(rows) for key, rows in groups.items()}
-    ranked = sorted(peaks.values(), key=lambda row: (row.passed, -row.ulp / row.allowed if row.allowed else 0.0))
+    peaks = [(layer, worst_row(rows)) for (layer, _), rows in groups.items()]
+    ranked = sorted(peaks, key=lambda x: (x[1].passed, -x[1].ulp / x[1].allowed if x[1].allowed else 0.0))
     if not ranked:
         return ""
     chart = bars(
         [
-            Ratio(f"{row.layer} {row.what}", row.ulp, row.allowed, f"channel {row.channel}")
-            for row in ranked[:_MOST_BARS]
+            Ratio(f"{layer} {row.what}", row.ulp, row.allowed, f"channel {row.channel}")
+            for layer, row in ranked[:_MOST_BARS]
         ],
         "Largest difference by layer, in ULP of the largest term",
         total=1040,
     )
-    wrong = [row for row in result.audit if not row.passed]
-    rows = [(text(x.layer), text(x.what), str(x.channel), figure(x.ulp), figure(x.allowed)) for x in wrong]
-    source = f", by {text(result.audit_source)}" if result.audit_source else ""
+    wrong = [(layer, row) for (layer, _), group in groups.items() for row in group if not row.passed]
+    rows = [(text(layer), text(x.what), str(x.channel), figure(x.ulp), figure(x.allowed)) for layer, x in wrong]
+    source = f" ({text(result.audit_source)})" if result.audit_source else ""
     layers = plural(len({row.layer for row in result.audit}), "layer")
     lost = f" {plural(len(result.audit_gaps), 'layer')} not compared." if result.audit_gaps else ""
     summary = f"Weights and biases of {layers}{source}: {plural(len(wrong), 'channel')} wrong.{lost}"

@@ -251,3 +251,11 @@ def test_scales_that_the_next_layer_makes_up_for(bad):
     wrong = [(row.layer, row.channel) for row in result.audit if not row.passed]
     assert wrong == ([("c2/linear", 5)] if bad else [])
     assert not result.audit_gaps
+
+
+def test_rows_tell_which_of_several_candidates():
+    network = next(network for network in networks() if network.name == "plain")
+    good = network.model(fold=True)
+    result = check(network.model(), [good, tampered(good)], localise=False)
+    assert {row.candidate for row in result.audit if not row.passed} == {"plain#2"}
+    assert result.reasons[0].startswith("audit of plain#2: 1 constant")

@@ -144,7 +144,7 @@ def test_a_long_table_is_cut_and_counted():
 def test_annotations():
     lines = report.render(results.different(), "github").splitlines()
     assert lines[0].startswith("::error title=bnfold output-differs%3A b.onnx on cpu%3A y::the reason of y%0Afirst ")
-    assert lines[1].startswith("::error title=bnfold wrong-constant%3A audit%3A conv3 weight::2 channels of 2 beyond")
+    assert lines[1].startswith("::error title=bnfold wrong-constant%3A audit%3A conv3 weight::2 channels beyond")
     assert lines[2:] == ["::warning title=bnfold weak-evidence::coverage is low"]
     assert report.render(results.verified(), "github") == ""
 

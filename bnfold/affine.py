@@ -30,7 +30,7 @@ class Affine:
     @property
     def is_identity(self) -> bool:
         """Whether the map changes nothing, exactly."""
-        return bool(np.all(self.scale == 1) and np.all(self.shift == 0))
+        return bool((self.scale == 1).all() and not self.shift.any())
 
     def __call__(self, x: Floats) -> Floats:
         """Apply to a tensor whose `axis` has C channels."""

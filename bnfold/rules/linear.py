@@ -128,10 +128,10 @@ def _rewritten(op: Op, site: Site, frames: Frames) -> tuple[Edit, ...]:
     before = frame_of(frames, found.source, found.source_axis, inputs)
     after = frame_of(frames, found.target, found.target_axis, outputs)
     edits: list[Edit] = []
-    if np.any(after.scale != 1) or np.any(before.scale != 1):
+    if (after.scale != 1).any() or (before.scale != 1).any():
         edits.append(ScaleWeight(site.node.name, 1 / after.scale, before.scale))
     spread = np.zeros(outputs)
-    if np.any(before.shift != 0):
+    if before.shift.any():
         spread = found.alpha * constant_times_shift(found, weight, before.shift)
     bias = _bias(site, found, after.scale, spread - after.shift)
     if bias is not None:

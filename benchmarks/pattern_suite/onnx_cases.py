@@ -1,6 +1,15 @@
 """All ONNX patterns, in order."""
 
-from pattern_suite import onnx_linear, onnx_further, onnx_blocks  # isort: skip
+from pattern_suite import onnx_linear, onnx_forms, onnx_back, onnx_forward, onnx_shared, onnx_blocks, onnx_stays  # isort: skip
 from pattern_suite.onnx_building import CASES
 
-__all__ = ["CASES", "onnx_blocks", "onnx_further", "onnx_linear"]
+__all__ = [
+    "CASES",
+    "onnx_back",
+    "onnx_blocks",
+    "onnx_forms",
+    "onnx_forward",
+    "onnx_linear",
+    "onnx_shared",
+    "onnx_stays",
+]

@@ -45,7 +45,8 @@ def same_at_other_sizes(
     search.look_far()
     sizes = [given, *(other for (_, other), passed in zip(tried, taken, strict=True) if passed)]
     refused = [other for (_, other), passed in zip(tried, taken, strict=True) if not passed]
-    notes = [f"checked with inputs of shape {'; '.join(map(shapes, sizes))}"]
+    far = f"; its path also in a batch of {FAR}, and assumed in others" if search.went_far else ""
+    notes = [f"checked with inputs of shape {'; '.join(map(shapes, sizes))}{far}"]
     if refused:
         notes.append(f"not checked with {'; '.join(map(shapes, refused))}: the module doesn't take them")
     if given.kwargs:
@@ -63,6 +64,7 @@ class _Search:
         self.module, self.given, self.read_at, self.reading = module, given, read_at, reading
         self.run = _run_as_traced(module, given)
         self.traces: list[tuple[Arguments, Steps]] = []
+        self.went_far = False
 
     def takes(self, kind: str, other: Arguments) -> bool:
         """Whether the module takes a size; raises CaptureError where it takes another path for it."""
@@ -77,7 +79,7 @@ class _Search:
     def look_far(self) -> None:
         """Trace a batch that would be long to run."""
         if self.run is not None and self.given.batch is not None:
-            self.takes("batch", self.given.resized(None, FAR))
+            self.went_far = self.takes("batch", self.given.resized(None, FAR))
 
     def _captured(self, kind: str, other: Arguments) -> bool:
         """Compare captures. False where the module can't be captured with these inputs."""

@@ -116,8 +116,6 @@ case(
     "(float[N,4,3] x) => (float[N,4,4] y){ c = MatMul(x, w) d = Transpose<perm=[0,2,1]>(c) y = BN(d) }",
     M,
     bn(4),
-    least=1,
-    note="MatMul has no bias, so that an Add would stay in the BN's place",
 )
 case(
     BACK,

@@ -151,11 +151,3 @@ case(
     IMAGE + "{ s = Constant<value_float=2.5>() c = Conv(x, w) y = Mul(c, s) }",
     W,
 )
-case(
-    STAYS,
-    "MatMul, Resize to the same size, Mul by columns",
-    '(float[1,1,2,6] x) => (float[1,1,2,4] y) { c = MatMul(x, w) d = Resize<mode="linear">(c, , k) y = Mul(d, s) }',
-    {"w": (6, 4), "s": (4,), "k": np.array([1, 1, 1, 1.2], np.float32)},
-    least=1,
-    note="each number is a mean of two columns",
-)

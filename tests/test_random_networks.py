@@ -88,8 +88,15 @@ def assert_sound(graph: Graph, level: str) -> None:
     assert len(folded.nodes) <= len(graph.nodes)
     assert_same(graph, plan, folded)
     assert_units_stay_whole(folded)
+    axes = {_axis(graph.by_name[outcome.affine]) for outcome in plan.outcomes}
+    if len(axes) > 1 and plan.folded:  # a tensor has one axis: it is free for others once an affine along it is gone
+        return
     if not any(_may_go_later(graph, reason) for kept in plan.kept for reason in kept.why):
         assert_settled(folded, level)
+
+
+def _axis(affine: Node) -> int:
+    return affine.op.axis if isinstance(affine.op, ops.Affine) else 1
 
 
 def assert_settled(folded: Graph, level: str) -> None:
@@ -100,11 +107,12 @@ def assert_settled(folded: Graph, level: str) -> None:
 
 def _may_go_later(graph: Graph, reason: Reason) -> bool:
     """Whether another fold may take the affine: random statistics contradict each other, so one that is gone no longer
-    says how large a tensor is; and a dead channel finds its linear node once no affine stands in between."""
+    says how large a tensor is; a dead channel finds its linear node once no affine stands in between; and behind a
+    reshape an affine's axis is free once the one that had the other axis is gone."""
     if reason.why is Why.GAMMA_ZERO:
         before = graph.producer.get(graph.by_name[reason.node].inputs[0])
         return before is not None and isinstance(before.op, (ops.BatchNorm, ops.Affine))
-    return reason.why is Why.PRECISION
+    return reason.why in (Why.PRECISION, Why.RESHAPE)
 
 
 def assert_merges(graph: Graph, level: str) -> None:

@@ -3,9 +3,9 @@
     python benchmarks/torch_fold.py --to benchmarks/results/torch_fold [--network resnet50] [--compile]
 
 Every tool runs in a process of its own, `--rounds` times, one tool after the other in each round; one that isn't
-installed is said to be missing. Times of a fold are processor time, medians, and their ratio to torch.export is the
-median over the rounds. `--python AIMET=/path/to/python` runs a tool in an environment of its own. The result's error is
-against the module in float64, relative to the unfolded module's own.
+installed is said to be missing. Times are processor time of the one thread, medians, and the ratio to torch.export is
+the median over the rounds. `--python AIMET=/path/to/python` runs a tool in an environment of its own. The result's
+error is against the module in float64, relative to the unfolded module's own.
 """
 
 import argparse
@@ -89,8 +89,8 @@ def _cell(item: object) -> str:
 def summed_up(tool: str, rounds: list[dict[str, dict[str, Any]]]) -> dict[str, Any]:
     """Take the median of every number over the rounds, and the ratio to torch.export within each."""
     rows = [found[tool] for found in rounds]
-    if "missing" in rows[0]:
-        return {"tool": tool, "fold": rows[0]["missing"]}
+    if any("missing" in row for row in rows):
+        return {"tool": tool, "fold": next(row["missing"] for row in rows if "missing" in row)}
     summed = {
         key: statistics.median(row[key] for row in rows) if isinstance(rows[0][key], float) else rows[0][key]
         for key in rows[0]
@@ -204,9 +204,9 @@ def _latency(module: Any, x: Any) -> float:
     with torch.no_grad():
         module(x)
         for _ in range(REPEATS):
-            began = time.perf_counter()
+            began = time.process_time()
             module(x)
-            times.append(time.perf_counter() - began)
+            times.append(time.process_time() - began)
     return 1000 * statistics.median(times)
 
 

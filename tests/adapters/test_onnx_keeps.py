@@ -6,6 +6,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from bnfold.adapters.onnx_file import fold_file, fold_proto, read
+from bnfold.errors import BnfoldError
 from bnfold.why import Why
 from tests.adapters.onnx_cases import batch_norm, fold_and_check, kinds, model, numbers
 
@@ -193,3 +194,26 @@ def test_a_resize_to_the_same_size_interpolates_all_the_same(resize, opset, left
     used = {name: array for name, array in given.items() if f" {name})" in resize}
     folded, _ = fold_and_check(model(text, opset, w=(6, 4), s=(4,), **used), tmp_path)
     assert len(kinds(folded)) == left
+
+
+@pytest.mark.parametrize(
+    ("norm", "opset", "why"),
+    [
+        ("y = BN<spatial=0>(c)", 7, "axis"),
+        ("y = BN<spatial=0>(c)", 8, "axis"),
+        ("y, m1, v1, m2, v2 = BatchNormalization(c, gamma, beta, mean, var)", 8, "training"),
+    ],
+)
+def test_a_batch_normalization_of_old_files_that_is_no_affine_by_channel_stays(norm, opset, why):
+    shape = (4, 6, 6) if "spatial" in norm else (4,)
+    constants = {name: np.abs(numbers(name, shape)) + np.float32(0.1) for name in ("gamma", "beta", "mean", "var")}
+    text = f"(float[2,3,8,8] x) => (float[2,4,6,6] y) {{ c = Conv(x, w) {norm} }}"
+    result = fold_proto(model(text, opset, 3, **W, **constants))
+    assert kinds(result.model) == ["Conv", "BatchNormalization"]
+    assert why in [reason.why.code for kept in result.plan.kept for reason in kept.why]
+
+
+def test_opsets_before_seven_are_refused_with_the_way_out():
+    proto = model("(float[2,3,8,8] x) => (float[2,4,6,6] y) { c = Conv(x, w) y = BN<is_test=1>(c) }", 6, 3, **W, **BN)
+    with pytest.raises(BnfoldError, match=r"has opset 6; wanted 7 or newer \(onnx\.version_converter\)"):
+        fold_proto(proto)

@@ -17,9 +17,10 @@ from bnfold.checking.audit import Fit, fit
 from bnfold.checking.linear_forms import Form, dense
 from bnfold.checking.result import AuditGap, AuditRow
 from bnfold.checking.subject import Array, Feed, Subject
+from bnfold.checking.torch_follow import dtypes_of, follow
 from bnfold.checking.torch_module import to_array
 from bnfold.checking.torch_stands import FRAMED, NEAR, SAME, Reference, Stands
-from bnfold.checking.torch_trace import Traced, Tracer, dtypes_of, follow
+from bnfold.checking.torch_trace import Traced, Tracer
 from bnfold.checking.trial import Trial
 from bnfold.errors import UnverifiedError
 from bnfold.report.text import plural

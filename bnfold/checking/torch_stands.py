@@ -9,8 +9,9 @@ import numpy as np
 from bnfold.checking.linear_forms import Dense, dense
 from bnfold.checking.measures import Array
 from bnfold.checking.subject import Feed, Subject
+from bnfold.checking.torch_follow import dtypes_of, follow
 from bnfold.checking.torch_module import to_array
-from bnfold.checking.torch_trace import Trace, Traced, Tracer, dtypes_of, follow
+from bnfold.checking.torch_trace import Trace, Traced, Tracer
 
 SAME = 1e-9  # relative: what is computed from the very same numbers in float64
 NEAR = 1e-5  # the same behind a layer that could not be compared, with its float32 weights

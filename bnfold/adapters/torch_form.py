@@ -91,5 +91,5 @@ def difference(first: tuple[Line, ...], second: tuple[Line, ...]) -> str:
 
 
 def _brief(line: Line) -> str:
-    text = f"{line[0].split(' ')[0]}({', '.join(line[1:])})"
+    text = f"{line[0]}({', '.join(line[1:])})"
     return text if len(text) <= 80 else f"{text[:77]}..."

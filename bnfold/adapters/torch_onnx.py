@@ -173,7 +173,7 @@ def _to_onnx(
     try:
         with quietly():
             exported = torch.onnx.export(
-                program,
+                _in_operators_of_onnx(program),
                 (),
                 None,
                 dynamo=True,
@@ -191,6 +191,31 @@ def _to_onnx(
         line = next((line.strip() for line in str(cause).splitlines() if line.strip()), "")
         raise BnfoldError(f"torch.onnx.export failed ({type(cause).__name__}: {line[:300]})") from error
     return proto
+
+
+def _in_operators_of_onnx(program: ExportedProgram) -> ExportedProgram:
+    """Write as others the operators that the exporter lacks, where that is the same function."""
+    return program.run_decompositions(_TRANSLATED) if _TRANSLATED.keys() & _targets(program) else program
+
+
+def _targets(program: ExportedProgram) -> set[Any]:
+    return {node.target for node in program.graph.nodes if node.op == "call_function"}
+
+
+def _global_max(x: Tensor, output_size: Sequence[int]) -> Any:
+    """An adaptive max pooling to one number a channel: the values, and where they are."""
+    if any(size != 1 for size in output_size):
+        return NotImplemented
+    axes = list(range(-len(output_size), 0))
+    values = x.amax(axes, keepdim=True)
+    return values, x.flatten(axes[0]).argmax(-1).reshape(values.shape)
+
+
+_TRANSLATED: Mapping[Any, Any] = {
+    torch.ops.aten.adaptive_max_pool1d.default: _global_max,
+    torch.ops.aten.adaptive_max_pool2d.default: _global_max,
+    torch.ops.aten.adaptive_max_pool3d.default: _global_max,
+}
 
 
 def _fits(proto: onnx.ModelProto) -> bool:

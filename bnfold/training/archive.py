@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -37,7 +38,9 @@ def read(path: str | os.PathLike[str], kind: str) -> Mapping[str, object]:
         raise BnfoldError(f"{path}: no such file; give the path of {kind}")
     try:
         _look_over(source, kind)
-        content = torch.load(source, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what torch finds in a file that may be refused anyway
+            content = torch.load(source, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UnsafeError(f"{path}: holds objects that only running its code would restore; {kind} has none") from error
     except (OSError, RuntimeError, ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile) as error:

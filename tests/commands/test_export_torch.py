@@ -8,7 +8,9 @@ import onnx
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from torch import nn
 
+import bnfold
 from bnfold.commands import group
 from bnfold.errors import BnfoldError
 from bnfold.models import ARCHITECTURES, create
@@ -73,6 +75,15 @@ def test_a_pattern_that_matches_nothing_is_a_mistake(model, tmp_path):
     with pytest.raises(BnfoldError, match=r"no BatchNorm or other affine matches 'nothing\*'; they are layer1.1, "):
         invoke(model, "-o", tmp_path / "out.onnx", "--skip", "nothing*")
     assert not (tmp_path / "out.onnx").exists()
+
+
+@pytest.mark.parametrize("spatial", [1, 2, 3])
+def test_an_adaptive_max_pooling_to_one_number_is_a_maximum(spatial, tmp_path):
+    conv, norm, pool = (getattr(nn, f"{name}{spatial}d") for name in ("Conv", "BatchNorm", "AdaptiveMaxPool"))
+    torch.manual_seed(0)
+    module = nn.Sequential(conv(3, 4, 3), norm(4), nn.ReLU(), pool(1), nn.Flatten()).eval()
+    result = bnfold.export(module, torch.randn(2, 3, *[6] * spatial), tmp_path / "model.onnx")
+    assert (str(result.check.verdict), len(result.fold.plan.folded)) == ("verified", 1)
 
 
 def test_names_axes_and_opset(tmp_path):

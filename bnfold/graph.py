@@ -58,7 +58,7 @@ class Node:
     limits: what of this node can't be rewritten, and why, by part: "weight", "weight_in" (the weight can be scaled by
     output channel only), "bias", "constants" (of an affine, a PReLU or a clip), "remove" (an affine that can't go),
     "frames" (of an Unknown: why its tensors must stay as they are), "sides" (a clip by channel has bounds on one side
-    and isn't to get those of the other).
+    and isn't to get those of the other), "length" (what a sum adds up is of any length).
     unit: nodes of one unit are one thing in the model (a module that is called twice): their constants stay the same
     and they go together. Empty: the node stands for itself.
     sources: the nodes of the model that this one stands for, in the order of the data, where it stands for several (an

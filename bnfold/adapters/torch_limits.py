@@ -1,7 +1,7 @@
 """What of a graph can't be written back into the module it was read from, and why: limits, units and watchers."""
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Set
 from dataclasses import dataclass, replace
 
 from torch import nn
@@ -27,17 +27,18 @@ class Writable:
     replacements: Mapping[str, Replacement]
 
 
-def limited(reading: Reading, module: nn.Module) -> Writable:
-    """Say what of `reading.graph` can't be rewritten in `module`."""
-    limits = _Limits(reading, module)
+def limited(reading: Reading, module: nn.Module, varying: Collection[int] = ()) -> Writable:
+    """Say what of `reading.graph` can't be rewritten in `module`. varying: the axes of its inputs of any length."""
+    limits = _Limits(reading, module, frozenset(varying))
     nodes = [limits.of(node) for node in reading.graph.nodes]
     graph = replace(reading.graph, nodes=(*nodes, *limits.watchers()))
     return Writable(graph, limits.replacements)
 
 
 class _Limits:
-    def __init__(self, reading: Reading, module: nn.Module) -> None:
+    def __init__(self, reading: Reading, module: nn.Module, varying: Set[int]) -> None:
         self.reading = reading
+        self.varying = varying
         self.graph = reading.graph
         self.module = module
         self.paths = Paths(module)
@@ -58,6 +59,8 @@ class _Limits:
             found, unit = self._affine(node)
         elif isinstance(node.op, _NUMBERED) and not self._is_lone_relu(node):
             found = {"constants": Why.CODE}
+        elif isinstance(node.op, ops.Reduce) and self._has_open_length(node.op):
+            found = {"length": Why.LENGTH}
         return replace(node, limits={**found, **node.limits}, unit=unit)
 
     def _is_lone_relu(self, node: Node) -> bool:
@@ -65,6 +68,10 @@ class _Limits:
         path = self.path(node)
         part = torch_parts.find(self.module, path)
         return type(part) is nn.ReLU and not torch_parts.is_hooked(part) and self.owned[path] == 1
+
+    def _has_open_length(self, op: ops.Reduce) -> bool:
+        """Whether other inputs may be longer along an axis; where any but the batch may, every axis can follow it."""
+        return bool(self.varying - {0}) or not self.varying.isdisjoint(op.axes)
 
     # Linear layers.
 

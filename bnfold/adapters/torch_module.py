@@ -16,7 +16,7 @@ from bnfold.adapters.torch_edits import ModuleEdits
 from bnfold.adapters.torch_job import Job, OtherPathError, prepared, without_removal
 from bnfold.adapters.torch_limits import limited
 from bnfold.adapters.torch_reading import AliasedError, Reading, read_program
-from bnfold.adapters.torch_sizes import same_at_other_sizes, shapes
+from bnfold.adapters.torch_sizes import same_at_other_sizes, shapes, varying
 from bnfold.adapters.torch_submodules import called_with, fold_submodules
 from bnfold.adapters.torch_watched import looked_at
 from bnfold.adapters.torch_write import Written
@@ -144,7 +144,7 @@ def _fold_whole(module: nn.Module, given: Arguments, wanted: _Wanted) -> tuple[F
     reading = read_at(module, given)
     followed = same_at_other_sizes(module, given, partial(read_at, module), reading)
     notes = followed.notes
-    writable, graph = prepared(reading, limited(reading, module))
+    writable, graph = prepared(reading, limited(reading, module, varying(followed.sizes)))
     plan = fold(graph, **wanted.settings) if wanted.plan is None else wanted.plan
     if wanted.dry_run:
         return FoldResult(wanted.original, plan, graph, notes), Written(ModuleEdits())

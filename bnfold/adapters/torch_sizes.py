@@ -54,6 +54,18 @@ def same_at_other_sizes(
     return Followed(sizes, tuple(notes), search.run, search.traces)
 
 
+def varying(sizes: Sequence[Arguments]) -> frozenset[int]:
+    """Give the axes along which the inputs differ."""
+    each = [[item.shape for item in given.tensors] for given in sizes]
+    return frozenset(
+        axis
+        for other in each[1:]
+        for one, another in zip(each[0], other, strict=True)
+        for axis in range(len(one))
+        if one[axis] != another[axis]
+    )
+
+
 def shapes(given: Arguments) -> str:
     """Write the shapes of the tensors as the command line takes them."""
     return ", ".join("x".join(map(str, item.shape)) or "scalar" for item in given.tensors) or "none"

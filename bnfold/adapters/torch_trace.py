@@ -196,7 +196,7 @@ def is_as_planned(before: Sequence[Step], after: Sequence[Step], replaced: Colle
 
 def _lines(steps: Sequence[Step], replaced: Collection[str]) -> list[Line]:
     """Write the steps with their operands numbered anew, less those of `replaced` submodules."""
-    origin: dict[str, str] = {}
+    origin: dict[str, str] = {}  # by step, as it was numbered: what it is now
     given: dict[str, str] = {}  # by submodule: what its code is given first
     lines: list[Line] = []
     for step in steps:
@@ -204,9 +204,9 @@ def _lines(steps: Sequence[Step], replaced: Collection[str]) -> list[Line]:
         if step.path in replaced and step.name != "output":
             moving = [text for text in operands if text.startswith(_COMPUTED)]
             first = given.get(step.path) or (moving[0].rpartition("@")[0] if moving else "constant")
-            given[step.path] = origin[f"{step.result}.0"] = first
+            given[step.path] = origin[step.result] = first
         else:
-            origin[f"{step.result}.0"] = f"step {len(lines)}"
+            origin[step.result] = f"step {len(lines)}"
             lines.append((step.name, *operands))
     return lines
 
@@ -216,4 +216,7 @@ _COMPUTED = ("step ", "input ")
 
 def _resolved(text: str, origin: Mapping[str, str]) -> str:
     label, at, version = text.rpartition("@")
-    return f"{origin.get(label, label)}@{version}" if at else text
+    step, _, index = label.rpartition(".")
+    if not at or step not in origin:
+        return text
+    return f"{origin[step]}{'' if index == '0' else f' output {index}'}@{version}"

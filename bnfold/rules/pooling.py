@@ -34,7 +34,7 @@ def _reduce(op: Reduce, site: Site) -> tuple[Tie, ...]:
         return (Carried(site.x, site.y, view, lost=Why.AXIS),)
     sizes = [size for axis, size in enumerate(site.shape(site.x)) if axis in op.axes]
     numbers = [size for size in sizes if isinstance(size, int)]
-    if len(numbers) < len(sizes):
+    if len(numbers) < len(sizes) or "length" in site.node.limits:
         return (Carried(site.x, site.y, view, still=Why.LENGTH, lost=Why.AXIS),)
     return (Carried(site.x, site.y, view, times=float(math.prod(numbers)), lost=Why.AXIS),)
 

@@ -12,6 +12,8 @@ from bnfold.adapters.torch_capture import CaptureError, arguments
 from bnfold.adapters.torch_module import read_at
 from bnfold.adapters.torch_sizes import same_at_other_sizes
 from bnfold.errors import DifferentError
+from bnfold.why import Why
+from tests.adapters.torch_networks import image, randomised
 
 
 class Watching(nn.Module):
@@ -73,3 +75,43 @@ def test_a_large_module_is_run_once_and_followed_at_the_other_sizes():
     result = bnfold.fold(module, torch.randn(2, 3, 3, 3))
     assert len(result.plan.folded) == 1
     assert Counting.batches == [2, 2, 2]  # the original, its truth in float64, the folded one
+
+
+class SumOverColumns(nn.Module):
+    """A BatchNorm whose shift is added up as often as the map has columns."""
+
+    def __init__(self, fixed: bool) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(3)
+        self.conv = nn.Conv2d(3, 4, 1)
+        self.last = nn.Linear(24, 2) if fixed else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(self.norm(x).sum(-1, keepdim=True))
+        return self.last(y.flatten(1))
+
+
+@pytest.mark.parametrize("fixed", [True, False])
+def test_a_sum_over_any_number_of_columns_has_no_constant_shift(fixed: bool) -> None:
+    module = randomised(SumOverColumns(fixed))
+    result = bnfold.fold(module, image((2, 3, 6, 5)))
+    assert len(result.plan.folded) == int(fixed)
+    assert [any(reason.why is Why.LENGTH for reason in kept.why) for kept in result.plan.kept] == [True] * (not fixed)
+
+
+class Halves(nn.Module):
+    """What a cut gives is told apart by its place, also where a layer in front of it goes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 1)
+        self.norm = nn.BatchNorm2d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second = self.norm(self.conv(x)).chunk(2, 2)
+        return torch.cat([second, first], 2).roll(1, 2)
+
+
+def test_the_parts_of_a_cut_are_followed_at_every_size() -> None:
+    result = bnfold.fold(randomised(Halves()), image((2, 3, 6, 6)))
+    assert [outcome.affine for outcome in result.plan.folded] == ["norm"]

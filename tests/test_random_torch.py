@@ -10,10 +10,12 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 import bnfold
+from bnfold.why import Why
 from tests.random_modules_torch import Network, grown
 
 FACTOR = 10.0  # times the network's own error to float64, as the largest of an output
 FLOOR = 5e-6  # of the output's largest number
+_BY_NUMBERS = {Why.PRECISION, Why.GAMMA_ZERO}  # what they refuse may be folded when another affine is gone
 
 
 def _tensors(outputs: Any) -> list[Tensor]:
@@ -62,7 +64,8 @@ def _module_stays_the_same(seed: int) -> int:
     assert all(torch.equal(item, before[name]) for name, item in network.state_dict().items())
     own = {item.data_ptr() for item in network.state_dict().values() if item.numel()}
     assert not own & {item.data_ptr() for item in result.model.state_dict().values()}
-    assert not bnfold.fold(result.model, example, level=_level(seed)).plan.folded, str(network)
+    if not any(reason.why in _BY_NUMBERS for kept in result.plan.kept for reason in kept.why):
+        assert not bnfold.fold(result.model, example, level=_level(seed)).plan.folded, str(network)
     return len(result.plan.folded)
 
 

@@ -25,12 +25,12 @@ from bnfold.rounding import HALF
 from bnfold.rules.linear import contraction
 
 
-def edited(model: Model, graph: Graph, plan: Plan) -> Edited:
-    """Carry out a plan. graph: the raised Graph that the plan was made for.
+def edited(model: Model, graph: Graph, plan: Plan, *, norms: bool = True) -> Edited:
+    """Carry out a plan. graph: the raised Graph that the plan was made for. norms: an affine may become a BatchNorm.
 
     Raises BnfoldError for an edit of a node that isn't there or can't take it: the plan is of another model.
     """
-    editor = _Editor(model, graph, plan)
+    editor = _Editor(model, graph, plan, norms)
     for edit in plan.edits:
         if edit.node not in graph.by_name:
             raise BnfoldError(f"{model.name}: the plan names the node {edit.node!r}, which isn't there")
@@ -41,8 +41,8 @@ def edited(model: Model, graph: Graph, plan: Plan) -> Edited:
 
 
 class _Editor:
-    def __init__(self, model: Model, graph: Graph, plan: Plan) -> None:
-        self.model, self.graph, self.plan = model, graph, plan
+    def __init__(self, model: Model, graph: Graph, plan: Plan, norms: bool) -> None:
+        self.model, self.graph, self.plan, self.norms = model, graph, plan, norms
         works = {n.name: Work(n, list(n.inputs), list(n.outputs), n.proto) for n in model.scopes.nodes}
         self.result = Edited(works)
 
@@ -92,7 +92,8 @@ class _Editor:
         """Make one operator of arithmetic that is one affine and stays, where that is fewer operators."""
         for node in self.graph.nodes:
             free = not {"remove", "constants"} & set(node.limits) and node.name not in edited
-            if not isinstance(node.op, ops.Affine) or len(node.sources) < 2 or node.op.axis != 1 or not free:
+            fewest = 1 if self.norms else 2
+            if not isinstance(node.op, ops.Affine) or len(node.sources) <= fewest or node.op.axis != 1 or not free:
                 continue
             if not self.result.works.keys() >= set(node.sources):  # inside of a function, which stays
                 continue
@@ -224,7 +225,8 @@ class _Editor:
         rank = len(shape) if shape is not None else 0
         behind = (-1, *(1,) * (rank - 1 - node.op.axis))
         steps = [("Mul", scale)] * bool(np.any(scale != 1)) + [("Add", shift)] * bool(np.any(shift != 0))
-        if len(steps) == 2 and node.op.axis == 1 and rank >= 2 and (dtype != "bfloat16" or self.model.opset >= 14):
+        has_kernel = self.norms and (dtype != "bfloat16" or self.model.opset >= 14)
+        if len(steps) == 2 and node.op.axis == 1 and rank >= 2 and has_kernel:
             self._put(
                 last, [("BatchNormalization", [scale, shift, np.zeros_like(scale), np.ones_like(scale)])], x, dtype
             )

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import onnx
 
+from bnfold import ops
 from bnfold.adapters.onnx_audit import Audit
 from bnfold.adapters.onnx_biases import costly, held, without_biases
 from bnfold.adapters.onnx_changes import Changes, changes
@@ -68,7 +69,7 @@ def fold_file(
     found = _of_file(source, freeze_inputs)
     graph = raised_for_onnx(found.model.graph)
     plan = _plan(graph, level, only, skip, merge) if plan is None else _whole(graph, plan)
-    settled = _settled(found, graph, plan)
+    settled = _settled(found, graph, plan, level)
     if not dry_run:
         to_file(*settled, target, external_data)
     return FoldResult(target, plan, graph)
@@ -88,7 +89,7 @@ def fold_proto(
     found = _of_proto(proto, freeze_inputs)
     graph = raised_for_onnx(found.model.graph)
     plan = _plan(graph, level, only, skip, merge) if plan is None else _whole(graph, plan)
-    return FoldResult(to_memory(*_settled(found, graph, plan)), plan, graph)
+    return FoldResult(to_memory(*_settled(found, graph, plan, level)), plan, graph)
 
 
 def _plan(graph: Graph, level: str, only: Sequence[str], skip: Sequence[str], merge: bool) -> Plan:
@@ -105,14 +106,17 @@ def _whole(graph: Graph, plan: Plan) -> Plan:
     return plan
 
 
-def merged_proto(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, Plan]:
-    """Let parallel linear branches become one convolution each, and nothing else. Gives the plan of that, too."""
+def merged_proto(proto: onnx.ModelProto, level: str = "default") -> tuple[onnx.ModelProto, Plan]:
+    """Let parallel linear branches become one convolution each, and arithmetic that is one affine one operator.
+
+    Gives the plan of the former, too.
+    """
     found = _of_proto(proto, freeze_inputs=False)
     graph = raised_for_onnx(found.model.graph)
     plan = with_merges(graph, Plan((), ()))
-    if not plan.edits:
+    if not plan.edits and not any(isinstance(node.op, ops.Affine) and node.sources[1:] for node in graph.nodes):
         return proto, plan
-    return to_memory(*_settled(found, graph, plan)), plan
+    return to_memory(*_settled(found, graph, plan, level)), plan
 
 
 def raised_for_onnx(graph: Graph) -> Graph:
@@ -120,12 +124,13 @@ def raised_for_onnx(graph: Graph) -> Graph:
     return without_biases(raised(with_clips(graph)))
 
 
-def _settled(found: Reading, graph: Graph, plan: Plan) -> tuple[Model, Changes, Audit]:
+def _settled(found: Reading, graph: Graph, plan: Plan, level: str) -> tuple[Model, Changes, Audit]:
+    """Carry a plan out. level: at "max" the target may have no kernel for a BatchNorm, so none is put anywhere."""
     audit = Audit(graph, plan)
     audit.removed()
     audit.biases()
     written = found.written(graph, plan)
-    return written, changes(written, edited(written, graph, plan), plan.frames), audit
+    return written, changes(written, edited(written, graph, plan, norms=level != "max"), plan.frames), audit
 
 
 def _target(source: Path, target: str | os.PathLike[str] | None, in_place: bool) -> Path:

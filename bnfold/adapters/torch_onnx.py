@@ -80,7 +80,7 @@ def export(
     if result is None:
         _require_batch_norms(program, proto)
     elif merge:
-        proto, result, more = _merged(proto, result)
+        proto, result, more = _merged(proto, result, level)
         notes += more
     with_properties(proto, {**_provenance(result), **(properties or {})})
     if simplify:
@@ -92,11 +92,13 @@ def export(
     return ExportResult(Path(path), result and replace(result, notes=notes), check, notes)
 
 
-def _merged(proto: onnx.ModelProto, result: FoldResult) -> tuple[onnx.ModelProto, FoldResult, tuple[str, ...]]:
+def _merged(
+    proto: onnx.ModelProto, result: FoldResult, level: str
+) -> tuple[onnx.ModelProto, FoldResult, tuple[str, ...]]:
     """Merge parallel branches in the file; the plan tells it where they are the same in the program, else notes."""
     if not _fits(proto):
         return proto, result, ("parallel branches stay: over 2 GiB, only `bnfold fold` of the file merges them",)
-    proto, merges = merged_proto(proto)
+    proto, merges = merged_proto(proto, level)
     whole = with_merges(result.graph, result.plan) if merges.edits else result.plan
     if sum(isinstance(edit, Merge) for edit in whole.edits) == len(merges.edits):
         return proto, replace(result, plan=whole), ()

@@ -8,7 +8,7 @@ import onnx
 import pytest
 import torch
 from click.testing import CliRunner, Result
-from torch import nn
+from torch import Tensor, nn
 
 import bnfold
 from bnfold.commands import group
@@ -84,6 +84,32 @@ def test_an_adaptive_max_pooling_to_one_number_is_a_maximum(spatial, tmp_path):
     module = nn.Sequential(conv(3, 4, 3), norm(4), nn.ReLU(), pool(1), nn.Flatten()).eval()
     result = bnfold.export(module, torch.randn(2, 3, *[6] * spatial), tmp_path / "model.onnx")
     assert (str(result.check.verdict), len(result.fold.plan.folded)) == ("verified", 1)
+
+
+class Normalised(nn.Module):
+    """Input normalisation in front of a padded convolution: it stays, as one operator."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, padding=1)
+        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).reshape(3, 1, 1))
+        self.register_buffer("deviation", torch.tensor([0.229, 0.224, 0.225]).reshape(3, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv((x / 255 - self.mean) / self.deviation)
+
+
+def test_arithmetic_that_stays_is_one_operator(tmp_path):
+    torch.manual_seed(0)
+    result = bnfold.export(Normalised().eval(), 255 * torch.rand(2, 3, 8, 8), tmp_path / "model.onnx")
+    assert operators(tmp_path / "model.onnx") == ["BatchNormalization", "Conv"]
+    assert str(result.check.verdict) == "verified"
+
+
+def test_no_batch_norm_is_put_where_the_target_has_no_kernel(tmp_path):
+    torch.manual_seed(0)
+    bnfold.export(Normalised().eval(), 255 * torch.rand(2, 3, 8, 8), tmp_path / "model.onnx", level="max")
+    assert operators(tmp_path / "model.onnx") == ["Mul", "Add", "Conv"]
 
 
 def test_names_axes_and_opset(tmp_path):

@@ -70,7 +70,7 @@ def _given_by(node: Node, graph: Graph, found: Mapping[str, Moments]) -> list[tu
             case Carried(source, target):
                 one = _carried(node, graph, tie, found[source]) if source in found else None
                 given += [(target, one)] if one is not None else []
-            case Summed(terms, target) if all(name in found for name, _ in terms):
+            case Summed(terms, target) if terms and all(name in found for name, _ in terms):
                 given += [(target, one) for one in _summed([(found[name], factor) for name, factor in terms])]
             case Multiplied(factors, target) if all(name in found for name in factors):
                 given += [(target, one) for one in _multiplied(factors, graph, found)]

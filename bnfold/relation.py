@@ -132,6 +132,11 @@ class Site:
         return shape
 
     @property
+    def has_ranks(self) -> bool:
+        """Whether the rank of every value that the node reads or computes is known."""
+        return all(self.graph.shape(name) is not None for name in self.tensors_of)
+
+    @property
     def tensors_of(self) -> tuple[str, ...]:
         """The values (not constants) that the node reads or computes, each once."""
         names = (name for name in self.node.inputs + self.node.outputs if name in self.graph.values)

@@ -132,6 +132,8 @@ class _Settling:
         if alone and held is not None and held.tensor.name not in self._body_inputs(scope):
             self.result.tensors.append(NewTensor(scope, held.tensor.name, first.content, held))
             return
+        if self.model.file.proto.ir_version < 4:  # initializers are inputs, which the body of an If can't have
+            scope = self.model.scopes.main
         name = self._unique(self._wish(first, old))
         self.result.tensors.append(NewTensor(scope, name, first.content, None))
         qualified = scope.qualified(name)

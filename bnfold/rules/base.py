@@ -30,7 +30,7 @@ def _shape_of(op: ShapeOf, site: Site) -> tuple[Tie, ...]:
 
 def relation(site: Site) -> tuple[Tie, ...]:
     """Ask the node's operator for its ties; tensors of unknown rank, and all but floats, are left as they are."""
-    if any(site.graph.shape(name) is None for name in site.tensors_of):
+    if not site.has_ranks:
         return pinned(site, Why.UNKNOWN_SHAPE)
     found = ties(site.node.op, site)
     touched = {name for tie in found for name in tied(tie)}

@@ -21,8 +21,11 @@ __all__ = ["channels_of", "contraction", "scale_weight", "weight_factors", "weig
 
 
 def contraction(site: Site) -> Contracted | None:
-    """Read the node as a linear operator with a constant weight and bias; None where it is none."""
-    if any(name in site.graph.values for name in site.node.inputs if name != _moving(site)):
+    """Read the node as a linear operator with a constant weight and bias; None where it is none.
+
+    A tensor of unknown rank has no axis to contract.
+    """
+    if any(name in site.graph.values for name in site.node.inputs if name != _moving(site)) or not site.has_ranks:
         return None
     return contracted_by(site.node.op, site)
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 import numpy as np
+import onnx
 import pytest
 
 from bnfold import fold
@@ -37,3 +38,58 @@ def test_the_shape_that_a_file_declares_for_its_output_is_not_believed(tmp_path,
     proto = model(text.replace("float[N,4,h,w]", declared), **W, **BN)
     result = fold(proto)
     assert [outcome.affine for outcome in result.plan.folded] == ["d"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "v = Tanh(carry) w1 = MatMul(v, w) out = Add(w1, b)",
+        "v = Tanh(carry) out = MatMul(v, w)",
+        "v = Tanh(carry) out = Gemm(v, w, b)",
+        'v = Tanh(carry) out = Einsum<equation="ai,io->ao">(v, w)',
+        "v = Mul(carry, b) w1 = MatMul(v, w) out = Add(w1, b)",
+    ],
+)
+def test_weights_on_values_of_unknown_rank_stay_as_they_are(body, tmp_path):
+    proto = model(
+        f"""(float[2,4] x) => (float[2,4] y) {{
+            n = BN(x) l = Loop<body = body (int64 i, bool c, float carry) => (bool d, float out) {{
+                d = Identity(c) {body} }}>(trips, go, n)
+            m = MatMul(l, w) y = Add(m, b) }}""",
+        w=(4, 4),
+        b=(4,),
+        trips=np.array(2, np.int64),
+        go=np.array(True),
+        **batch_norm(4),
+    )
+    for item in proto.graph.node[1].attribute[0].g.input:
+        if item.name == "carry":
+            item.type.tensor_type.ClearField("shape")
+    proto.graph.node[1].attribute[0].g.output[1].type.tensor_type.ClearField("shape")
+    fold_and_check(proto, tmp_path)
+
+
+def test_new_constants_of_a_branch_in_an_old_file_are_inputs_of_the_model(tmp_path):
+    proto = model(
+        """(float[2,3,6,6] x, bool flag) => (float[2,4,6,6] y) {
+            y = If(flag)<then_branch = a () => (float[2,4,6,6] p) { c = Conv(x, w) p = BN(c) },
+                         else_branch = e () => (float[2,4,6,6] q) { q = Conv(x, w) }> }""",
+        11,
+        3,
+        w=(4, 3, 1, 1),
+        **batch_norm(4),
+    )
+    for item in proto.graph.initializer:
+        proto.graph.input.append(onnx.helper.make_tensor_value_info(item.name, item.data_type, item.dims))
+    folded, result = fold_and_check(proto, tmp_path, freeze_inputs=True)
+    assert result.plan.folded
+    assert {item.name for item in folded.graph.initializer} <= {item.name for item in folded.graph.input}
+
+
+def test_what_is_taken_from_itself_has_no_moments(tmp_path):
+    proto = model(
+        "(float16[2,3,6,6] x) => (float16[2,4,6,6] y, float16[2,3,6,6] z) { z = Sub(x, x) c = Conv(x, w) y = BN(c) }",
+        w=numbers("w", (4, 3, 1, 1), "float16"),
+        **batch_norm(4, dtype="float16"),
+    )
+    assert fold_and_check(proto, tmp_path)[1].plan.folded

@@ -93,3 +93,14 @@ def test_what_is_taken_from_itself_has_no_moments(tmp_path):
         **batch_norm(4, dtype="float16"),
     )
     assert fold_and_check(proto, tmp_path)[1].plan.folded
+
+
+def test_double_weights_between_two_affines_pass_the_audit(tmp_path):
+    """Both the fold and its audit round in float64, in another order: they are a few ULP apart."""
+    constants = {**batch_norm(48, "1", "float64"), **batch_norm(48, "2", "float64")}
+    proto = model(
+        "(double[2,48] x) => (double[2,48] y) { a = BN(x, 1) m = MatMul(a, w) y = BN(m, 2) }",
+        w=numbers("w", (48, 48), "float64"),
+        **constants,
+    )
+    assert len(fold_and_check(proto, tmp_path)[1].plan.folded) == 2

@@ -10,29 +10,57 @@ on: what is out of proportion to them was made by no fold.
 """
 
 import warnings
-from dataclasses import dataclass, replace
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from bnfold.checking.linear_forms import Dense
 from bnfold.checking.measures import Array, ulp
-from bnfold.checking.result import AuditRow
+from bnfold.checking.result import AuditGap, AuditRow
 
 ALLOWED = 8.0  # ULP of the largest term: a fold that was made in float32 rounds the scale and every product
 IN_FRAME = 64.0  # ULP of a bias whose frame was measured: what the roundings along a trunk of layers add up to
 _SNAP = 4.0, 64.0  # ULP: a measured scale, and a measured shift, that are this near to none are none
 _PLAUSIBLE = 0.9  # share of right numbers
+_MADE_UP = "its weights are others, and what reads it makes up for that"
+_TRACE = 1e-3  # of a wrong weight's term: a channel that is off by less than this shows nothing of it
+
+
+@dataclass
+class Audit:
+    """What one walk found. label: the candidate's."""
+
+    label: str = ""
+    rows: list[AuditRow] = field(default_factory=list)
+    gaps: list[AuditGap] = field(default_factory=list)
+
+    @property
+    def cost(self) -> tuple[int, int]:
+        """The best explanation of a candidate leaves the fewest layers without a counterpart, then wrong constants."""
+        return len(self.gaps), sum(not row.passed for row in self.rows)
+
+    def doubted(self, why: str = _MADE_UP, layers: Collection[str] | None = None) -> "Audit":
+        """Take layers that seem wrong, or those of them that are named, for ones that could not be compared."""
+        wrong = dict.fromkeys(
+            row.layer for row in self.rows if not row.passed and (layers is None or row.layer in layers)
+        )
+        gaps = [AuditGap(self.label, "reference", layer, why) for layer in wrong]
+        return Audit(self.label, [row for row in self.rows if row.layer not in wrong], [*self.gaps, *gaps])
 
 
 @dataclass(frozen=True, eq=False)
 class Fit:
     """One layer against one value of the reference. errors, bias_errors: in ULP, shaped as weight and bias.
 
-    scale, shift: (out,), the frame y = scale * y' + shift of the candidate's value.
+    gaps, bias_gaps: how far the numbers are off, in the candidate's units. scale, shift: (out,), the frame
+    y = scale * y' + shift of the candidate's value.
     """
 
     errors: Array
     bias_errors: Array
+    gaps: Array
+    bias_gaps: Array
     scale: Array
     shift: Array
     distance: float  # the median relative error of a weight
@@ -60,9 +88,37 @@ class Fit:
         return not self.wrong
 
     @property
+    def rounded(self) -> bool:
+        """Whether arithmetic on the weights in their own precision explains all of them: by ULP of a row's largest."""
+        if not np.all(np.isfinite(self.errors)):
+            return False
+        rows = self.errors.reshape(len(self.errors), -1), self.gaps.reshape(len(self.gaps), -1)
+        with np.errstate(all="ignore"):
+            unit = np.where(rows[0] > 0, rows[1] / rows[0], 0.0).max(1, initial=0.0)
+        return bool(np.all(rows[1] <= IN_FRAME * unit[:, None]))
+
+    @property
     def worst(self) -> float:
         """The largest error, of what is allowed."""
         return float(self._by_channel().max(initial=0.0))
+
+    def shown(self, off: Array, inputs: Array) -> bool:
+        """Whether an input of these sizes shows any wrong channel; what it doesn't show may as well be right.
+
+        off: (out,), by how much each channel is off at most. inputs: (in,), the largest size of each. Weights of an
+        input that is zero, or of inputs that are equal, can change without a trace.
+        """
+        out, inner = self.gaps.shape[:2]
+        groups = len(inputs) // inner if inner else 1
+        if inner * groups != len(inputs) or groups == 0 or out % groups:
+            return True
+        sizes = np.repeat(inputs.reshape(groups, inner), out // groups, axis=0)
+        wrong = np.where(self.errors <= ALLOWED, 0.0, self.gaps).reshape(out, inner, -1).max(2, initial=0.0)
+        with np.errstate(all="ignore"):
+            terms = np.where(sizes == 0, 0.0, wrong * sizes).max(1, initial=0.0)
+        expected = np.maximum(terms, np.where(self.bias_errors <= self.bias_allowed, 0.0, self.bias_gaps))
+        hidden = np.isfinite(off) & (off <= _TRACE * expected) | (expected == 0)
+        return not np.all(hidden[self.wrong])
 
     def _by_channel(self) -> Array:
         """(2, out): errors of the weights and of the bias, of what is allowed."""
@@ -109,23 +165,29 @@ def fit(theirs: Dense, ours: Dense, dtype: str, *, free: bool) -> Fit | None:
     if free:
         scale, shift = _frame(theirs, ours, dtype)
         ours = _in_frame(ours, scale, shift)
-    errors = _steps(theirs.weight, ours.weight, np.maximum(ours.size, np.abs(ours.weight)), dtype)
+    gaps = [_gaps(theirs.weight, ours.weight), _gaps(theirs.bias, ours.bias)]
+    errors = _steps(gaps[0], np.maximum(ours.size, np.abs(ours.weight)), dtype)
     size = np.maximum(np.maximum(ours.bias_size, np.abs(ours.bias)), theirs.bias_size)
-    bias_errors = _steps(theirs.bias, ours.bias, size, dtype)
+    bias_errors = _steps(gaps[1], size, dtype)
     with np.errstate(all="ignore"):
-        relative = np.abs(theirs.weight - ours.weight) / np.abs(ours.weight)
+        relative = gaps[0] / np.abs(ours.weight)
     distance = float(np.median(np.where(np.isnan(relative), 0.0, relative))) if relative.size else 0.0
     columns = (
         np.isnan(ours.weight).reshape(out, ours.weight.shape[1], -1).any((0, 2)) if ours.weight.size else np.zeros(0)
     )
     allowed = IN_FRAME if free else ALLOWED
-    return Fit(errors, bias_errors, scale, shift, distance, allowed, int(np.count_nonzero(columns)))
+    return Fit(errors, bias_errors, gaps[0], gaps[1], scale, shift, distance, allowed, int(np.count_nonzero(columns)))
 
 
-def _steps(got: Array, wanted: Array, size: Array, dtype: str) -> Array:
+def _gaps(got: Array, wanted: Array) -> Array:
     with np.errstate(all="ignore"):
         same = (got == wanted) | np.isnan(wanted)  # of an input whose frame is not known
-        steps = np.where(same, 0.0, np.abs(got - wanted) / ulp(size, dtype))
+        return np.where(same, 0.0, np.abs(got - wanted))
+
+
+def _steps(gaps: Array, size: Array, dtype: str) -> Array:
+    with np.errstate(all="ignore"):
+        steps = np.where(gaps == 0, 0.0, gaps / ulp(size, dtype))
     return np.asarray(np.where(np.isnan(steps), np.inf, steps))
 
 

@@ -74,7 +74,8 @@ class Term:
 class Form:
     """The sum of `terms` on the value `root`, plus `bias` (channels,); `size` is the largest term of each bias.
 
-    axis: the channels' in the value that has this form, 1 or the last.
+    axis: the channels' in the value that has this form, 1 or the last. computed: whether the model computes a number of
+    it from its parameters, which rounds in a way of its own.
     """
 
     root: int
@@ -82,19 +83,21 @@ class Form:
     terms: tuple[Term, ...]
     bias: Array
     size: Array
+    computed: bool = False
 
     def affine(self, scale: Array, shift: Array, size: Array | None = None) -> "Form":
         """scale * self + shift, both (channels,) or one number; size: the largest term of the shift."""
         scale, shift = (np.broadcast_to(x, self.bias.shape) for x in (scale, shift))
         terms = tuple(replace(term, scale=term.scale * scale) for term in self.terms)
         sizes = np.maximum(self.size * np.abs(scale), np.abs(shift if size is None else size))
-        return Form(self.root, self.axis, terms, self.bias * scale + shift, sizes)
+        return replace(self, terms=terms, bias=self.bias * scale + shift, size=sizes)
 
     def plus(self, other: "Form", sign: float) -> "Form":
         """self + sign * other, both on one root."""
         theirs = other.affine(np.asarray(sign), np.zeros(()))
         size = np.maximum(self.size, theirs.size)
-        return Form(self.root, self.axis, (*self.terms, *theirs.terms), self.bias + theirs.bias, size)
+        terms, computed = (*self.terms, *theirs.terms), self.computed or theirs.computed
+        return Form(self.root, self.axis, terms, self.bias + theirs.bias, size, computed)
 
     @property
     def is_affine(self) -> bool:

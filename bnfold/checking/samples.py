@@ -83,10 +83,14 @@ def _fit(name: str, spec: InputSpec, array: Array) -> Array:
     fixed = zip(spec.dims, array.shape, strict=False)
     if len(spec.dims) != array.ndim or any(isinstance(dim, int) and dim != size for dim, size in fixed):
         raise BnfoldError(f"sample {name}: {spec.name} has shape {array.shape}; wanted {spec.dims}")
-    if is_float(spec.dtype) != np.issubdtype(array.dtype, np.floating):
+    if is_float(spec.dtype) != is_float(array.dtype.name):
         raise BnfoldError(f"sample {name}: {spec.name} is of {array.dtype}; wanted {spec.dtype}")
     return array.astype(numpy_dtype(spec.dtype))
 
 
 def _array(value: Any) -> Array:
-    return value.detach().cpu().numpy() if hasattr(value, "detach") else np.asarray(value)
+    if not hasattr(value, "detach"):
+        return np.asarray(value)
+    from bnfold.checking.torch_module import to_array
+
+    return to_array(value)

@@ -6,14 +6,15 @@ forms, weight by weight. After each, the candidate goes on with what its value o
 hide the ones behind it.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from bnfold.checking.audit import Fit, fit
+from bnfold.checking.audit import Audit, Fit, fit
+from bnfold.checking.audit_inputs import larger_sample, small_sample
 from bnfold.checking.linear_forms import Form, dense
 from bnfold.checking.result import AuditGap, AuditRow
 from bnfold.checking.subject import Array, Feed, Subject
@@ -25,39 +26,20 @@ from bnfold.checking.trial import Trial
 from bnfold.errors import UnverifiedError
 from bnfold.report.text import plural
 
-_LARGE = 300_000  # numbers in a sample from which one item is enough
 _RESTARTS = 8
 _MENDED = 16  # layers that are mended one by one
 _WORSE = 2.0
+_UNSEEN = "its weights are others, and no output shows them"
+_COMPUTED = "the model computes its constants, and rounds them by more than they are off"
 _WIDTH = ("float16", "bfloat16", "float32", "float64")
-
-
-@dataclass
-class Audit:
-    """What one walk found. label: the candidate's."""
-
-    label: str = ""
-    rows: list[AuditRow] = field(default_factory=list)
-    gaps: list[AuditGap] = field(default_factory=list)
-
-    @property
-    def cost(self) -> tuple[int, int]:
-        """The best explanation of a candidate leaves the fewest layers without a counterpart, then wrong constants."""
-        return len(self.gaps), sum(not row.passed for row in self.rows)
-
-    def doubted(self, why: str = "its weights are others, and what reads it makes up for that") -> "Audit":
-        """Take layers that seem wrong for ones that could not be compared."""
-        wrong = dict.fromkeys(row.layer for row in self.rows if not row.passed)
-        gaps = [AuditGap(self.label, "reference", layer, why) for layer in wrong]
-        return Audit(self.label, [row for row in self.rows if row.layer not in wrong], [*self.gaps, *gaps])
 
 
 def derived_audit(trial: Trial) -> Audit:
     """Audit the candidate's weights against the reference's: the worst row of each layer, and every wrong one."""
     if trial.typical is None:
         return Audit()
-    found = _audited(trial, _small(trial))
-    return found.doubted("its weights are others, and no output shows them") if trial.constant else found
+    found = _audited(trial, small_sample(trial))
+    return found.doubted(_UNSEEN) if trial.constant else found
 
 
 def _audited(trial: Trial, feed: Feed) -> Audit:
@@ -67,29 +49,19 @@ def _audited(trial: Trial, feed: Feed) -> Audit:
     try:
         reference = Reference.of(trial.reference, feed)
         plain = _Walk(trial, reference)
-        found = plain.audit(feed)
-        if found.cost == (0, 0) or plain.confirmed(feed):
+        found = plain.judged(feed)
+        more = larger_sample(trial) if plain.unseen else None
+        if more is not None:
+            feed, reference = more, Reference.of(trial.reference, more)
+            plain = _Walk(trial, reference)
+            found = plain.judged(feed)
+        if found.cost == (0, 0) or any(not row.passed for row in found.rows) or plain.certain:
             return found
-        return min(found.doubted(), _in_frames(trial, feed, reference), key=lambda audit: audit.cost)
+        return min(found, _in_frames(trial, feed, reference), key=lambda audit: audit.cost)
     except (UnverifiedError, RuntimeError, ValueError, TypeError) as error:
         why = (str(error).splitlines() or [type(error).__name__])[0]
         label = trial.candidate.label
         return Audit(label, gaps=[AuditGap(label, "candidate", "", f"it can't be followed ({why[:200]})")])
-
-
-def _small(trial: Trial) -> Feed:
-    """Two items say as much of a weight as eight: a typical one and a wide one, which shuts other ReLUs."""
-    assert trial.typical is not None
-    feed = trial.typical.feed
-    sides = (*trial.reference.inputs, *trial.candidate.inputs)
-    if not all(spec.dims and isinstance(spec.dims[0], str) for spec in sides):
-        return feed
-    if sum(array[:2].size for array in feed) > _LARGE:
-        return tuple(array[:1] for array in feed)
-    wide = trial.wide.feed if trial.wide is not None else ()
-    if len(wide) != len(feed) or any(a.shape[1:] != b.shape[1:] for a, b in zip(feed, wide, strict=True)):
-        return tuple(array[:2] for array in feed)
-    return tuple(np.concatenate([a[:1], b[:1]]) for a, b in zip(feed, wide, strict=True))
 
 
 def _in_frames(trial: Trial, feed: Feed, reference: Reference) -> Audit:
@@ -97,8 +69,8 @@ def _in_frames(trial: Trial, feed: Feed, reference: Reference) -> Audit:
     found, held = [], frozenset[int]()
     for _ in range(_RESTARTS):
         walk = _Walk(trial, reference, free=True, held=held)
-        audit = walk.audit(feed)
-        found.append(audit if walk.confirmed(feed) else audit.doubted())
+        audit = walk.judged(feed)
+        found.append(audit)
         framed = [index for index in walk.framed if index not in held]
         if audit.cost == (0, 0) or not framed:
             break
@@ -134,34 +106,45 @@ class _Walk(Tracer):
         self.fits: list[tuple[Traced, Fit, Traced]] = []
         self.lost: list[tuple[tuple[int, ...], str]] = []
         self.framed: list[int] = []
+        self.unseen: set[int] = set()  # layers that are wrong, of which nothing shows
+        self.certain = False  # every layer was compared, and nothing makes up for another
 
-    def confirmed(self, feed: Feed) -> bool:
-        """Whether no wrong layer, mended alone, takes the candidate further from the reference.
+    def judged(self, feed: Feed) -> Audit:
+        """Audit, and say of a layer that it is wrong only where mending it brings the outputs no further off.
 
-        A layer that others make up for, as a fold in frames does, is not wrong.
+        What another layer makes up for, as in a fold in frames, is not wrong, and what no output shows may be right.
         """
-        if all(found.right for _, found, _ in self.fits):
-            return not self.lost
-        before = self._error(Tracer({}, self.subject.dtype), feed)
-        wrong = sorted(((x, found, ours) for x, found, ours in self.fits if not found.right), key=lambda x: -x[1].worst)
+        audit = self.audit(feed)
+        wrong = sorted((x for x in self.fits if not x[1].right), key=lambda x: -x[1].worst)
+        audit = audit.doubted(_COMPUTED, {self._name(x[2]) for x in wrong if _computed(*x)})
+        wrong = [x for x in wrong if not _computed(*x)]
+        if not wrong:
+            return audit
+        before = self._outputs(Tracer({}, self.subject.dtype), feed)
         for value, found, ours in wrong[:_MENDED]:
-            assert value.form is not None
-            stands = Stands(ours.index, found.scale, found.shift) if found.framed else Stands(ours.index)
-            healed = _Healed(self.subject, value.index, found.wrong, self.reference.held(stands, value.shape))
-            if not self._error(healed, feed) <= _WORSE * max(before, 2.0**-52):
-                return False
-        return True
+            healed = _Healed(self.subject, value.index, found.wrong, self._wanted(value, found, ours))
+            after = self._outputs(healed, feed)
+            if not self._error(after) <= _WORSE * max(self._error(before), 2.0**-52):
+                return audit.doubted()
+            if after and all(np.array_equal(before[name], after[name]) for name in after):
+                self.unseen.add(value.index)
+        seen = {self._name(x[2]) for x in wrong[:_MENDED] if x[0].index not in self.unseen}
+        rest = wrong[_MENDED:] if seen else []  # where nothing shows of those that were mended, nothing is sure
+        self.certain = not self.lost
+        return audit.doubted(_UNSEEN, {self._name(x[2]) for x in wrong} - seen - {self._name(x[2]) for x in rest})
 
-    def _error(self, tracer: Tracer, feed: Feed) -> float:
+    def _wanted(self, value: Traced, found: Fit, ours: Traced) -> Array:
+        stands = Stands(ours.index, found.scale, found.shift) if found.framed else Stands(ours.index)
+        return self.reference.held(stands, value.shape)
+
+    def _outputs(self, tracer: Tracer, feed: Feed) -> dict[str, Array]:
+        """The candidate's outputs of floats, by the reference's names."""
         outputs = follow(tracer, self.subject, self.trial.feed(feed))
-        worst = 0.0
-        for name, comparison in self.trial.comparisons.items():
-            ours, theirs = self.reference.outputs[name], to_array(outputs[comparison.candidate_name])
-            if ours.shape == theirs.shape and np.issubdtype(ours.dtype, np.floating):
-                gap, size = float(np.linalg.norm(ours - theirs)), float(np.linalg.norm(ours))
-                relative = gap / size if size else gap
-                worst = max(worst, np.inf if np.isnan(relative) else relative)
-        return worst
+        arrays = {name: to_array(outputs[x.candidate_name]) for name, x in self.trial.comparisons.items()}
+        return {name: array for name, array in arrays.items() if np.issubdtype(array.dtype, np.floating)}
+
+    def _error(self, outputs: Mapping[str, Array]) -> float:
+        return _distance(self.reference.outputs, outputs)
 
     def audit(self, feed: Feed) -> Audit:
         """Run, and give what was found."""
@@ -183,7 +166,11 @@ class _Walk(Tracer):
         if all(term.fixed for term in value.form.terms):
             return []
         part = "constants" if value.form.is_affine else "weight"
-        return found.rows(self.reference.trace.name(ours.form.layers), part)
+        return found.rows(self._name(ours), part)
+
+    def _name(self, ours: Traced) -> str:
+        assert ours.form is not None
+        return self.reference.trace.name(ours.form.layers)
 
     def _close(self, outputs: Iterable[Tensor]) -> None:
         """What is an output is held as it is."""
@@ -226,6 +213,8 @@ class _Walk(Tracer):
             return
         found, ours = best
         self.fits.append((value, found, ours))
+        if not found.right and not self._shows(value, found, ours):
+            self.unseen.add(value.index)
         if found.unknown:
             why = f"{plural(found.unknown, 'channel')} of what it reads had one value only, so its scale is not known"
             self.lost.append((value.form.layers, why))
@@ -234,6 +223,15 @@ class _Walk(Tracer):
             self.framed.append(value.index)
             stands = Stands(ours.index, found.scale, found.shift)
         self._settle(value, [stands, *self.reference.equals(ours.index, stands)])
+
+    def _shows(self, value: Traced, found: Fit, ours: Traced) -> bool:
+        """Whether this run's numbers show that channels are wrong, as `Fit.shown` has it."""
+        assert value.form is not None
+        axis = value.form.axis
+        off = np.abs(value.tensor.detach().double().numpy() - self._wanted(value, found, ours))
+        inputs = np.abs(self.trace.values[value.form.root].tensor.detach().double().numpy())
+        sizes = [np.moveaxis(x, axis, 0).reshape(x.shape[axis], -1).max(1, initial=0.0) for x in (off, inputs)]
+        return found.shown(*sizes)
 
     def splits(self, x: Traced, y: Traced, joint: Form) -> bool:
         """Whether the reference has both operands of a sum, and nothing that fits their sum as one form better."""
@@ -266,13 +264,32 @@ class _Walk(Tracer):
         dtype, free = _narrowest(form, self.subject.dtype), self.free and index not in self.held
         fits = []
         for root in roots:
-            for ours in self.reference.forms_on(root.index):
-                wanted = self.reference.dense(ours, root)
+            candidates = [(ours, self.reference.dense(ours, root)) for ours in self.reference.forms_on(root.index)]
+            if form.is_affine:
+                candidates += self.reference.affines_on(root)
+            for ours, wanted in candidates:
                 found = fit(theirs, wanted, dtype, free=free) if wanted is not None else None
                 if found is not None:
                     fits.append((found, ours))
         best = max(fits, key=lambda x: x[0].rank(ends=x[1].ends), default=None)
         return best, "no layer of the reference that reads what it reads has its shape"
+
+
+def _computed(value: Traced, found: Fit, ours: Traced) -> bool:
+    """Whether what is wrong may be the rounding of constants that a side computes; a bias may cancel to any degree."""
+    computed = any(form is not None and form.computed for form in (value.form, ours.form))
+    return computed and found.rounded
+
+
+def _distance(ours: Mapping[str, Array], theirs: Mapping[str, Array]) -> float:
+    """The largest relative L2 distance of any output; infinite for NaN."""
+    worst = 0.0
+    for name, array in theirs.items():
+        if ours[name].shape == array.shape:
+            gap, size = float(np.linalg.norm(ours[name] - array)), float(np.linalg.norm(ours[name]))
+            relative = gap / size if size else gap
+            worst = max(worst, np.inf if np.isnan(relative) else relative)
+    return worst
 
 
 def _narrowest(form: Form, default: str) -> str:

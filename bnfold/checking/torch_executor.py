@@ -20,6 +20,7 @@ from bnfold.checking.torch_ops import MissingOperatorError, Node, implementation
 from bnfold.errors import UnverifiedError
 
 Watch = Callable[[Node, tuple[Tensor | None, ...], tuple[Tensor, ...]], None]
+_SIZED = ("Range", "Resize", "Upsample")  # by floats among their inputs
 
 
 @dataclass(frozen=True)
@@ -73,9 +74,13 @@ class Executor:
         return self._body.constants
 
     def nudged(self, unit: float) -> "Executor":
-        """Copy with every float initializer moved by up to `unit` of itself, at random (seeded)."""
+        """Copy with every float initializer, but for those of a size, moved by up to `unit` of itself (seeded)."""
         generator = torch.Generator().manual_seed(0)
-        moved = {name: nudge(value, unit, generator) for name, value in self._body.constants.items()}
+        sizes = {name for node in _every_node(self._body) if node.operator in _SIZED for name in node.inputs}
+        moved = {
+            name: value if name in sizes else nudge(value, unit, generator)
+            for name, value in self._body.constants.items()
+        }
         other = copy.copy(self)
         other._body = replace(self._body, constants=moved)
         return other

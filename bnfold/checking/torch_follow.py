@@ -15,6 +15,11 @@ from bnfold.checking.torch_ops import Node
 from bnfold.checking.torch_trace import Tracer
 from bnfold.errors import UnverifiedError
 
+_MOVES = frozenset(
+    {"Cast", "Concat", "Constant", "ConstantOfShape", "DequantizeLinear", "Expand", "Flatten", "Gather", "Identity",
+     "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"}
+)  # fmt: skip
+
 
 def follow(tracer: Tracer, subject: Subject, feed: Feed) -> dict[str, Tensor]:
     """Run `subject` in float64 with `tracer` on; gives its outputs by name."""
@@ -43,12 +48,15 @@ def dtypes_of(subject: Subject) -> dict[int, str]:
 def _follow_onnx(tracer: Tracer, subject: OnnxSubject, tensors: list[Tensor]) -> dict[str, Tensor]:
     done = 0
 
-    def look(node: Node, _: tuple[Tensor | None, ...], __: tuple[Tensor, ...]) -> None:
+    def look(node: Node, _: tuple[Tensor | None, ...], made: tuple[Tensor, ...]) -> None:
         nonlocal done
+        if node.operator not in _MOVES:
+            tracer.computes(made)
         for value in tracer.trace.values[done:]:
             value.layer = node.name
         done = len(tracer.trace.values)
 
+    tracer.arithmetic = False  # an operator's own, such as a BatchNormalization's
     done = len(tracer.trace.values)
     names = [spec.name for spec in subject.inputs]
     executor = subject.executor

@@ -85,6 +85,10 @@ def recognised(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], varies:
         return _linear(varies, x, weight.T, bias) if bias.ndim == 1 else None
     if plain == "batch_norm":
         return _batch_norm(varies, *args, **kwargs)
+    if plain in ("neg", "negative") and len(args) == 1:
+        return Affine(args[0], None, -np.ones(1), np.zeros(1))
+    if plain == "instance_norm":
+        return _instance_norm(varies, *args, **kwargs)
     if plain == "pad":
         return _pad(*args, **kwargs)
     if plain in _POOL:
@@ -175,6 +179,14 @@ def _batch_norm(
     terms = [-running_mean * scale, *([] if bias is None else [bias])]
     size = torch.stack(terms).abs().amax(0)
     return Affine(x, 1, _numbers(scale), _numbers(torch.stack(terms).sum(0)), _numbers(size))
+
+
+def _instance_norm(
+    varies: Varies, x: Tensor, running_mean: Tensor | None = None, running_var: Tensor | None = None,
+    weight: Tensor | None = None, bias: Tensor | None = None, use_input_stats: bool = True, momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Affine | None:  # fmt: skip
+    return _batch_norm(varies, x, running_mean, running_var, weight, bias, use_input_stats, momentum, eps)
 
 
 def _pad(x: Tensor, pad: Any, mode: str = "constant", value: float | None = None) -> Padded | None:

@@ -1,12 +1,12 @@
 """The reference's run as a candidate is held to: its values, the forms on each of them, and what has which numbers."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from bnfold.checking.linear_forms import Dense, dense
+from bnfold.checking.linear_forms import Dense, dense, identity
 from bnfold.checking.measures import Array
 from bnfold.checking.subject import Feed, Subject
 from bnfold.checking.torch_follow import dtypes_of, follow
@@ -73,11 +73,23 @@ class Reference:
             assert value.form is not None
             self._dense[value.index] = dense(value.form)
         form = self._dense[value.index]
-        if form is None or root.scale is None:
-            return form
-        assert root.shift is not None
-        inputs = form.weight.shape[1] * form.groups
-        return form.with_input(root.scale, root.shift) if len(root.scale) == inputs else None
+        return None if form is None else _read_as(form, root)
+
+    def affines_on(self, root: Stands) -> Iterator[tuple[Traced, Dense]]:
+        """Give the values that affines make of a sum, which has a form of its own, on what the candidate has for it."""
+        if self.trace.values[root.index].form is None:
+            return  # theirs are among its forms
+        for made in self.behind(Stands(root.index, np.ones(1), np.zeros(1))):
+            value = self.trace.values[made.index]
+            assert value.form is not None
+            assert made.scale is not None
+            assert made.shift is not None
+            channels, rank = len(value.form.bias), len(value.shape) - 2 if value.form.axis == 1 else 0
+            form = identity(root.index, value.form.axis, channels, rank, value.index).affine(made.scale, made.shift)
+            kernel = dense(form)
+            found = None if kernel is None else _read_as(kernel, root)
+            if found is not None:
+                yield value, found
 
     def inherited(self, array: Array, stands: Sequence[Stands]) -> list[Stands]:
         """Give the values with these numbers in a frame that what they were computed from has.
@@ -142,7 +154,7 @@ class Reference:
         return found
 
     def unshifted(self, found: Sequence[Stands]) -> list[Stands]:
-        """Put first what needs no frame, then what needs no shift, and take a shift of some roundings for none."""
+        """Put first what needs no frame, then what needs no shift, and take a frame of some roundings for none."""
         exact = []
         for stands in found:
             if stands.scale is None or stands.shift is None:
@@ -152,8 +164,10 @@ class Reference:
             axis = _axis(array.ndim)
             size = np.abs(array).max(tuple(i for i in range(array.ndim) if i != axis), initial=0.0)
             if len(size) == len(stands.shift):
+                scale = np.where(np.abs(stands.scale - 1) <= _SNAP, 1.0, stands.scale)
                 shift = np.where(np.abs(stands.shift) <= _SNAP * size, 0.0, stands.shift)
-                exact.append(Stands(stands.index, stands.scale, shift))
+                plain = np.all(scale == 1) and not np.any(shift)
+                exact.append(Stands(stands.index) if plain else Stands(stands.index, scale, shift))
         return sorted(exact, key=_strangeness)
 
     def held(self, stands: Stands, shape: tuple[int, ...]) -> Array:
@@ -164,6 +178,14 @@ class Reference:
         laid = [1] * len(shape)
         laid[_axis(len(shape))] = len(stands.scale)
         return (array.reshape(shape) - stands.shift.reshape(laid)) / stands.scale.reshape(laid)
+
+
+def _read_as(form: Dense, root: Stands) -> Dense | None:
+    if root.scale is None:
+        return form
+    assert root.shift is not None
+    inputs = form.weight.shape[1] * form.groups
+    return form.with_input(root.scale, root.shift) if len(root.scale) == inputs else None
 
 
 def _axis(rank: int) -> int:

@@ -3,8 +3,8 @@
 A module and an ONNX model (by way of its executor) are traced alike: what is seen are torch's functions.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,12 @@ from bnfold.checking.torch_linear_calls import Affine, Linear, Padded, Sum, reco
 _LOOKS = frozenset(
     {"size", "dim", "numel", "is_floating_point", "is_contiguous", "stride", "__len__", "item", "tolist"}
 )
+_MOVES = frozenset(
+    {"__get__", "__getitem__", "T", "broadcast_to", "chunk", "clone", "contiguous", "detach", "double", "expand",
+     "expand_as", "flatten", "float", "movedim", "moveaxis", "narrow", "permute", "reshape", "reshape_as", "select",
+     "split", "squeeze", "swapaxes", "t", "to", "transpose", "type", "type_as", "unflatten", "unsqueeze", "view",
+     "view_as"}
+)  # fmt: skip
 
 
 @dataclass(eq=False)
@@ -61,6 +67,8 @@ class Tracer(TorchFunctionMode):
         self._ids: dict[int, int] = {}
         self._kept: list[Tensor] = []  # so that no id is given twice
         self._dtypes, self._default = dict(dtypes), default
+        self._computed: set[int] = set()  # constants that the model's own arithmetic made of its parameters
+        self.arithmetic = True  # whether the functions that are seen are the model's own
 
     def feed(self, tensors: list[Tensor]) -> None:
         """Take the model's inputs as the first values."""
@@ -85,13 +93,15 @@ class Tracer(TorchFunctionMode):
         operands = list(_tensors((args, kwargs)))
         read = tuple(dict.fromkeys(self._ids[id(tensor)] for tensor in operands if id(tensor) in self._ids))
         if not read:
-            return self._constant(func(*args, **kwargs), operands)
+            return self._constant(func(*args, **kwargs), operands, moved=name in _MOVES)
         if name == "__get__":  # .shape, .T and the like: most give no tensor
             result = func(*args, **kwargs)
             if not isinstance(result, Tensor):
                 return result
         call = recognised(name, args, kwargs, lambda tensor: id(tensor) in self._ids)
-        form, padded = self._form(call, operands)
+        form, padded = self._form(call)
+        if form is not None and any(id(tensor) in self._computed for tensor in operands):
+            form = replace(form, computed=True)
         for index in read if form is None or not isinstance(call, Affine) else ():
             self.trace.values[index].ends = True
         if form is None and padded is None:
@@ -115,11 +125,19 @@ class Tracer(TorchFunctionMode):
             self.before_read(value)
             value.settled = True
 
-    def _constant(self, result: Any, operands: list[Tensor]) -> Any:
+    def computes(self, tensors: Iterable[Tensor]) -> None:
+        """Hear of constants that the model's own arithmetic has made."""
+        made = [tensor for tensor in tensors if id(tensor) not in self._ids]
+        self._kept += made
+        self._computed.update(id(tensor) for tensor in made)
+
+    def _constant(self, result: Any, operands: list[Tensor], *, moved: bool) -> Any:
         known = [self._dtypes[id(tensor)] for tensor in operands if id(tensor) in self._dtypes]
         for part in _tensors(result) if known else ():
             self._dtypes[id(part)] = known[0]
             self._kept.append(part)
+            if any(id(tensor) in self._computed for tensor in operands) or (self.arithmetic and not moved):
+                self._computed.add(id(part))
         return result
 
     def _add(self, tensor: Tensor, form: Form | None, read: tuple[int, ...]) -> Traced:
@@ -138,9 +156,7 @@ class Tracer(TorchFunctionMode):
     def _value(self, tensor: Tensor) -> Traced:
         return self.trace.values[self._ids[id(tensor)]]
 
-    def _form(
-        self, call: object, operands: list[Tensor]
-    ) -> tuple[Form | None, tuple[int, tuple[tuple[int, int], ...]] | None]:
+    def _form(self, call: object) -> tuple[Form | None, tuple[int, tuple[tuple[int, int], ...]] | None]:
         index = len(self.trace.values)
         match call:
             case Linear():
@@ -215,8 +231,7 @@ class Tracer(TorchFunctionMode):
         begins = tuple(a - b for a, (b, _) in zip(term.window.begins, pads, strict=True))
         ends = tuple(a - b for a, (_, b) in zip(term.window.ends, pads, strict=True))
         window = type(term.window)(term.window.stride, term.window.dilation, begins, ends, True)
-        terms = (type(term)(term.layer, term.weight, term.groups, window, term.scale, term.dtype),)
-        return Form(x.form.root, x.form.axis, terms, x.form.bias, x.form.size)
+        return replace(x.form, terms=(replace(term, window=window),))
 
     def _pad(self, x: Traced, pads: tuple[tuple[int, int], ...]) -> tuple[int, tuple[tuple[int, int], ...]]:
         self.read(x)

@@ -8,6 +8,7 @@ import argparse
 import contextlib
 import importlib
 import io
+import json
 import logging
 import os
 import platform
@@ -16,6 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -32,6 +34,11 @@ Checker = Callable[[onnx.ModelProto, onnx.ModelProto, Network], bool]
 def bnfold(reference: onnx.ModelProto, candidate: onnx.ModelProto, network: Network) -> bool:
     """Whether `bnfold check` passes."""
     return check(reference, candidate, localise=False).exit_status == 0
+
+
+def outputs_alone(reference: onnx.ModelProto, candidate: onnx.ModelProto, network: Network) -> bool:
+    """Whether `bnfold check` passes without its audit of the weights."""
+    return check(reference, candidate, localise=False, audit=()).exit_status == 0
 
 
 def onnxsim(reference: onnx.ModelProto, candidate: onnx.ModelProto, network: Network) -> bool:
@@ -76,6 +83,7 @@ def torch_testing(reference: onnx.ModelProto, candidate: onnx.ModelProto, networ
 
 CHECKERS: dict[str, tuple[str, Checker]] = {
     "bnfold": ("bnfold", bnfold),
+    "bnfold, outputs alone": ("bnfold", outputs_alone),
     "Polygraphy": ("polygraphy", polygraphy),
     "onnxsim": ("onnxsim", onnxsim),
     "onnxslim": ("onnxslim", onnxslim),
@@ -112,8 +120,8 @@ def cases() -> Iterator[tuple[str, Network, onnx.ModelProto, onnx.ModelProto]]:
                     yield kind, network, reference, candidate
 
 
-def table() -> str:
-    """Run everything and give the table in Markdown."""
+def counted() -> dict[str, Any]:
+    """Run everything; gives the environment, and by kind of fault how many cases there are and who stopped how many."""
     able = {name: checker for name, (package, checker) in CHECKERS.items() if _version(package)}
     total: Counter[str] = Counter()
     stopped: dict[str, Counter[str]] = {name: Counter() for name in able}
@@ -121,23 +129,29 @@ def table() -> str:
         total[kind] += 1
         for name, checker in able.items():
             stopped[name][kind] += not passes(checker, reference, candidate, network)
-    return "\n".join(_lines(able, total, stopped)) + "\n"
+    packages = ("bnfold", "onnxruntime", *(CHECKERS[name][0] for name in able))
+    return {
+        "environment": {"python": platform.python_version(), **{name: _version(name) for name in packages}},
+        "cases": dict(total),
+        "stopped": {name: dict(count) for name, count in stopped.items()},
+    }
 
 
-def _lines(able: dict[str, Checker], total: Counter[str], stopped: dict[str, Counter[str]]) -> Iterator[str]:
+def table(found: dict[str, Any]) -> Iterator[str]:
+    """Give the lines of the table, in Markdown."""
+    total, stopped = found["cases"], found["stopped"]
     yield "# Planted faults found, by checker\n"
-    versions = ", ".join(f"{name} {_version(CHECKERS[name][0])}" for name in able)
-    yield f"{versions}; onnxruntime {_version('onnxruntime')}, Python {platform.python_version()}."
+    yield "; ".join(f"{name} {version}" for name, version in found["environment"].items()) + "."
     yield "Eight networks, outputs scaled by 1, 1e3 and 1e-4. The first row should be 0, every other one complete.\n"
-    yield "| | cases | " + " | ".join(able) + " |"
-    yield "|---|---|" + "---|" * len(able)
+    yield "| | cases | " + " | ".join(stopped) + " |"
+    yield "|---|---|" + "---|" * len(stopped)
     right = "a right fold"
-    yield f"| right folds flagged | {total[right]} | " + " | ".join(str(stopped[n][right]) for n in able) + " |"
+    yield f"| right folds flagged | {total[right]} | " + " | ".join(str(one[right]) for one in stopped.values()) + " |"
     for kind in FAULTS:
-        yield f"| {kind} | {total[kind]} | " + " | ".join(str(stopped[name][kind]) for name in able) + " |"
+        yield f"| {kind} | {total[kind]} | " + " | ".join(str(one[kind]) for one in stopped.values()) + " |"
     faults = sum(total[kind] for kind in FAULTS)
-    found = [sum(stopped[name][kind] for kind in FAULTS) for name in able]
-    yield f"| **all faults** | **{faults}** | " + " | ".join(f"**{count}**" for count in found) + " |"
+    sums = [sum(one[kind] for kind in FAULTS) for one in stopped.values()]
+    yield f"| **all faults** | **{faults}** | " + " | ".join(f"**{count}**" for count in sums) + " |"
 
 
 def _version(package: str) -> str:
@@ -148,7 +162,7 @@ def _version(package: str) -> str:
 
 
 def main() -> None:
-    """Print the table, or write it."""
+    """Print the table, or write it with the figures as JSON beside it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("-o", "--output", type=Path)
     arguments = parser.parse_args()
@@ -157,9 +171,11 @@ def main() -> None:
     os.environ.setdefault("POLYGRAPHY_AUTOINSTALL_DEPS", "0")
     importlib.import_module("torch").set_num_threads(1)
     onnxruntime.set_default_logger_severity(4)
-    text = table()
+    found = counted()
+    text = "\n".join(table(found)) + "\n"
     if arguments.output:
         arguments.output.write_text(text)
+        arguments.output.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n")
     else:
         print(text, end="")
 

@@ -14,6 +14,7 @@ from bnfold.checking.measures import Array
 _CONV = {"conv1d": 1, "conv2d": 2, "conv3d": 3}
 _TRANSPOSED = {"conv_transpose1d": 1, "conv_transpose2d": 2, "conv_transpose3d": 3}
 _POOL = {"avg_pool1d": 1, "avg_pool2d": 2, "avg_pool3d": 3}
+_DROPOUT = {"dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout"}
 _ARITHMETIC = {"add", "sub", "mul", "div", "rsub", "radd", "rmul", "iadd", "isub", "imul", "itruediv", "truediv",
                "true_divide", "subtract", "multiply", "divide"}  # fmt: skip
 Varies = Callable[[Tensor], bool]
@@ -87,6 +88,9 @@ def recognised(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], varies:
         return _batch_norm(varies, *args, **kwargs)
     if plain in ("neg", "negative") and len(args) == 1:
         return Affine(args[0], None, -np.ones(1), np.zeros(1))
+    if plain in _DROPOUT:
+        training = kwargs.get("training", args[2] if len(args) > 2 else True)
+        return None if training else Affine(args[0], None, np.ones(1), np.zeros(1))
     if plain == "instance_norm":
         return _instance_norm(varies, *args, **kwargs)
     if plain == "pad":

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from bnfold.adapters.torch_module import fold_module
 from bnfold.checking import check
 from bnfold.training.statistics import randomise_
 
@@ -140,3 +141,14 @@ def test_the_sizes_of_a_resize_are_no_weights():
         "<float[4] k = {1.0, 1.0, 2.0, 2.0}> { y = Resize<mode='nearest'>(x, , k) }".replace("'", '"')
     )
     assert check(graph, graph).passed
+
+
+@pytest.mark.parametrize(
+    "between",
+    [nn.Dropout(0.5), nn.InstanceNorm2d(6, affine=True, track_running_stats=True)],
+    ids=["dropout", "instance norm"],
+)
+def test_what_is_affine_in_eval_mode_is_part_of_the_layer(between):
+    network = nn.Sequential(nn.Conv2d(3, 6, 3), between, nn.BatchNorm2d(6), nn.ReLU())
+    folded = fold_module(randomise_(network, 0).eval(), (torch.randn(2, 3, 9, 9),)).model
+    assert not audited(network, folded)

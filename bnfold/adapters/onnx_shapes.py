@@ -173,6 +173,8 @@ def completed(value: Value, kind: str, operands: Sequence[Value | Constant | Non
         return Value(value.name, x.shape, x.dtype)
     if kind in ("Conv", "ConvTranspose") and isinstance(weight, Constant):
         return Value(value.name, _of_conv(x, weight, kind == "ConvTranspose", groups), weight.dtype)
+    if kind == "MatMul" and isinstance(weight, Constant) and len(weight.shape) == 2 and x.shape:
+        return Value(value.name, (*x.shape[:-1], weight.shape[1]), weight.dtype)
     if kind in ("Add", "Sub", "Mul", "Div") and isinstance(weight, Constant) and _broadcasts(weight.shape, x.shape):
         return Value(value.name, x.shape, x.dtype)
     return value

@@ -104,3 +104,22 @@ def test_double_weights_between_two_affines_pass_the_audit(tmp_path):
         **constants,
     )
     assert len(fold_and_check(proto, tmp_path)[1].plan.folded) == 2
+
+
+def test_a_matmul_in_a_loop_takes_what_is_behind_it(tmp_path):
+    """Inference inside of a body does not see outer constants in older opsets: it loses the rank of `s`."""
+    proto = model(
+        """(float[2,4] x) => (float[2,4] y) {
+            y = Loop<body = body (int64 i, bool c, float[2,4] carry) => (bool d, float[2,4] out) {
+                d = Identity(c) r = Reshape(b, four) s = Sub(carry, r) m = MatMul(s, w) n = BN(m)
+                out = Tanh(n) }>(trips, go, x) }""",
+        13,
+        w=(4, 4),
+        b=(4,),
+        four=np.array([4], np.int64),
+        trips=np.array(2, np.int64),
+        go=np.array(True),
+        **batch_norm(4),
+    )
+    proto.graph.node[0].attribute[0].g.output[1].type.tensor_type.ClearField("shape")
+    assert fold_and_check(proto, tmp_path)[1].plan.folded

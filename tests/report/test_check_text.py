@@ -10,10 +10,10 @@ import pytest
 from bnfold import report
 from bnfold.checking.result import CheckResult, Verdict
 from bnfold.errors import BnfoldError
+from bnfold.printable import visible
 from bnfold.report import check_github
 from bnfold.report.check_cases import cases
 from bnfold.report.markdown_text import escaped, table
-from bnfold.printable import visible
 from bnfold.report.text import share
 from tests.report import results
 from tests.report.results import HOSTILE, RESULTS

@@ -244,15 +244,20 @@ class Comparison:
         )
 
     def _part(self, count: int) -> float:
-        """The factor for a part of `count` numbers: from few of them, the reference's own error is known badly."""
-        return self.row.channel * (1 + _FEW / math.sqrt(max(count, 1)))
+        """The factor for a part of `count` numbers."""
+        return self.row.channel * self._by_count(count)
+
+    def _by_count(self, count: int) -> float:
+        """How much more is granted where few numbers decide: they tell the reference's own error badly."""
+        return 1 + _FEW / math.sqrt(max(count, 1))
 
     def _tests(self) -> Iterable[Exceeded]:
         if not self.samples:
             return
         row = self.row
         top = max(self.samples, key=lambda sample: sample.peak)
-        yield Exceeded("rms", self.candidate.rms, row.rms * self._own_rms(), None, top.name, top.index, *top.values)
+        whole = row.rms * self._by_count(top.count) * self._own_rms()
+        yield Exceeded("rms", self.candidate.rms, whole, None, top.name, top.index, *top.values)
         for sample in self.samples:
             level = self._own(sample.own, sample.scale)
             allowed = self._part(sample.count) * level

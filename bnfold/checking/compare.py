@@ -190,7 +190,6 @@ class Comparison:
         tests = tuple(self._tests())
         exceeded = max(tests, key=lambda test: _excess(test.measured, test.allowed), default=None)
         verdict, why = self._verdict(exceeded)
-        own = self._own_rms() if self.candidate.count else math.nan
         ratio = self.candidate.rms / self.reference.rms if self.candidate.count and self.reference.rms else None
         return OutputRecord(
             name=self.name,
@@ -202,7 +201,7 @@ class Comparison:
             elements=self.candidate.count,
             scale=self.candidate.scale,
             error_ratio=ratio,
-            allowed_ratio=self.row.rms * own / self.reference.rms if ratio is not None else None,
+            allowed_ratio=self._allowed_rms() / self.reference.rms if ratio is not None and self.samples else None,
             reference=self.reference.measures() if self.candidate.count else None,
             candidate=self.candidate.measures() if self.candidate.count else None,
             exceeded=exceeded,
@@ -219,11 +218,11 @@ class Comparison:
         if not self.samples:  # integers, all equal
             return Verdict.VERIFIED, ""
         assert exceeded is not None
-        level = self._own_rms() / self.reference.scale if self.reference.scale else 0.0
-        if level * self.row.rms > self.row.ceiling:
+        own, allowed = self._own_rms(), self._allowed_rms()
+        if allowed > self.row.ceiling * self.reference.scale > 0:
             return Verdict.UNVERIFIED, (
-                f"ill-conditioned: the reference's own error is {level:.1e} of its scale, so a budget of"
-                f" {self.row.rms:g} times that would let anything pass (ceiling {self.row.ceiling:g})"
+                f"ill-conditioned: the reference's own error is {own / self.reference.scale:.1e} of its scale, so a"
+                f" budget of {allowed / own:.3g} times that would let anything pass (ceiling {self.row.ceiling:g})"
             )
         if not exceeded.measured <= exceeded.allowed:
             return Verdict.DIFFERENT, _sentence(exceeded)
@@ -237,6 +236,12 @@ class Comparison:
     def _own_rms(self) -> float:
         own = math.sqrt(self.noise / self.candidate.count)
         return max(own, self.row.floor * self.row.unit * self.candidate.scale)
+
+    def _allowed_rms(self) -> float:
+        return self.row.rms * self._by_count(self._worst_sample().count) * self._own_rms()
+
+    def _worst_sample(self) -> _Sample:
+        return max(self.samples, key=lambda sample: sample.peak)
 
     def _own(self, own: float, scale: float) -> float:
         return max(
@@ -254,10 +259,8 @@ class Comparison:
     def _tests(self) -> Iterable[Exceeded]:
         if not self.samples:
             return
-        row = self.row
-        top = max(self.samples, key=lambda sample: sample.peak)
-        whole = row.rms * self._by_count(top.count) * self._own_rms()
-        yield Exceeded("rms", self.candidate.rms, whole, None, top.name, top.index, *top.values)
+        row, top = self.row, self._worst_sample()
+        yield Exceeded("rms", self.candidate.rms, self._allowed_rms(), None, top.name, top.index, *top.values)
         for sample in self.samples:
             level = self._own(sample.own, sample.scale)
             allowed = self._part(sample.count) * level

@@ -38,11 +38,24 @@ def test_rounding_passes():
     record = judged(*numbers())
     assert record.verdict is Verdict.VERIFIED
     assert 0.8 < record.error_ratio < 1.25
-    assert record.allowed_ratio == pytest.approx(3)
+    assert record.allowed_ratio == pytest.approx(3 * (1 + 2 / math.sqrt(240)))
     assert record.elements == 3 * 240
     assert record.candidate.cosine == pytest.approx(1)
     assert sum(b.count for b in record.candidate.ulp) == record.elements
     assert sum(b.count for b in record.candidate.error_log10) == record.elements
+
+
+@pytest.mark.parametrize("count", [1, 8, 10_000])
+def test_the_fewer_numbers_the_more_they_may_err(count):
+    """What is granted is what the report shows, and is as much as the verdict needs."""
+    truth = np.random.default_rng(1).normal(size=count)
+    reference = (truth + UNIT * truth).astype(np.float64)  # its own error is one unit of each
+    granted = 3 * (1 + 2 / math.sqrt(count))
+    for factor, verdict in ((0.98, Verdict.VERIFIED), (1.02, Verdict.DIFFERENT)):
+        record = judged(truth, reference, truth + factor * granted * UNIT * truth)
+        assert record.verdict is verdict
+        assert record.allowed_ratio == pytest.approx(granted)
+        assert record.error_ratio == pytest.approx(factor * granted)
 
 
 def test_one_channel_is_named():

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from bnfold.checking.measures import Side
+from bnfold.checking.parts import Channels, Sample
 from bnfold.checking.result import BudgetRow, ChannelRecord, Exceeded, OutputRecord, Verdict
 
 Array = np.ndarray[Any, Any]
@@ -16,49 +17,6 @@ _QUIET = 1e-3  # a part quieter than this share of the whole is granted the floo
 _GAUSS = 4.0  # the largest of some thousand roundings is about 4 times their rms
 _WORST_CHANNELS = 16
 _FEW = 2.0  # n numbers tell an rms to 1 / sqrt(2 n) of itself; the factor leaves room for three times that
-
-
-@dataclass
-class _Channels:
-    """Sums by channel over all samples, and the worst element of each."""
-
-    truth: Array
-    reference: Array
-    candidate: Array
-    count: int = 0
-    peak: Array = field(default_factory=lambda: np.zeros(0))
-    where: list[tuple[str, tuple[int, ...], tuple[float, float, float]]] = field(default_factory=list)
-
-    @classmethod
-    def zeros(cls, channels: int) -> "_Channels":
-        blank = [("", (), (math.nan,) * 3) for _ in range(channels)]
-        return cls(np.zeros(channels), np.zeros(channels), np.zeros(channels), 0, np.full(channels, -1.0), blank)  # type: ignore[arg-type]
-
-    def add(self, sample: str, truth: Array, own: Array, error: Array, sides: tuple[Array, Array]) -> None:
-        rest = tuple(axis for axis in range(truth.ndim) if axis != 1)
-        for total, part in ((self.truth, truth), (self.reference, own), (self.candidate, error)):
-            total += np.square(part).sum(rest)
-        self.count += truth.size // max(truth.shape[1], 1)
-        peaks = error.max(rest)
-        for channel in np.flatnonzero(peaks > self.peak):
-            part = error[:, channel]
-            index = np.unravel_index(int(part.argmax()), part.shape)
-            full = (int(index[0]), int(channel), *map(int, index[1:]))
-            values = (float(sides[0][full]), float(sides[1][full]), float(truth[full]))
-            self.peak[channel], self.where[channel] = peaks[channel], (sample, full, values)
-
-
-@dataclass(frozen=True)
-class _Sample:
-    name: str
-    count: int
-    scale: float
-    own: float
-    own_peak: float
-    error: float
-    peak: float
-    index: tuple[int, ...]
-    values: tuple[float, float, float]
 
 
 @dataclass
@@ -74,8 +32,8 @@ class Comparison:
     shape: tuple[int, ...] = ()
     noise: float = 0.0  # sum of squares of the reference's own error, its weights' rounding included
     faults: list[tuple[Verdict, str]] = field(default_factory=list)
-    samples: list[_Sample] = field(default_factory=list)
-    channels: _Channels | None = None
+    samples: list[Sample] = field(default_factory=list)
+    channels: Channels | None = None
 
     def __post_init__(self) -> None:
         measured = self.dtype if self.dtype in ("float16", "bfloat16", "float32", "float64") else "float64"
@@ -131,23 +89,9 @@ class Comparison:
             own = np.where(finite & np.isfinite(nudged), np.hypot(reference - truth, nudged - truth), 0.0)
             error = np.where(finite, np.abs(candidate - truth), 0.0)
         self.noise += float(np.square(own).sum())
-        count = int(finite.sum())
-        index = tuple(int(i) for i in np.unravel_index(int(error.argmax()), error.shape))
-        self.samples.append(
-            _Sample(
-                name=sample,
-                count=count,
-                scale=_rms(truth[finite], count),
-                own=_rms(own, count),
-                own_peak=float(own.max()),
-                error=_rms(error, count),
-                peak=float(error.max()),
-                index=index,
-                values=(float(reference[index]), float(candidate[index]), float(truth[index])),
-            )
-        )
+        self.samples.append(Sample.of(sample, truth, own, error, finite, (reference, candidate)))
         if truth.ndim > 1:
-            self.channels = self.channels or _Channels.zeros(truth.shape[1])
+            self.channels = self.channels or Channels.zeros(truth.shape[1])
             if len(self.channels.truth) == truth.shape[1]:
                 self.channels.add(sample, np.where(finite, truth, 0.0), own, error, (reference, candidate))
         latest = self.samples[-1]
@@ -240,7 +184,7 @@ class Comparison:
     def _allowed_rms(self) -> float:
         return self.row.rms * self._by_count(self._worst_sample().count) * self._own_rms()
 
-    def _worst_sample(self) -> _Sample:
+    def _worst_sample(self) -> Sample:
         return max(self.samples, key=lambda sample: sample.peak)
 
     def _own(self, own: float, scale: float) -> float:
@@ -286,10 +230,6 @@ class Comparison:
     def _worst_channels(self) -> tuple[ChannelRecord, ...]:
         ranked = sorted(self._channel_records(), key=lambda x: _excess(x.candidate, x.allowed), reverse=True)
         return tuple(ranked[:_WORST_CHANNELS])
-
-
-def _rms(values: Array, count: int) -> float:
-    return math.sqrt(float(np.square(values).sum()) / count)
 
 
 def _excess(measured: float, allowed: float) -> float:

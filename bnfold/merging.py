@@ -8,33 +8,19 @@ x itself is a convolution whose 1x1 kernel is the identity, an affine of x one w
 behind a branch, or behind the sum, scales rows and moves biases. Kernels of different sizes are padded with zeros.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from bnfold import ops
-from bnfold.affine import Affine, Floats
+from bnfold.affine import Floats
+from bnfold.branches import Branch, affine_behind, affines_of, branches_of
 from bnfold.graph import Graph, Node
 from bnfold.plan import Folded, Kept, Merge, Outcome, Plan, Remove
 from bnfold.relation import Site
 from bnfold.rounding import merged
 from bnfold.rules.affine import affine_of
-
-DEPTH = 8  # Sums within each other: what a person writes
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Branch:
-    """coefficient * affine(conv(x)), where both are optional; nodes in the order of the data."""
-
-    x: str
-    coefficient: float
-    nodes: tuple[Node, ...] = ()
-
-    @property
-    def conv(self) -> Node | None:
-        return next((node for node in self.nodes if isinstance(node.op, ops.Conv)), None)
 
 
 def with_merges(graph: Graph, plan: Plan) -> Plan:
@@ -82,7 +68,7 @@ def find(graph: Graph) -> tuple[Merge, ...]:
 def fused(graph: Graph, merge: Merge) -> tuple[Floats, Floats]:
     """Give weight (out, in / groups, *kernel) and bias (out,), both float64, of the Conv that a merge puts in."""
     node = graph.by_name[merge.node]
-    branches, _ = _branches(graph, node)
+    branches, _ = branches_of(graph, node)
     layout = _layout(graph, branches)
     assert layout is not None, f"{merge.node}: not the graph that the merge was found in"
     weight = np.zeros((layout.channels, layout.channels_in // merge.op.groups, *layout.kernel))
@@ -115,69 +101,13 @@ def fused_after(graph: Graph, plan: Plan, merge: Merge) -> tuple[Floats, Floats]
 
 
 def _merge(graph: Graph, node: Node) -> Merge | None:
-    branches, inner = _branches(graph, node)
+    branches, inner = branches_of(graph, node)
     layout = _layout(graph, branches) if len(branches) > 1 else None
     if layout is None or layout.cost > sum(layout.costs):
         return None
     names = tuple(tuple(part.name for part in branch.nodes) for branch in branches)
-    after = _affine_behind(graph, node)
+    after = affine_behind(graph, node)
     return Merge(node.name, branches[0].x, layout.op, names, (after.name,) if after else (), inner)
-
-
-def _branches(
-    graph: Graph, node: Node, coefficient: float = 1.0, depth: int = 0
-) -> tuple[list[_Branch], tuple[str, ...]]:
-    """Follow every operand back; Sums that only this one reads are opened. Gives the branches and those Sums."""
-    assert isinstance(node.op, ops.Sum)
-    branches: list[_Branch] = []
-    inner: tuple[str, ...] = ()
-    for name, factor in zip(node.inputs, node.op.coefficients, strict=True):
-        made = _private_producer(graph, name)
-        if made is not None and isinstance(made.op, ops.Sum) and depth < DEPTH:
-            more, sums = _branches(graph, made, coefficient * factor, depth + 1)
-            branches += more
-            inner += (*sums, made.name)
-        else:
-            branches.append(_branch(graph, name, coefficient * factor))
-    return branches, inner
-
-
-def _branch(graph: Graph, value: str, coefficient: float) -> _Branch:
-    """Take an affine and a Conv that nobody else reads; what is before them is x."""
-    nodes: tuple[Node, ...] = ()
-    made = _private_producer(graph, value)
-    if made is not None and _is_affine(graph, made):
-        nodes, value = (made,), made.inputs[0]
-        made = _private_producer(graph, value)
-    if made is not None and _is_conv(graph, made):
-        nodes, value = (made, *nodes), made.inputs[0]
-    return _Branch(value, coefficient, nodes)
-
-
-def _private_producer(graph: Graph, value: str) -> Node | None:
-    node = graph.producer.get(value)
-    return node if node is not None and len(graph.readers[value]) == 1 and value not in graph.outputs else None
-
-
-def _is_affine(graph: Graph, node: Node) -> bool:
-    if not isinstance(node.op, ops.BatchNorm | ops.Affine) or node.unit or "remove" in node.limits:
-        return False
-    if any(name not in graph.constants for name in node.inputs[1:] if name):
-        return False
-    affine = affine_of(Site(node, graph))
-    return affine.axis == 1 and bool(np.isfinite([affine.scale, affine.shift]).all())
-
-
-def _is_conv(graph: Graph, node: Node) -> bool:
-    constant = all(name in graph.constants for name in node.inputs[1:] if name)
-    return isinstance(node.op, ops.Conv) and constant and node.op.pads is not None and not (node.unit or node.limits)
-
-
-def _affine_behind(graph: Graph, node: Node) -> Node | None:
-    readers = graph.readers.get(node.output, ())
-    if len(readers) != 1 or node.output in graph.outputs or not _is_affine(graph, readers[0]):
-        return None
-    return readers[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +139,7 @@ class _Taps:
         return self.low + self.high - self.dilation * (self.size - 1)
 
 
-def _layout(graph: Graph, branches: Sequence[_Branch]) -> _Layout | None:
+def _layout(graph: Graph, branches: Sequence[Branch]) -> _Layout | None:
     """Put the kernels of all branches into one; None where they don't agree."""
     convs = [branch.conv for branch in branches if branch.conv is not None]
     found = [node.op for node in convs if isinstance(node.op, ops.Conv)]
@@ -246,16 +176,16 @@ def _is_padded(op: ops.Conv) -> bool:
     return any(low or high for low, high in op.pads or ())
 
 
-def _same_types(graph: Graph, branches: Sequence[_Branch]) -> bool:
+def _same_types(graph: Graph, branches: Sequence[Branch]) -> bool:
     names = {branches[0].x} | {node.output for branch in branches for node in branch.nodes}
     return len({graph.values[name].dtype for name in names}) == 1
 
 
-def _kernel(graph: Graph, branch: _Branch, spatial: int) -> tuple[int, ...]:
+def _kernel(graph: Graph, branch: Branch, spatial: int) -> tuple[int, ...]:
     return (1,) * spatial if branch.conv is None else graph.constants[branch.conv.inputs[1]].shape[2:]
 
 
-def _along(graph: Graph, branches: Sequence[_Branch], axis: int) -> tuple[int, _Taps, tuple[int, ...]] | None:
+def _along(graph: Graph, branches: Sequence[Branch], axis: int) -> tuple[int, _Taps, tuple[int, ...]] | None:
     """Join the taps along one spatial axis: (size, taps, where each branch starts); a single tap has no dilation."""
     taps = [_taps(graph, branch, axis) for branch in branches]
     dilations = {one.dilation for one in taps if one.size > 1} or {1}
@@ -271,7 +201,7 @@ def _along(graph: Graph, branches: Sequence[_Branch], axis: int) -> tuple[int, _
     return size, _Taps(size, low, high, taps[0].stride, dilation), starts
 
 
-def _taps(graph: Graph, branch: _Branch, axis: int) -> _Taps:
+def _taps(graph: Graph, branch: Branch, axis: int) -> _Taps:
     if branch.conv is None:
         return _Taps(1, 0, 0, 1, 1)
     op = branch.conv.op
@@ -281,7 +211,7 @@ def _taps(graph: Graph, branch: _Branch, axis: int) -> _Taps:
     return _Taps(size, *op.pads[axis], op.strides[axis], op.dilations[axis])
 
 
-def _linear(graph: Graph, branch: _Branch, layout: _Layout, groups: int) -> tuple[Floats, Floats]:
+def _linear(graph: Graph, branch: Branch, layout: _Layout, groups: int) -> tuple[Floats, Floats]:
     """Give a branch's kernel (out, in / groups, *its size) and bias (out,), its affine taken in."""
     outputs, spatial = layout.channels, len(layout.kernel)
     weight = np.zeros((outputs, layout.channels_in // groups, *(1,) * spatial))
@@ -292,13 +222,7 @@ def _linear(graph: Graph, branch: _Branch, layout: _Layout, groups: int) -> tupl
     else:
         weight = graph.constants[branch.conv.inputs[1]].load()
         bias = graph.constants[branch.conv.inputs[2]].load() if any(branch.conv.inputs[2:]) else bias
-    for affine in _own_affines(graph, branch):
+    for affine in affines_of(graph, branch):
         weight = weight * affine.scale.reshape(-1, *(1,) * (spatial + 1))
         bias = affine.scale * bias + affine.shift
     return weight, bias
-
-
-def _own_affines(graph: Graph, branch: _Branch) -> Iterator[Affine]:
-    for node in branch.nodes:
-        if not isinstance(node.op, ops.Conv):
-            yield affine_of(Site(node, graph))

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import onnx
 from onnx import helper
 
 from bnfold import ops
@@ -164,7 +163,7 @@ class _Editor:
         self._use(work, 1, Dense(numbers, scale.dtype), work.inputs[1])
         if zero is not None and zero.size == 1 and zero.shape != (channels,):
             self._use(work, 2, Dense(np.full(channels, float(zero.load().reshape(()))), zero.dtype), work.inputs[2])
-        self._rebuild(work, attributes={"axis": axis})
+        work.rebuild(attributes={"axis": axis})
 
     def _set_bias(self, bias: Floats, node: Node, works: list[Work]) -> None:
         """Store the bias in the node; in an Add behind a MatMul or Einsum; or make a MatMul of matrices a Gemm."""
@@ -178,7 +177,7 @@ class _Editor:
                 index = next(k for k, name in enumerate(works[1].inputs) if name in self.model.known)
                 self._set_operand(works[1], index, bias, dtype)
                 return
-            self._rebuild(work, op_type="Gemm")
+            work.rebuild(op_type="Gemm")
         elif len(works) == 2:  # the Add goes, the operator has room
             work.outputs[0] = works[1].outputs[0]
             works[1].dropped = True
@@ -254,7 +253,7 @@ class _Editor:
         work = works[0]
         if isinstance(node.op, ops.Pad):
             if self.model.opset < 11:
-                self._rebuild(work, attributes={"value": float(edit.lo or 0.0)})
+                work.rebuild(attributes={"value": float(edit.lo or 0.0)})
             else:
                 self._set_operand(work, 2, np.asarray(edit.lo or 0.0), self._dtype(node.inputs[0]))
             return
@@ -263,7 +262,7 @@ class _Editor:
             return
         if self.model.opset < 11:
             given = {name: float(value) for name, value in (("min", edit.lo), ("max", edit.hi)) if value is not None}
-            self._rebuild(work, without=("min", "max"), attributes=given)
+            work.rebuild(without=("min", "max"), attributes=given)
             return
         for index, value in ((1, edit.lo), (2, edit.hi)):
             if value is not None:
@@ -280,21 +279,3 @@ class _Editor:
             )
         self._drop(works[:-1])
         self._put(works[-1], clip_steps(lo, hi, len(shape), axis), node.inputs[0], self._dtype(node.inputs[0]))
-
-    def _rebuild(
-        self,
-        work: Work,
-        op_type: str = "",
-        attributes: Mapping[str, float | int] | None = None,
-        without: Sequence[str] = (),
-    ) -> None:
-        """Change a node's type or some of its attributes."""
-        new = attributes or {}
-        proto = onnx.NodeProto()
-        proto.CopyFrom(work.proto)
-        proto.op_type = op_type or proto.op_type
-        kept = [item for item in proto.attribute if item.name not in new and item.name not in without]
-        del proto.attribute[:]
-        proto.attribute.extend(kept)
-        proto.attribute.extend(helper.make_attribute(name, value) for name, value in new.items())
-        work.proto = proto

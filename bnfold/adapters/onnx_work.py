@@ -1,9 +1,10 @@
 """A file's nodes and constants while a plan is carried out on them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import onnx
+from onnx import helper
 
 from bnfold.adapters.onnx_content import Content
 from bnfold.adapters.onnx_scopes import FileNode
@@ -26,6 +27,20 @@ class Work:
         if self.dropped:
             return ()
         return (self,) if self.replaced is None else self.replaced
+
+    def rebuild(
+        self, op_type: str = "", attributes: Mapping[str, float | int] | None = None, without: Sequence[str] = ()
+    ) -> None:
+        """Change the node's type or some of its attributes."""
+        new = attributes or {}
+        proto = onnx.NodeProto()
+        proto.CopyFrom(self.proto)
+        proto.op_type = op_type or proto.op_type
+        kept = [item for item in proto.attribute if item.name not in new and item.name not in without]
+        del proto.attribute[:]
+        proto.attribute.extend(kept)
+        proto.attribute.extend(helper.make_attribute(name, value) for name, value in new.items())
+        self.proto = proto
 
 
 @dataclass(frozen=True, eq=False)

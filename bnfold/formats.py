@@ -12,6 +12,7 @@ from bnfold.errors import BnfoldError, UnsafeError
 
 DEFAULT_MAX_BYTES = 16 << 30
 _CHUNK = 1 << 20
+_DAMAGED = (zipfile.BadZipFile, zlib.error, struct.error, OSError, EOFError, ValueError, RuntimeError)  # by zipfile
 _SAFETENSORS_HEADER_LIMIT = 100_000_000  # the format's own
 
 
@@ -94,7 +95,7 @@ def _entries(path: Path) -> list[str]:
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.namelist()
-    except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError, struct.error) as error:
+    except _DAMAGED as error:
         raise BnfoldError(f"{path}: a damaged or truncated archive ({error})") from error
 
 
@@ -151,5 +152,5 @@ def check_entry(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> 
         with open_entry(archive, info) as entry:
             while entry.read(_CHUNK):
                 pass
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError, ValueError) as error:
+    except _DAMAGED as error:
         raise BnfoldError(f"{path}: entry {info.filename!r} is damaged ({error})") from error

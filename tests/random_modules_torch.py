@@ -97,7 +97,7 @@ class Growth:
         try:
             with torch.no_grad():
                 result = eval(code, dict(self.tensors))
-        except (RuntimeError, ValueError, IndexError):
+        except (RuntimeError, ValueError, IndexError, UserWarning):
             return self.live[-1]
         if isinstance(result, Tensor) and not 0 < result.numel() <= LARGEST:
             return self.live[-1]

@@ -15,7 +15,8 @@ from tests.random_modules_torch import Network, grown
 
 FACTOR = 10.0  # times the network's own error to float64, as the largest of an output
 FLOOR = 5e-6  # of the output's largest number
-_BY_NUMBERS = {Why.PRECISION, Why.GAMMA_ZERO}  # what they refuse may be folded when another affine is gone
+# What these refuse may be folded when another affine is gone: its numbers, or its reading of what is overwritten.
+_FOR_NOW = {Why.PRECISION, Why.GAMMA_ZERO, Why.OVERWRITTEN}
 
 
 def _tensors(outputs: Any) -> list[Tensor]:
@@ -64,7 +65,7 @@ def _module_stays_the_same(seed: int) -> int:
     assert all(torch.equal(item, before[name]) for name, item in network.state_dict().items())
     own = {item.data_ptr() for item in network.state_dict().values() if item.numel()}
     assert not own & {item.data_ptr() for item in result.model.state_dict().values()}
-    if not any(reason.why in _BY_NUMBERS for kept in result.plan.kept for reason in kept.why):
+    if not any(reason.why in _FOR_NOW for kept in result.plan.kept for reason in kept.why):
         assert not bnfold.fold(result.model, example, level=_level(seed)).plan.folded, str(network)
     return len(result.plan.folded)
 
@@ -115,7 +116,7 @@ def test_random_modules_keep_their_function():
     assert sum(map(_module_stays_the_same, range(30))) > 15
 
 
-@pytest.mark.parametrize("seed", [112, 754, 874, 1010, 2551, 2886])
+@pytest.mark.parametrize("seed", [112, 754, 874, 1010, 2551, 2886, 3739])
 def test_networks_on_which_folding_once_failed_keep_their_function(seed):
     """A flatten of nothing, a size that only a run refuses, updates in place, a layer called on other shapes."""
     assert _module_stays_the_same(seed) > 0

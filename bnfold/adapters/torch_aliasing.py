@@ -1,6 +1,6 @@
 """Updates in place that a fold would let reach further: a BatchNorm gives a tensor of its own, Identity its input."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from torch import fx, nn
 
@@ -15,10 +15,13 @@ def updates(reading: Reading) -> tuple[fx.Node, ...]:
     return tuple(node for node in reading.program.graph.nodes if node.op == "call_function" and changes_first(node))
 
 
-def is_overwritten(reading: Reading, module: nn.Module, node: fx.Node, writes: Iterable[fx.Node]) -> bool:
+def is_overwritten(
+    reading: Reading, module: nn.Module, node: fx.Node, writes: Iterable[fx.Node], relied: Collection[str] = ()
+) -> bool:
     """Whether one of `writes` would change what others read, were the node's output its input.
 
-    Activations that are modules don't count where they write to the output: they can be told to copy.
+    Activations that are modules don't count where they write to the output: they can be told to copy, all but those at
+    the paths `relied`.
     """
     source = next(iter(node.all_input_nodes), None)
     before, after = storage(source), storage(node)
@@ -28,7 +31,8 @@ def is_overwritten(reading: Reading, module: nn.Module, node: fx.Node, writes: I
         memory = storage(write.args[0])
         if memory == before and node < write:
             return True
-        if memory == after and not _may_copy(module, write) and _is_read_after(reading, before, write):
+        copies = _may_copy(module, write) and path_of(write) not in relied
+        if memory == after and not copies and _is_read_after(reading, before, write):
             return True
     return False
 

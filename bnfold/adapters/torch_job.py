@@ -47,7 +47,7 @@ def without_removal(writable: Writable, paths: Collection[str]) -> tuple[Writabl
     gone = writable.replacements.keys() - kept.keys()
     nodes = tuple(_held(node) if node.name in gone else node for node in writable.graph.nodes)
     graph = replace(writable.graph, nodes=nodes)
-    return Writable(graph, kept), raised(graph)
+    return Writable(graph, kept, writable.relied), raised(graph)
 
 
 def _held(node: Node) -> Node:
@@ -82,7 +82,7 @@ class Job:
             except Exception:  # noqa: BLE001, S112 - on numbers it asks for more than on tensors without numbers
                 continue
             before.append((size, torch_truth.truth(self.module, size), reference))
-        in_place = in_place_after(self.reading, self.module, self._removed(plan))
+        in_place = self.in_place(plan)
         original = self.graph
         if target is self.module:
             original = torch_audit.kept(self.graph, plan, self.reading.tensors)
@@ -122,6 +122,11 @@ class Job:
     def replaced(self, plan: Plan) -> set[str]:
         """Give the paths of the submodules that the plan takes out."""
         return {self.replacements[name].path for name in self._removed(plan) if name in self.replacements}
+
+    def in_place(self, plan: Plan) -> tuple[str, ...]:
+        """Give the paths of the activations that have to stop working in place once the plan is carried out."""
+        found = in_place_after(self.reading, self.module, self._removed(plan))
+        return tuple(path for path in found if path not in self.writable.relied)
 
     @property
     def replacements(self) -> Mapping[str, Replacement]:

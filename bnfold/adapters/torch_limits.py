@@ -21,23 +21,33 @@ _NUMBERED = (ops.Clip, ops.Pad, ops.Relu, ops.PRelu)
 
 @dataclass(frozen=True, eq=False)
 class Writable:
-    """The graph with its limits, and the submodules that can go, by the node that they stand for."""
+    """The graph with its limits, and the submodules that can go, by the node that they stand for.
+
+    relied: the paths of activations that go on working in place, because others read what they were given.
+    """
 
     graph: Graph
     replacements: Mapping[str, Replacement]
+    relied: Collection[str] = ()
 
 
-def limited(reading: Reading, module: nn.Module, varying: Collection[int] = ()) -> Writable:
-    """Say what of `reading.graph` can't be rewritten in `module`. varying: the axes of its inputs of any length."""
-    limits = _Limits(reading, module, frozenset(varying))
+def limited(
+    reading: Reading, module: nn.Module, varying: Collection[int] = (), relied: Collection[str] = ()
+) -> Writable:
+    """Say what of `reading.graph` can't be rewritten in `module`.
+
+    varying: the axes of its inputs of any length. relied: as in Writable.
+    """
+    limits = _Limits(reading, module, frozenset(varying), relied)
     nodes = [limits.of(node) for node in reading.graph.nodes]
     graph = replace(reading.graph, nodes=(*nodes, *limits.watchers()))
-    return Writable(graph, limits.replacements)
+    return Writable(graph, limits.replacements, relied)
 
 
 class _Limits:
-    def __init__(self, reading: Reading, module: nn.Module, varying: Set[int]) -> None:
+    def __init__(self, reading: Reading, module: nn.Module, varying: Set[int], relied: Collection[str]) -> None:
         self.reading = reading
+        self.relied = relied
         self.varying = varying
         self.graph = reading.graph
         self.module = module
@@ -114,7 +124,7 @@ class _Limits:
         replacement = self.replacements.get(node.name)
         if replacement is None:
             found["remove"] = self._why_not_removed(node)
-        elif is_overwritten(self.reading, self.module, self.reading.sources[node.name], self.updates):
+        elif is_overwritten(self.reading, self.module, self.reading.sources[node.name], self.updates, self.relied):
             found["remove"] = Why.OVERWRITTEN
         if not self._can_be_rewritten(node):
             found["constants"] = Why.CODE

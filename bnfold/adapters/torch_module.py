@@ -155,10 +155,13 @@ def _fold_whole(module: nn.Module, given: Arguments, wanted: _Wanted) -> tuple[F
     try:
         done = job.carry_out(plan, target)
     except OtherPathError:
-        watched = looked_at(target, given, job.replaced(plan))
-        if wanted.plan is not None or not watched:
+        if wanted.plan is not None:
             raise
-        job, plan = _keeping(job, watched, wanted.settings)
+        watched = looked_at(target, given, job.replaced(plan))
+        relied = () if watched else job.in_place(plan)
+        if not watched and not relied:
+            raise
+        job, plan = _keeping(job, watched, wanted.settings) if watched else _updating(job, relied, wanted.settings)
         done = job.carry_out(plan, target)
         notes += tuple(f"{path}: the forward looks at it beyond calling it, so it stays" for path in watched)
     if target is not module:
@@ -202,4 +205,14 @@ def _fold_parts(
 
 def _keeping(job: Job, paths: Sequence[str], settings: Mapping[str, Any]) -> tuple[Job, Plan]:
     writable, graph = without_removal(job.writable, paths)
+    return replace(job, writable=writable, graph=graph), fold(graph, **settings)
+
+
+def _updating(job: Job, relied: Sequence[str], settings: Mapping[str, Any]) -> tuple[Job, Plan]:
+    """Plan anew with activations that go on working in place: `self.relu(x)` as a statement, and x read after it.
+
+    A capture shows x and what relu gives back as one tensor, so only the written module's path tells.
+    """
+    limits = limited(job.reading, job.module, varying(job.followed.sizes), relied)
+    writable, graph = prepared(job.reading, limits)
     return replace(job, writable=writable, graph=graph), fold(graph, **settings)

@@ -21,6 +21,7 @@ class Network(nn.Module):
             for item in (*self.norm.parameters(), self.norm.running_mean):
                 item.copy_(torch.randn(4))
         self.norm.running_var.copy_(torch.rand(4) + 0.3)
+        self.third = nn.Conv2d(4, 4, 1)
 
     def forward(self, x: Tensor) -> object:
         return self.run(self, x)
@@ -69,6 +70,22 @@ def through_a_view(net: nn.Module, x: Tensor) -> object:
     return net.second(y), x.flatten(1)
 
 
+def as_a_statement(net: nn.Module, x: Tensor) -> object:
+    x = net.first(x)
+    y = net.norm(x)
+    net.relu(y)
+    return net.second(y), net.third(x)
+
+
+def as_a_statement_on_a_copy_that_is_none(net: nn.Module, x: Tensor) -> object:
+    x = net.first(x)
+    z = net.second(x)
+    y = net.norm(x)
+    same = y.contiguous()
+    net.relu(y)
+    return net.second(same), z
+
+
 @pytest.mark.parametrize("run", [alone, after_the_other_reader, residual])
 def test_an_update_that_reaches_nobody_else_lets_the_norm_go(run):
     assert len(folded(run).plan.folded) == 1
@@ -81,6 +98,16 @@ def test_an_update_that_reaches_nobody_else_lets_the_norm_go(run):
 def test_an_update_that_others_would_see_keeps_the_norm(run):
     result = folded(run)
     assert {reason.why for kept in result.plan.kept for reason in kept.why} == {Why.OVERWRITTEN}
+
+
+def test_a_module_that_updates_in_place_as_a_statement_keeps_the_norm():
+    (kept,) = folded(as_a_statement).plan.kept
+    assert [reason.why for reason in kept.why] == [Why.OVERWRITTEN]
+
+
+def test_an_activation_that_is_called_as_a_statement_goes_on_working_in_place():
+    result = folded(as_a_statement_on_a_copy_that_is_none)
+    assert result.model.relu.inplace
 
 
 def test_an_update_through_a_view_is_understood_without_a_warning():

@@ -72,10 +72,14 @@ def _neighbours(node: Node, graph: Graph) -> Iterator[str]:
             break
         behind, seen = reader.output, seen + 1
     for name in node.inputs[:2]:
-        maker = graph.producer.get(name)
-        alone = name not in graph.outputs and len(graph.readers[name]) == 1
-        if maker is not None and alone and _saves(maker, graph):
-            yield maker.name
+        before = name
+        while before in graph.producer and before not in graph.outputs and len(graph.readers[before]) == 1:
+            maker = graph.producer[before]
+            if _saves(maker, graph):
+                yield maker.name
+            if not isinstance(maker.op, _LAYOUT):
+                break
+            before = maker.inputs[0]
 
 
 def _saves(node: Node, graph: Graph) -> bool:

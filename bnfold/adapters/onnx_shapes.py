@@ -7,6 +7,7 @@ import onnx
 from onnx.shape_inference import InferenceError, infer_shapes
 
 from bnfold.adapters.onnx_functions import every_node
+from bnfold.adapters.onnx_sizes import settle
 from bnfold.adapters.onnx_tensors import DTYPES
 from bnfold.graph import Constant, Dim, Value
 
@@ -30,6 +31,7 @@ def inferred(proto: onnx.ModelProto) -> onnx.ModelProto:
     for item in bare.graph.output:
         if item.type.HasField("tensor_type"):
             item.type.tensor_type.ClearField("shape")
+    settle(bare.graph)
     try:
         return infer_shapes(bare, check_type=False, strict_mode=False, data_prop=_is_bounded(bare.graph, {}))
     except (InferenceError, RuntimeError, ValueError):
@@ -115,8 +117,11 @@ def settled(
     """Put numbers in the place of symbols that inference made, where a weight tells the length: of channels, mostly.
 
     nodes: standard ones. sizes: shapes of the constants, by name. The file's own symbols, which its inputs have, stay:
-    two lengths may go by one name there.
+    two lengths may go by one name there. Where inference knows nothing of what a weight is applied to, its rank is the
+    weight's.
     """
+    nodes = list(nodes)
+    found = {**found, **_ranked(found, nodes, sizes)}
     given = {dim for item in inputs for dim in type_of(item.type)[0] or ()}
     made = {dim for shape, _ in found.values() for dim in shape or () if isinstance(dim, str)} - given
     if not made:
@@ -134,6 +139,18 @@ def settled(
         name: (None if shape is None else tuple(known.get(dim, dim) for dim in shape), dtype)
         for name, (shape, dtype) in found.items()
     }
+
+
+def _ranked(found: Shapes, nodes: Iterable[onnx.NodeProto], sizes: Mapping[str, Shape]) -> Shapes:
+    """Give the shapes, unknown but for the channels, of what is read by layers that take one rank only."""
+    told: Shapes = {}
+    for node in nodes:
+        weight = sizes.get(node.input[1]) if node.input[1:] else None
+        shape, dtype = found.get(node.input[0], (None, "unknown")) if weight else ((), "")
+        axis, length = _contracted(node, weight or ())
+        if shape is None and weight and length is not None and node.op_type in ("Conv", "ConvTranspose", "Gemm"):
+            told[node.input[0]] = (tuple(length if place == axis else None for place in range(len(weight))), dtype)
+    return told
 
 
 def _contracted(node: onnx.NodeProto, weight: Shape) -> tuple[int, int | None]:

@@ -37,6 +37,13 @@ FOLDS = [
         "MatMul Add",
         id="affine before",
     ),
+    pytest.param(
+        "(float[2,4,5] x) => (float[2,5,6] y) "
+        "{ r = Relu(x) b = BN(r) t = Transpose<perm=[0,2,1]>(b) y = MatMul(t, v) }",
+        {"v": (4, 6), **batch_norm(4)},
+        "Relu Transpose MatMul Add",
+        id="layout between, before",
+    ),
     pytest.param(COLUMNS + "{ " + EINSUM + "y = BN(c) }", BN, "Einsum Add", id="einsum bn"),
     pytest.param(COLUMNS + "{ " + EINSUM + "m = Mul(c, s) y = Add(m, b) }", COLUMN, "Einsum Add", id="einsum mul add"),
     pytest.param(COLUMNS + "{ " + EINSUM + "a = Add(c, d) y = BN(a) }", {**BN, "d": (4, 1)}, "Einsum Add", id="add bn"),

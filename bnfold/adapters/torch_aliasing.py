@@ -12,7 +12,7 @@ from bnfold.adapters.torch_reading import Reading
 
 def updates(reading: Reading) -> tuple[fx.Node, ...]:
     """The nodes that write to their first operand."""
-    return tuple(node for node in reading.program.graph.nodes if node.op == "call_function" and changes_first(node))
+    return tuple(node for node in reading.captured.graph.nodes if node.op == "call_function" and changes_first(node))
 
 
 def is_overwritten(
@@ -44,5 +44,5 @@ def _may_copy(module: nn.Module, write: fx.Node) -> bool:
 
 def _is_read_after(reading: Reading, memory: int, write: fx.Node) -> bool:
     """Whether anybody reads this memory after the write, or the caller owns it."""
-    shown = [other for other in reading.program.graph.nodes if storage(other) == memory]
+    shown = [other for other in reading.captured.graph.nodes if storage(other) == memory]
     return any(other.op == "placeholder" or any(write < user for user in other.users) for other in shown)

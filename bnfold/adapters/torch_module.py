@@ -10,12 +10,13 @@ from torch.export import ExportedProgram
 
 from bnfold.adapters import torch_truth
 from bnfold.adapters.torch_capture import Arguments, CaptureError, arguments, capture, quietly
+from bnfold.adapters.torch_captured import of_program
 from bnfold.adapters.torch_copy import bake as baked
 from bnfold.adapters.torch_copy import copied, taken_back, without_shared
 from bnfold.adapters.torch_edits import ModuleEdits
 from bnfold.adapters.torch_job import Job, OtherPathError, prepared, without_removal
 from bnfold.adapters.torch_limits import limited
-from bnfold.adapters.torch_reading import AliasedError, Reading, read_program
+from bnfold.adapters.torch_reading import AliasedError, Reading, read_captured
 from bnfold.adapters.torch_sizes import same_at_other_sizes, shapes, varying
 from bnfold.adapters.torch_submodules import called_with, fold_submodules
 from bnfold.adapters.torch_watched import looked_at
@@ -62,11 +63,11 @@ def read_at(module: nn.Module, given: Arguments) -> Reading:
 def read_exported(program: ExportedProgram, module: nn.Module | None = None) -> Reading:
     """Read a program; one that writes into views is functionalised first."""
     try:
-        return read_program(program, module)
+        return read_captured(of_program(program), module)
     except AliasedError:
         with quietly():
             functional = program.run_decompositions({})
-        return read_program(functional, module)
+        return read_captured(of_program(functional), module)
 
 
 class Options(TypedDict, total=False):

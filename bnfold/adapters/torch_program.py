@@ -10,8 +10,9 @@ from torch.utils import _pytree as pytree
 
 from bnfold.adapters import torch_truth
 from bnfold.adapters.torch_capture import Arguments, quietly
+from bnfold.adapters.torch_captured import of_program
 from bnfold.adapters.torch_program_write import write_program
-from bnfold.adapters.torch_reading import read_program
+from bnfold.adapters.torch_reading import read_captured
 from bnfold.errors import BnfoldError
 from bnfold.folding import fold
 from bnfold.merging import with_merges
@@ -38,14 +39,14 @@ def fold_program(
     Raises BnfoldError where it can't be read, DifferentError where the result isn't the same function.
     """
     functional = functionalised(program)
-    reading = read_program(functional)
+    reading = read_captured(of_program(functional))
     graph = raised(reading.graph)
     if plan is None:
         plan = fold(graph, level=level, only=only, skip=skip)
         plan = with_merges(graph, plan) if merge else plan
     if dry_run or not plan.edits:
         return FoldResult(program, plan, graph, ())
-    folded = write_program(reading, graph, plan)
+    folded = write_program(functional, reading, graph, plan)
     notes = _verified(program, folded) if verify else ()
     return FoldResult(folded, plan, graph, notes)
 

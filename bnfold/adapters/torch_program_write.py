@@ -26,9 +26,12 @@ _BATCH_NORM = ("input", "weight", "bias", "running_mean", "running_var")
 _DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in ("float16", "bfloat16", "float32", "float64")}
 
 
-def write_program(reading: Reading, graph: Graph, plan: Plan) -> ExportedProgram:
-    """Give a new program with the plan carried out. graph: `reading.graph`, raised. Raises BnfoldError."""
-    writer = _Writer(reading, graph)
+def write_program(original: ExportedProgram, reading: Reading, graph: Graph, plan: Plan) -> ExportedProgram:
+    """Give a new program with the plan carried out.
+
+    reading: of `original`. graph: the reading's, raised. Raises BnfoldError.
+    """
+    writer = _Writer(original, reading, graph)
     for edit in plan.edits:
         if not isinstance(edit, (Remove, Merge)):
             writer.apply(edit)
@@ -43,10 +46,10 @@ def write_program(reading: Reading, graph: Graph, plan: Plan) -> ExportedProgram
 
 
 class _Writer:
-    def __init__(self, reading: Reading, graph: Graph) -> None:
+    def __init__(self, original: ExportedProgram, reading: Reading, graph: Graph) -> None:
         self.reading = reading
         self.graph = graph
-        self.program = ProgramGraph(reading.program)
+        self.program = ProgramGraph(original)
         self.by_name = self.program.by_name
         self.removed: dict[fx.Node, fx.Node] = {}
         self.numbers: dict[tuple[str, int], Floats] = {}  # what was written, by node and operand

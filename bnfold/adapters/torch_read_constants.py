@@ -1,13 +1,12 @@
 """What of an exported program is known before the run: weights, and what is computed from weights alone."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, fx
-from torch.export import ExportedProgram
 
 from bnfold.adapters.torch_call import length, shape_of
 from bnfold.adapters.torch_names import Paths
@@ -20,12 +19,12 @@ from bnfold.graph import Constant
 class Constants:
     """The constants of a graph that is being read.
 
-    known: placeholders of weights, by their path. fixed: every node that is known before the run. found: the graph's
-    constants by name. tensors, chained: as in `torch_reading.Reading`.
+    held: the module's tensors, by path. known: placeholders of weights, by their path. fixed: every node that is known
+    before the run. found: the graph's constants by name. tensors, chained: as in `torch_reading.Reading`.
     """
 
-    def __init__(self, program: ExportedProgram, paths: Paths) -> None:
-        self.program = program
+    def __init__(self, held: Mapping[str, Tensor], paths: Paths) -> None:
+        self.held = held
         self.paths = paths
         self.known: dict[fx.Node, str] = {}
         self.fixed: set[fx.Node] = set()
@@ -84,10 +83,9 @@ class Constants:
         return name
 
     def _tensor_of(self, path: str) -> Tensor:
-        found = self.program.state_dict.get(path, self.program.constants.get(path))
-        if not isinstance(found, Tensor):
+        if path not in self.held:
             raise BnfoldError(f"{path}: the exported program has no tensor of this name")
-        return found
+        return self.held[path]
 
     def _mark_chained(self, node: fx.Node) -> None:
         pending = [node]

@@ -1,4 +1,4 @@
-"""ExportedProgram to Graph: ATen operators to ours, in-place updates to new values, constant chains to constants."""
+"""A captured forward to Graph: ATen operators to ours, in-place updates to new values, constant chains to constants."""
 
 import operator
 from dataclasses import dataclass
@@ -6,8 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.export import ExportedProgram
-from torch.export.graph_signature import InputKind, OutputKind
 
 from bnfold import ops
 from bnfold.adapters import (  # noqa: F401 - importing a family registers its readers
@@ -18,6 +16,7 @@ from bnfold.adapters import (  # noqa: F401 - importing a family registers its r
     torch_read_pooling,
 )
 from bnfold.adapters.torch_call import Derived, Draft, Operand, bind, dim_of, draft, is_tensor
+from bnfold.adapters.torch_captured import Captured
 from bnfold.adapters.torch_names import Names, Paths, path_of
 from bnfold.adapters.torch_nodes import (
     any_tensor,
@@ -47,25 +46,25 @@ class Reading:
     """
 
     graph: Graph
-    program: ExportedProgram
+    captured: Captured
     sources: dict[str, fx.Node]
     tensors: dict[str, Tensor]
     chained: frozenset[str]
     operands: dict[str, tuple[Operand, ...]]
 
 
-def read_program(program: ExportedProgram, module: nn.Module | None = None) -> Reading:
-    """Read an exported program (static shapes). `module`: what it was exported from, to tell tied weights apart.
+def read_captured(captured: Captured, module: nn.Module | None = None) -> Reading:
+    """Read a captured forward. `module`: what it was captured from, to tell tied weights apart.
 
     Raises AliasedError where in-place updates and views can't be told apart.
     """
-    return _Reading(program, module).run()
+    return _Reading(captured, module).run()
 
 
 class _Reading:
-    def __init__(self, program: ExportedProgram, module: nn.Module | None) -> None:
-        self.program = program
-        self.fx_nodes = list(program.graph.nodes)
+    def __init__(self, captured: Captured, module: nn.Module | None) -> None:
+        self.captured = captured
+        self.fx_nodes = list(captured.graph.nodes)
         self.calls = [node for node in self.fx_nodes if node.op == "call_function"]
         self.names = Names([node for node in self.calls if node.target is not operator.getitem])
         self.paths = Paths(module)
@@ -73,7 +72,7 @@ class _Reading:
         self.nodes: list[Node] = []
         self.sources: dict[str, fx.Node] = {}
         self.operands: dict[str, tuple[Operand, ...]] = {}
-        self.constants = Constants(program, self.paths)
+        self.constants = Constants(captured.tensors, self.paths)
         self.over: dict[int | None, list[fx.Node]] = {}  # the nodes so far, by the memory that they show
         self.renamed: dict[fx.Node, fx.Node] = {}  # a tensor that was changed in place -> the node that did it
         self.stale: dict[fx.Node, str] = {}  # views of it, which must not be read any more
@@ -86,20 +85,18 @@ class _Reading:
         constants = self.constants
         graph = Graph(tuple(inputs), self._outputs(), tuple(self.nodes), self.values, constants.found)
         chained = frozenset(constants.chained)
-        return Reading(graph, self.program, self.sources, constants.tensors, chained, self.operands)
+        return Reading(graph, self.captured, self.sources, constants.tensors, chained, self.operands)
 
     # Inputs and outputs.
 
     def _placeholders(self) -> list[str]:
         inputs = []
         mutated = self._mutated()
-        specs = {spec.arg.name: spec for spec in self.program.graph_signature.input_specs}
         for node in (node for node in self.fx_nodes if node.op == "placeholder"):
             self.over.setdefault(storage(node), []).append(node)
-            spec = specs[node.name]
-            weight = spec.kind in (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
-            if weight and node not in mutated:
-                self.constants.add(node, str(spec.target))
+            path = self.captured.weights.get(node.name)
+            if path is not None and node not in mutated:
+                self.constants.add(node, path)
             elif is_tensor(node):
                 self.values[node.name] = _value(node.name, node.meta["val"])
                 inputs.append(node.name)
@@ -107,14 +104,10 @@ class _Reading:
 
     def _mutated(self) -> set[fx.Node]:
         """Placeholders whose tensors the program changes: their numbers aren't known before the run."""
-        signature = self.program.graph_signature
-        written = {spec.arg.name: spec.target for spec in signature.output_specs if spec.kind != OutputKind.USER_OUTPUT}
-        by_target = {spec.target: spec.arg.name for spec in signature.input_specs if spec.target is not None}
-        names = {by_target[target] for name, target in written.items() if by_target.get(target, name) != name}
         memories = {storage(node.args[0]) for node in self.calls if changes_first(node)} - {None}
         found = set()
         for node in self.fx_nodes:
-            if node.op == "placeholder" and (node.name in names or storage(node) in memories):
+            if node.op == "placeholder" and (node.name in self.captured.written or storage(node) in memories):
                 found.add(node)
         return found
 

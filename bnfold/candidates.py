@@ -7,24 +7,23 @@ from fnmatch import fnmatchcase
 import numpy as np
 
 from bnfold.affine import Affine
+from bnfold.dead_channels import way_to
 from bnfold.graph import Graph, Node
-from bnfold.ops import Abs, AvgPool, BatchNorm, Identity, LeakyRelu, MaxPool, PRelu, Relu
 from bnfold.ops import Affine as AffineOp
+from bnfold.ops import BatchNorm
 from bnfold.plan import Reason
 from bnfold.relation import Mapped, Site
 from bnfold.rules.affine import affine_of
-from bnfold.rules.linear import contraction
 from bnfold.why import Why
 
 UNSOUND = frozenset({Why.TRAINING, Why.NO_STATISTICS, Why.COMPUTED, Why.AXIS, Why.NOT_FINITE, Why.VARIANCE})
-KEEPS_ZERO = (Identity, Relu, LeakyRelu, PRelu, Abs, MaxPool, AvgPool)
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
     """One affine node.
 
-    function: what it computes; channels with scale 0 ("dead") have scale 1 there, once `zeroed` nodes give 0 in them.
+    function: what it computes; channels with scale 0 ("dead") have scale 1, given that `zeroed` nodes give 0 in them.
     refusal: why it can't be folded, whatever the rest of the graph says. held: its tensors must stay as they are.
     """
 
@@ -58,11 +57,19 @@ def _candidate(graph: Graph, node: Node, only: Sequence[str], skip: Sequence[str
     dead = function.scale == 0
     if not dead.any():
         return Candidate(node, tie, function, None, held)
-    unseen = _path_of_dead(graph, node, axis)
-    if not unseen:
+    way = way_to(graph, node, axis, dead, lambda other: _known(graph, other))
+    if way is None:
         return Candidate(node, tie, function, Reason(node.name, Why.GAMMA_ZERO), held)
-    alive = Affine(axis, np.where(dead, 1.0, function.scale), function.shift)
-    return Candidate(node, tie, alive, None, held, {graph.producer[unseen[-1]].name: dead}, unseen)
+    scale, shift = function.scale.copy(), function.shift.copy()
+    scale[dead] = 1.0
+    shift[dead] -= way.constant
+    return Candidate(node, tie, Affine(axis, scale, shift), None, held, {way.linear: dead}, way.values)
+
+
+def _known(graph: Graph, node: Node) -> Affine | None:
+    """Give what an affine on the way to another computes; None where no fold could use its statistics."""
+    function = _function(graph, node) if node.limits.get("remove") not in UNSOUND else None
+    return function if isinstance(function, Affine) else None
 
 
 def _selected(name: str, only: Sequence[str], skip: Sequence[str]) -> bool:
@@ -93,28 +100,6 @@ def _fits(graph: Graph, node: Node, channels: int) -> bool:
     axis = node.op.axis if isinstance(node.op, AffineOp) else 1
     shape = graph.shape(node.inputs[0])
     return shape is None or (axis < len(shape) and (not isinstance(shape[axis], int) or shape[axis] == channels))
-
-
-def _path_of_dead(graph: Graph, node: Node, axis: int) -> tuple[str, ...]:
-    """Find the way back to a linear node whose rows can become zero; empty where there is none.
-
-    gamma == 0 has no inverse; but with the rows of such a channel zero, its affine is y = x + beta. Nobody else may
-    read what lies between, and zero has to stay zero there.
-    """
-    path: list[str] = []
-    reader, name = node, node.inputs[0]
-    while name in graph.producer and graph.readers[name] == (reader,) and name not in graph.outputs:
-        path.append(name)
-        reader = graph.producer[name]
-        if isinstance(reader.op, (MaxPool, AvgPool)) and axis > 1:
-            return ()  # it pools over this axis: a channel of its output sees several of its input
-        if isinstance(reader.op, KEEPS_ZERO):
-            name = reader.inputs[0]
-            continue
-        linear = contraction(Site(reader, graph))
-        writable = linear and linear.target_axis == axis and not {"weight", "bias"} & set(reader.limits)
-        return tuple(path) if writable else ()
-    return ()
 
 
 def _with_whole_units(graph: Graph, candidate: Candidate, found: Sequence[Candidate]) -> Candidate:

@@ -134,7 +134,10 @@ def _taken(found: Sequence[Candidate], solution: Solution) -> list[Candidate]:
 
 def _edits(found: Sequence[Candidate], solution: Solution, sites: Mapping[str, Site]) -> tuple[Edit, ...]:
     """Ask every operator how its constants follow from the frames, and take the folded affines out."""
-    zeroed = {name: mask for candidate in _taken(found, solution) for name, mask in candidate.zeroed.items()}
+    zeroed: dict[str, np.ndarray] = {}
+    for candidate in _taken(found, solution):
+        for name, mask in candidate.zeroed.items():
+            zeroed[name] = mask | zeroed.get(name, False)
     edits: list[Edit] = []
     for name, site in sites.items():
         if name in solution.taken:

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from bnfold import ops
 from bnfold.adapters.memory import written as applied
@@ -61,6 +62,15 @@ def dead_channels(b: Builder) -> str:
     return b.relu("relu", b.batch_norm("bn", b.conv("conv", b.input(2, 3, 8, 8), 6, bias=False), ZEROS))
 
 
+def dead_behind_another(b: Builder, name: str = "first") -> str:
+    x = b.relu("relu", b.batch_norm(name, b.conv("conv", b.input(2, 3, 8, 8), 6), np.linspace(0.5, 1.5, 6)))
+    return b.conv("next", b.batch_norm("bn", x, ZEROS), 4, pad=0)
+
+
+def dead_behind_one_that_stays(b: Builder) -> str:
+    return dead_behind_another(b, "kept")
+
+
 def trunk(b: Builder) -> str:
     x = b.conv("stem", b.input(2, 3, 8, 8), 6)
     for k in range(2):
@@ -96,7 +106,17 @@ def einsum(b: Builder) -> str:
     return b.conv("next", b.batch_norm("bn", b.relu("relu", y)), 3, pad=0)
 
 
-NETWORKS = [two_convs, unpadded, dead_channels, trunk, kept_behind, products, transposed]
+NETWORKS = [
+    two_convs,
+    unpadded,
+    dead_channels,
+    dead_behind_another,
+    dead_behind_one_that_stays,
+    trunk,
+    kept_behind,
+    products,
+    transposed,
+]
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32", "float16"])
@@ -255,6 +275,22 @@ def test_a_row_that_was_zeroed_without_need_is_found() -> None:
     frame = replace(plan.frames["conv.y"], scale=np.zeros(6))
     keen = replace(plan, frames={**plan.frames, "conv.y": frame})
     assert not all(row.passed for row in audit(graph, keen, right))
+
+
+@pytest.mark.parametrize("network", [dead_behind_another, dead_behind_one_that_stays])
+def test_a_constant_that_comes_out_wrong_behind_dead_channels_is_found(network: Callable[[Builder], str]) -> None:
+    b = Builder()
+    graph = stored(b.graph(network(b)), "float32")
+    plan = fold(graph, skip=("kept",))
+    right = reader(applied(graph, plan))
+
+    def wrong(node: str, index: int) -> NDArray[np.floating] | None:
+        array = right(node, index)
+        if array is None or node != "conv" or index != 2:
+            return array
+        return array + 30.0 * (ZEROS == 0)  # above the kink
+
+    assert [(row.node, row.part) for row in audit(graph, plan, wrong) if not row.passed] == [("conv", "bias")]
 
 
 @pytest.mark.parametrize("field", ["scale", "shift"])

@@ -219,6 +219,30 @@ def test_gamma_zero_makes_rows_zero() -> None:
     assert weight[[0, 2]].all()
 
 
+@pytest.mark.parametrize("skip", [(), ("bn",), ("bn2",)])
+@pytest.mark.parametrize("between", ["", "relu", "leaky", "abs", "pool"])
+@pytest.mark.parametrize("first", ["conv", "relu"])
+def test_gamma_zero_behind_another_affine_makes_rows_zero(first: str, between: str, skip: tuple[str, ...]) -> None:
+    b = Builder()
+    x = b.conv("conv", b.input(2, 3, 6, 6), 4)
+    x = b.relu("early", x) if first == "relu" else x
+    x = b.batch_norm("bn", x, np.array([1.5, -0.5, 2, 0]))
+    if between:
+        op = {"leaky": ops.LeakyRelu(0.1), "abs": ops.Abs(), "pool": ops.AvgPool(False), "relu": ops.Relu()}[between]
+        x = b.node(between, op, [x], (2, 4, 6, 6))
+    x = b.batch_norm("bn2", x, np.array([1.5, 0, 2, 0]))
+    plan = check(b.graph(b.conv("next", x, 2, pad=0)), skip=skip)
+    assert "bn2" in into(plan) or "bn2" in skip
+
+
+def test_a_constant_that_padding_counts_into_keeps_gamma_zero() -> None:
+    b = Builder()
+    x = b.batch_norm("bn", b.conv("conv", b.input(2, 3, 6, 6), 4), np.array([1.5, -0.5, 2, 0.5]))
+    x = b.node("pool", ops.AvgPool(True), [x], (2, 4, 6, 6))
+    x = b.batch_norm("bn2", x, GAMMA_WITH_ZEROS)
+    assert whys(fold(b.graph(b.conv("next", x, 2, pad=0))))["bn2"] == {Why.GAMMA_ZERO}
+
+
 def test_gamma_zero_stays_where_somebody_else_reads_the_input() -> None:
     b = Builder()
     x = b.conv("conv", b.input(2, 3, 6, 6), 4)

@@ -7,7 +7,8 @@ between input channel i and output channel o
     W'[o, i] = W[o, i] * a_x[i] / a_y[o]        b'[o] = (beta * b[o] + sum_i alpha * W[o, i] * d_x[i] - d_y[o]) / a_y[o]
 
 and an affine that went, y = s x + t, must be the identity between its frames: s a_x = a_y and s d_x + t = d_y. A frame
-with scale 0 is that of a channel which such an affine multiplies by 0: W' is 0 there, and b' what the affine gives.
+with scale 0 is that of a channel which such an affine multiplies by 0: W' is 0 there, and b' what makes of it, behind
+that affine, what the affine gave (`bnfold.auditing.dead`).
 An error is counted in ULP of the stored dtype at the largest term: rounding to the nearest is half of one.
 """
 
@@ -20,8 +21,10 @@ from numpy.typing import NDArray
 
 from bnfold import ops
 from bnfold.affine import Floats
+from bnfold.auditing.affines import axis_of, parameters, scale_and_shift, size_of_shift
 from bnfold.auditing.channels import Channels, channels
 from bnfold.auditing.comparing import ALLOWED, FLOAT64, AuditRow, Comparison, allowed, errors, ulp
+from bnfold.auditing.dead import DeadChannels
 from bnfold.graph import SLAB, Constant, Graph, Node
 from bnfold.plan import Merge, Plan, Remove, ReplaceByClip, ScaleWeight, SetBias, SetConstants
 
@@ -52,6 +55,7 @@ class _Auditor:
         self.replaced = {edit.node for edit in plan.edits if isinstance(edit, ReplaceByClip)}
         self.numbers = {edit.node: edit.constants for edit in plan.edits if isinstance(edit, SetConstants)}
         self.linear = {edit.node for edit in plan.edits if isinstance(edit, ScaleWeight | SetBias)}
+        self.dead = DeadChannels(graph, plan, self._written_affine)
 
     def rows(self, node: Node) -> Iterator[AuditRow]:
         """Give the rows of one node; none where no frame touches it."""
@@ -83,7 +87,7 @@ class _Auditor:
         a_y, d_y = self._frame(node.output, linear.y_axis, linear.outputs)
         dead = a_y == 0
         got = self.written(node.name, linear.operand)
-        if got is None or got.size != math.prod(weight.shape) or self._is_dead_without_need(node, linear, dead):
+        if got is None or got.size != math.prod(weight.shape) or not self.dead.are_unseen(node, dead):
             yield AuditRow(node.name, "weight", math.prod(weight.shape), float("inf"), (), allowed(weight.dtype))
             return
         live, a_y = np.where(dead, 0.0, 1.0), np.where(dead, 1.0, a_y)
@@ -97,56 +101,42 @@ class _Auditor:
         place = (-1, *(1,) * linear.behind)
         total, largest = (live * terms.total).reshape(place), (live * terms.largest).reshape(place)
         old, scale = self._old_bias(node, linear) * live.reshape(place), a_y.reshape(place)
-        constant, size = self._constant_behind(node) if dead.any() else (-d_y, np.abs(d_y))
-        shift = np.where(dead, -constant, d_y).reshape(place)
-        size = np.where(dead, size, np.abs(d_y)).reshape(place)
-        wanted = (old + total - shift) / scale
-        sizes = np.maximum(np.maximum(np.abs(old), largest), size) / np.abs(scale)
-        if np.any(wanted != 0) or self.written(node.name, 2) is not None:
+        wanted = (old + total - (live * d_y).reshape(place)) / scale
+        sizes = np.maximum(np.maximum(np.abs(old), largest), (live * np.abs(d_y)).reshape(place)) / np.abs(scale)
+        got = self.written(node.name, 2)
+        if dead.any():
+            yield self._dead_bias(node, np.zeros(1) if got is None else got, wanted, sizes, dead)
+        elif np.any(wanted != 0) or got is not None:
             yield self._row(node, 2, "bias", wanted, np.broadcast_to(sizes, wanted.shape))
+
+    def _dead_bias(
+        self, node: Node, got: NDArray[np.floating], wanted: Floats, sizes: Floats, dead: NDArray[np.bool_]
+    ) -> AuditRow:
+        """Compare a bias whose dead channels are what the affine ahead makes of them; it has no other axes then."""
+        compared = Comparison(self._dtype(node, 2), len(dead))
+        if got.size not in (1, len(dead)) or wanted.size != len(dead):
+            return AuditRow(node.name, "bias", len(dead), float("inf"), (), allowed(compared.dtype))
+        now = np.broadcast_to(got.reshape(-1), len(dead)).astype(np.float64)
+        arrival = self.dead.arrival(node, now)
+        found = np.where(dead, arrival.got, now)
+        expected = np.where(dead, arrival.wanted, wanted.reshape(-1))
+        size = np.where(dead, arrival.size, np.broadcast_to(sizes, wanted.shape).reshape(-1))
+        compared.add(errors(found, expected, size, compared.dtype))
+        return compared.row(node.name, "bias")
 
     def _old_bias(self, node: Node, linear: Channels) -> Floats:
         name = node.inputs[2] if len(node.inputs) > 2 else ""
         return linear.beta * self.graph.constants[name].load() if name else np.zeros(1)
 
-    def _affine_ahead(self, node: Node) -> Node | None:
-        """Give the first affine that went, where nobody else reads what lies between."""
-        while node.name not in self.removed:
-            readers = self.graph.readers.get(node.output, ())
-            if len(readers) != 1 or node.output in self.graph.outputs:
-                return None
-            node = readers[0]
-        return node
-
-    def _is_dead_without_need(self, node: Node, linear: Channels, dead: NDArray[np.bool_]) -> bool:
-        return bool(dead.any() and np.any(dead & ~self._multiplied_by_zero(node, linear)))
-
-    def _multiplied_by_zero(self, node: Node, linear: Channels) -> NDArray[np.bool_]:
-        ahead = self._affine_ahead(node)
-        scale = np.ones(0) if ahead is None else _scale_and_shift(ahead, self.graph)[0]
-        if len(scale) != linear.outputs:  # other channels were joined on the way
-            return np.zeros(linear.outputs, bool)
-        return np.asarray(scale == 0)
-
-    def _constant_behind(self, node: Node) -> tuple[Floats, Floats]:
-        """What y' is behind the affine ahead where that multiplies by zero, (t - d_y) / a_y, and its largest term."""
-        ahead = self._affine_ahead(node)
-        assert ahead is not None, f"{node.name}: nothing ahead multiplies it by zero"
-        _, shift = _scale_and_shift(ahead, self.graph)
-        axis = ahead.op.axis if isinstance(ahead.op, ops.Affine) else 1
-        a_y, d_y = self._frame(ahead.output, axis, len(shift))
-        a_y = np.where(a_y == 0, 1.0, a_y)
-        return (shift - d_y) / a_y, np.maximum(_size_of_shift(ahead, self.graph), np.abs(d_y)) / np.abs(a_y)
-
     def _identity(self, node: Node) -> AuditRow:
-        scale, shift = _scale_and_shift(node, self.graph)
-        axis = node.op.axis if isinstance(node.op, ops.Affine) else 1
+        scale, shift = scale_and_shift(node, self.graph)
+        axis = axis_of(node)
         a_x, d_x = self._frame(node.inputs[0], axis, len(scale))
         a_y, d_y = self._frame(node.output, axis, len(scale))
-        dead = (scale == 0) & (a_x == 0)  # the bias of the layer before says what comes out there
+        dead = self._dead(node, a_x, a_y) | (scale == 0) & (a_x == 0)  # the layer before says what comes out there
         a_y = np.where(a_y == 0, 1.0, a_y)
         wrong = np.abs(scale * a_x - a_y) / np.abs(a_y)
-        sizes = [np.abs(scale * d_x), _size_of_shift(node, self.graph), np.abs(d_y), np.full(len(scale), 1e-300)]
+        sizes = [np.abs(scale * d_x), size_of_shift(node, self.graph), np.abs(d_y), np.full(len(scale), 1e-300)]
         terms = np.maximum.reduce(sizes)
         wrong = np.maximum(wrong, np.abs(scale * d_x + shift - d_y) / terms) / IDENTITY
         compared = Comparison("", len(scale))
@@ -155,22 +145,55 @@ class _Auditor:
 
     def _kept(self, node: Node) -> Iterator[AuditRow]:
         """s' = s a_x / a_y and t' = (s d_x + t - d_y) / a_y, of the affine that the constants make together."""
-        axis = node.op.axis if isinstance(node.op, ops.Affine) else 1
-        scale, shift = _scale_and_shift(node, self.graph)
+        axis = axis_of(node)
+        scale, shift = scale_and_shift(node, self.graph)
         a_x, d_x = self._frame(node.inputs[0], axis, len(scale))
         a_y, d_y = self._frame(node.output, axis, len(scale))
+        dead = self._dead(node, a_x, a_y)  # what comes through here is judged with the bias of the layer before
+        a_x, a_y = np.where(dead, 1.0, a_x), np.where(dead, 1.0, a_y)
         if isinstance(node.op, ops.Affine):
-            yield self._row(node, 1, "constants", scale * a_x / a_y, np.abs(scale * a_x / a_y))
+            yield self._row(node, 1, "constants", scale * a_x / a_y, np.abs(scale * a_x / a_y), dead)
             sizes = np.maximum.reduce([np.abs(scale * d_x), np.abs(shift), np.abs(d_y)]) / np.abs(a_y)
-            yield self._row(node, 2, "constants", (scale * d_x + shift - d_y) / a_y, sizes)
+            yield self._row(node, 2, "constants", (scale * d_x + shift - d_y) / a_y, sizes, dead)
             return
-        gamma, beta, mean, _ = _parameters(node, self.graph)
-        yield self._row(node, 1, "constants", gamma * a_x / a_y, np.abs(gamma * a_x / a_y))
+        gamma, beta, mean, _ = parameters(node, self.graph)
+        yield self._row(node, 1, "constants", gamma * a_x / a_y, np.abs(gamma * a_x / a_y), dead)
         sizes = np.maximum(np.abs(beta), np.abs(d_y)) / np.abs(a_y)
-        yield self._row(node, 2, "constants", (beta - d_y) / a_y, sizes)
-        yield self._row(node, 3, "constants", (mean - d_x) / a_x, np.maximum(np.abs(mean), np.abs(d_x)) / np.abs(a_x))
+        yield self._row(node, 2, "constants", (beta - d_y) / a_y, sizes, dead)
+        sizes = np.maximum(np.abs(mean), np.abs(d_x)) / np.abs(a_x)
+        yield self._row(node, 3, "constants", (mean - d_x) / a_x, sizes, dead)
 
-    def _row(self, node: Node, index: int, part: str, wanted: Floats, sizes: Floats) -> AuditRow:
+    def _dead(self, node: Node, a_x: Floats, a_y: Floats) -> NDArray[np.bool_]:
+        """Mark the channels that pass an affine unseen, since one ahead multiplied them by 0; all or none of them."""
+        dead = (a_x == 0) & (a_y == 0)
+        return dead if self.dead.are_unseen(node, dead) else np.zeros(len(dead), np.bool_)
+
+    def _written_affine(self, node: Node) -> tuple[Floats, Floats]:
+        """Give scale and shift of an affine as its constants are now."""
+        now = [self._now(node, index) for index in range(1, len(node.inputs))]
+        if isinstance(node.op, ops.Affine):
+            return now[0], now[1]
+        assert isinstance(node.op, ops.BatchNorm)
+        slope = now[0] / np.sqrt(now[3] + node.op.eps)
+        return slope, now[1] - slope * now[2]
+
+    def _now(self, node: Node, index: int) -> Floats:
+        """Give a constant of an affine as it is written; that of one that doesn't change needn't be."""
+        got = self.written(node.name, index)
+        if got is not None:
+            return got.astype(np.float64).reshape(-1)
+        absent = 1.0 if index == 1 else 0.0  # a BatchNorm without a gamma multiplies by 1
+        return np.full(1, absent)
+
+    def _row(
+        self,
+        node: Node,
+        index: int,
+        part: str,
+        wanted: Floats,
+        sizes: Floats,
+        unseen: NDArray[np.bool_] | None = None,
+    ) -> AuditRow:
         compared = Comparison(self._dtype(node, index), wanted.size)
         got = self.written(node.name, index)
         if got is None:
@@ -178,7 +201,8 @@ class _Auditor:
             got = np.full(wanted.shape, absent)
         if got.size != wanted.size:
             return AuditRow(node.name, part, wanted.size, float("inf"), (), allowed(compared.dtype))
-        compared.add(errors(got.reshape(wanted.shape), wanted, sizes, compared.dtype))
+        wrong = errors(got.reshape(wanted.shape), wanted, sizes, compared.dtype)
+        compared.add(wrong if unseen is None else np.where(unseen, 0.0, wrong))
         return compared.row(node.name, part)
 
     def _dtype(self, node: Node, index: int) -> str:
@@ -217,32 +241,3 @@ def _slabs(constant: Constant) -> Iterator[tuple[slice, Floats]]:
 
 def _times(weight: Floats, along: Callable[[Floats, slice], Floats], factors: Floats, rows: slice) -> Floats:
     return weight if np.all(factors == 1) else weight * along(factors, rows)
-
-
-def _parameters(node: Node, graph: Graph) -> tuple[Floats, Floats, Floats, Floats]:
-    mean, variance = (graph.constants[name].load() for name in node.inputs[3:5])
-    gamma, beta = node.inputs[1:3]
-    return (
-        graph.constants[gamma].load() if gamma else np.ones_like(mean),
-        graph.constants[beta].load() if beta else np.zeros_like(mean),
-        mean,
-        variance,
-    )
-
-
-def _scale_and_shift(node: Node, graph: Graph) -> tuple[Floats, Floats]:
-    """gamma (x - mean) / sqrt(var + eps) + beta, taken at x = 0 and by its slope."""
-    if isinstance(node.op, ops.Affine):
-        return graph.constants[node.inputs[1]].load(), graph.constants[node.inputs[2]].load()
-    assert isinstance(node.op, ops.BatchNorm)
-    gamma, beta, mean, variance = _parameters(node, graph)
-    slope = gamma * (variance + node.op.eps) ** -0.5
-    return slope, beta - slope * mean
-
-
-def _size_of_shift(node: Node, graph: Graph) -> Floats:
-    """Give the largest term of t: beta and mean * s may cancel, and leave their rounding."""
-    slope, shift = _scale_and_shift(node, graph)
-    if isinstance(node.op, ops.Affine):
-        return np.abs(shift)
-    return np.maximum(np.abs(shift), np.abs(slope * graph.constants[node.inputs[3]].load()))

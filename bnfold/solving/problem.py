@@ -106,6 +106,7 @@ class _Problem:
         shift = self.system.fewest_changes(Kind.SHIFT, self._weights())
         negative = self.system.fewest_changes(Kind.SIGN, self._weights(shift))
         size = self.system.fewest_changes(Kind.SCALE, self._weights(shift, negative))
+        shift = self.system.fewest_changes(Kind.SHIFT, self._weights(size, negative))  # where scales rewrite anyway
         scale = np.where(negative == 1, -1.0, 1.0) * np.exp(size)
         frames = {}
         for name in unknowns.offset:

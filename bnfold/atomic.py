@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bnfold.errors import BnfoldError
 
-_PERIOD = 0.05  # seconds between two flushes
+_PERIOD = 0.01  # seconds between two flushes
 
 
 @contextlib.contextmanager

@@ -114,10 +114,11 @@ class Audit:
         if isinstance(content, Scaled):
             factors = self._factors(content)
             for block, before in content.blocks(self.scratch):
-                after = content.scaled(block, before, self.scratch)
                 channels = _channels(content.contracted, content.shape, block)
-                factor = math.prod((factor[channels[side]] for factor, side in factors), start=np.ones(1))
-                _check(after, before, factor, self.scratch, name)
+                factor = math.prod(factor[channels[side]] for factor, side in factors)
+                with row_by_row():
+                    after = content.scaled(block, before, self.scratch)
+                    _check(after, before, factor, content.dtype, self.scratch, name)
                 yield _bytes(after)
             return
         assert isinstance(content, Dense)
@@ -136,25 +137,22 @@ class Audit:
         return [(factor, side) for factor, side in ((source, 1), (target, 0)) if (factor != 1).any()]
 
 
-def _check(after: Array, before: Array, factor: Floats, scratch: Scratch, name: str) -> None:
-    """Hold W' against W * factor, which broadcasts against it.
+def _check(after: Array, before: Array, factor: Floats | int, dtype: str, scratch: Scratch, name: str) -> None:
+    """Hold W' against W * factor, which broadcasts against it; weights that were NaN or infinite before stay so.
 
     Raises AuditError where numbers are more than 1 ULP apart (8 in float64), BnfoldError where they overflow.
     """
-    dtype = after.dtype.name
     ulps = 8 if dtype == "float64" else 1  # there both sides round at each of their three steps
-    with np.errstate(all="ignore"):  # weights that were NaN or infinite before stay so
-        _refuse_overflow(after, before, name)
-        if dtype == "bfloat16":
-            wanted = rounded(before.astype(np.float64) * factor, dtype)
-        else:
-            wanted = scratch.array("wanted", before.shape, before.dtype)
-            with row_by_row():
-                np.multiply(before, factor, out=wanted, dtype=np.float64, casting="unsafe")
-        if _same_bits(after, wanted):
-            return
-        expected = before.astype(np.float64) * factor
-        apart = np.abs(after.astype(np.float64) - expected) > ulps * _ulp(wanted, dtype)
+    _refuse_overflow(after, before, name)
+    if dtype == "bfloat16":
+        wanted = rounded(before.astype(np.float64) * factor, dtype)
+    else:
+        wanted = scratch.array("wanted", before.shape, before.dtype)
+        np.multiply(before, factor, out=wanted, dtype=np.float64, casting="unsafe")
+    if _same_bits(after, wanted):
+        return
+    expected = before.astype(np.float64) * factor
+    apart = np.abs(after.astype(np.float64) - expected) > ulps * _ulp(wanted, dtype)
     if np.any(apart & np.isfinite(expected)):
         raise AuditError(
             f"{name}: {int(apart.sum())} numbers are more than {ulps} ULP from what the frames say; nothing was written"
@@ -179,13 +177,16 @@ def _bytes(array: Array) -> memoryview:
 
 def _channels(contracted: Contracted, shape: tuple[int, ...], block: Block) -> tuple[Places, Places]:
     """Number the output and the input channel of each element of a block, shaped to broadcast against it."""
-    index = [np.arange(size)[part] for size, part in zip(shape, block, strict=True)]
-    grid = [numbers.reshape([-1 if k == axis else 1 for k in range(len(shape))]) for axis, numbers in enumerate(index)]
-    outputs, inputs = grid[contracted.out_axis], grid[contracted.in_axis]
+    outputs, inputs = (_along(axis, shape, block) for axis in (contracted.out_axis, contracted.in_axis))
     if contracted.groups == 1:
         return outputs, inputs
-    first = grid[0] // (shape[0] // contracted.groups) * shape[1]
+    first = _along(0, shape, block) // (shape[0] // contracted.groups) * shape[1]
     return (outputs, first + inputs) if contracted.out_axis == 0 else (first + outputs, inputs)
+
+
+def _along(axis: int, shape: tuple[int, ...], block: Block) -> Places:
+    """Number a block's elements along an axis."""
+    return np.arange(shape[axis])[block[axis]].reshape([-1 if k == axis else 1 for k in range(len(shape))])
 
 
 def _ulp(wanted: Array, dtype: str) -> Floats:

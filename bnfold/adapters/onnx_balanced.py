@@ -1,5 +1,6 @@
 """Weights in half precision that are rounded row by row, against the mean of their input."""
 
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -10,6 +11,8 @@ from bnfold.adapters.onnx_content import Block, Content, Scaled, Scratch, blocks
 from bnfold.adapters.onnx_tensors import numpy_dtype
 from bnfold.plan import Balance
 from bnfold.rounding import faithful, is_exact
+
+_WHOLE = threading.Lock()  # two weights at once that aren't taken block by block would need memory for both
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,14 +27,14 @@ class Balanced(Scaled):
         if self.contracted.out_axis == 0 and all(block[1:] == every[1:] for block in blocks_of(self.shape)):
             yield from super().blocks(scratch)
         else:
-            yield every, self.weight.array()
+            with _WHOLE:
+                yield every, self.weight.array()
 
     def scaled(self, block: Block, before: Array, scratch: Scratch) -> Array:
         """Give the new numbers of a block, each one of the two neighbours of the exact one."""
-        with np.errstate(all="ignore"):  # what overflows is for the audit to refuse
-            numbers = before.astype(np.float64)
-            for factor, axis in self._factors:
-                numbers *= self._of_block(factor, axis, block)
+        numbers = before.astype(np.float64)
+        for factor, axis in self._factors:
+            numbers *= self._of_block(factor, axis, block)
         rows = block[0] if self.contracted.out_axis == 0 else slice(None)
         exact = is_exact(self.out_factor, self.in_factor)
         after = faithful(self.contracted, numbers, self.dtype, self.balance, rows, is_stored=exact)

@@ -39,13 +39,14 @@ class MemorySink:
 
 
 class FileSink:
-    """A file that is open for writing; ranges of other files are copied by the operating system where it can.
+    """A file that is open for writing, from byte `start` on; other files' ranges are copied by the system where it can.
 
     Small pieces are gathered; `flush` writes the last of them.
     """
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, descriptor: int, start: int = 0) -> None:
         self.descriptor = descriptor
+        self._at = start  # where what is gathered will stand: threads share the descriptor's own position
         self._gathered = bytearray()
 
     def write(self, data: bytes | memoryview) -> None:
@@ -67,7 +68,9 @@ class FileSink:
     def _write(self, data: bytes | bytearray | memoryview) -> None:
         rest = memoryview(data)
         while rest:
-            rest = rest[os.write(self.descriptor, rest) :]
+            count = os.pwrite(self.descriptor, rest, self._at)
+            rest = rest[count:]
+            self._at += count
 
     def copy(self, source: Source, start: int, count: int) -> None:
         """Append a range of another file."""
@@ -87,9 +90,10 @@ class FileSink:
         done = 0
         with contextlib.suppress(OSError, AttributeError):
             while done < count and (
-                part := os.copy_file_range(descriptor, self.descriptor, count - done, start + done)
+                part := os.copy_file_range(descriptor, self.descriptor, count - done, start + done, self._at)
             ):
                 done += part
+                self._at += part
         return done
 
 

@@ -1,7 +1,7 @@
 """Writing an edited ONNX model: what did not change is copied, what did is streamed, and the audit goes along."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -12,6 +12,7 @@ from onnx import helper
 from bnfold.adapters.onnx_audit import Audit
 from bnfold.adapters.onnx_changes import Changes, NewTensor
 from bnfold.adapters.onnx_model import Model
+from bnfold.adapters.onnx_parallel import write_file
 from bnfold.adapters.onnx_scopes import FileNode, Scope
 from bnfold.adapters.onnx_skeleton import (
     ANNOTATION,
@@ -22,7 +23,7 @@ from bnfold.adapters.onnx_skeleton import (
     NODE,
     VALUE_INFO,
 )
-from bnfold.adapters.onnx_splice import Copied, FileSink, Literal, MemorySink, Piece, Splice, Streamed, write
+from bnfold.adapters.onnx_splice import Copied, Literal, MemorySink, Piece, Splice, Streamed, write
 from bnfold.adapters.onnx_tensors import CODES, Tensor, tensor
 from bnfold.adapters.onnx_wire import Field, header
 from bnfold.atomic import reaching_disk, replacing
@@ -71,16 +72,14 @@ def free_name(target: Path) -> str:
     return name
 
 
-def _write(path: Path, pieces: Iterable[Piece], flags: int = 0, flush: bool = False) -> None:
+def _write(path: Path, pieces: Sequence[Piece], flags: int = 0, flush: bool = False) -> None:
     try:
         descriptor = os.open(path, os.O_WRONLY | flags, 0o666)
     except OSError as error:
         raise BnfoldError(f"{path}: can't be written ({error.strerror})") from error
     try:
         with reaching_disk(descriptor):
-            sink = FileSink(descriptor)
-            write(pieces, sink)
-            sink.flush()
+            write_file(pieces, descriptor)
         if flush:
             os.fsync(descriptor)
     except OSError as error:

@@ -13,6 +13,10 @@ class Why(Enum):
         "Whoever reads the output wants these numbers; there is nothing to fold into.",
     )
     NO_RULE = ("is an operator without a folding rule", "Report the operator if a per-channel affine passes it.")
+    FUSED = (
+        "is a part of GELU or LayerNorm, which runtimes compute as one operator",
+        "Leave it: in pieces it would be slower.",
+    )
     KINK = ("bends at zero, so a shift can't pass", "Use --level max if the target has no BatchNorm kernel.")
     ORDER = ("keeps the order of numbers, so a negative scale can't pass", "Channels with gamma < 0 cause this.")
     PADDING = ("pads with zeros, which a shift would change", "Fold the BatchNorm backward, or pad by reflection.")

@@ -6,6 +6,7 @@ from bnfold.raising.biases import with_biases
 from bnfold.raising.chains import chained
 from bnfold.raising.constants import with_constants
 from bnfold.raising.emission import with_affines
+from bnfold.raising.fused import with_fused
 from bnfold.raising.layouts import with_rearrangements
 
 __all__ = ["raised"]
@@ -17,6 +18,7 @@ def raised(graph: Graph) -> Graph:
     - What depends on constants alone becomes a Constant that is evaluated, in float64, when it is loaded. Its name is
       that of the value that it was, and no such constant is in the model's file: a writer that must change it stores
       `load()`, changed, as a new one, and drops the nodes that nobody reads any more.
+    - Arithmetic with constants inside of a GELU or a normalisation by the input becomes Unknown, and stays.
     - A constant added to the output of a MatMul without a bias becomes its bias operand. The node's `sources` are (the
       MatMul, the Add). A writer changes the Add's constant, in the shape that it had.
     - Arithmetic with constants that is a scale and a shift along one axis becomes an Affine; neighbours that are read
@@ -27,5 +29,5 @@ def raised(graph: Graph) -> Graph:
     - Reshapes and transpositions that follow each other become one Rearrange; nothing of it is ever rewritten.
     - Sums and products of tensors become Sum and Product; all other arithmetic becomes Unknown.
     """
-    graph = with_biases(with_constants(graph))
+    graph = with_biases(with_fused(with_constants(graph)))
     return with_rearrangements(with_sums(with_affines(graph, chained(links(graph), graph))))

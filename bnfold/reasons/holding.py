@@ -33,6 +33,15 @@ be added (docs/adding-a-rule.md).""",
 bn(torch.sigmoid(conv(x))) # sigmoid(s x + t) isn't an affine of sigmoid(x)
 """,
     ),
+    Why.FUSED: Page(
+        """\
+An exporter wrote a GELU, a LayerNorm or an RMSNorm as arithmetic. Runtimes know the pattern and compute it as one
+operator. Its constants could go into a layer before or after it, but that takes the pattern apart: measured on ONNX
+Runtime, the model gets slower. So its numbers stay, as those of the whole operators do.""",
+        """
+x * 0.5 * (1 + erf(x / 1.4142))    # the division could go into the layer that makes x
+""",
+    ),
     Why.KINK: Page(
         """\
 relu(x + d) = relu(x) + d doesn't hold: the bend would move from 0 to -d. A positive scale passes a ReLU, a

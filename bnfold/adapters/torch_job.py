@@ -13,8 +13,9 @@ from bnfold.adapters.torch_limits import Writable, in_place_after
 from bnfold.adapters.torch_names import Paths, path_of
 from bnfold.adapters.torch_reading import Reading
 from bnfold.adapters.torch_replacing import Replacement
-from bnfold.adapters.torch_sizes import Followed, Steps, shapes
-from bnfold.adapters.torch_trace import is_as_planned, trace
+from bnfold.adapters.torch_sizes import Followed, shapes
+from bnfold.adapters.torch_steps import Steps, is_as_planned
+from bnfold.adapters.torch_trace import trace
 from bnfold.adapters.torch_write import Written, write
 from bnfold.errors import BnfoldError, DifferentError
 from bnfold.graph import Graph, Node

@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from bnfold.adapters.torch_capture import Arguments, CaptureError, other_batches, other_sizes
 from bnfold.adapters.torch_form import difference, form
 from bnfold.adapters.torch_reading import Reading
-from bnfold.adapters.torch_trace import Step, same_path, trace
+from bnfold.adapters.torch_steps import Steps, same_path
+from bnfold.adapters.torch_trace import trace
 from bnfold.adapters.torch_truth import recorded_outputs
 
 FAR = 65  # a batch beyond what forwards look for ("at least 8", "more than 64"); it is traced and never run
 ReadAt: TypeAlias = Callable[[Arguments], Reading]
-Steps: TypeAlias = tuple[Step, ...]
 
 
 @dataclass(frozen=True, eq=False)

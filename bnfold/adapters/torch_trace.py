@@ -5,7 +5,7 @@ size): whoever compares falls back to captures then.
 """
 
 import contextlib
-from collections.abc import Collection, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -16,124 +16,221 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from bnfold.adapters.torch_capture import Arguments, quietly
+from bnfold.adapters.torch_origins import Origin, Origins, version_of
 from bnfold.adapters.torch_restoring import holders, unchanged
 from bnfold.adapters.torch_shapes import KnownShapes, leaves_of
+from bnfold.adapters.torch_steps import Step, Steps
 
-_SIZED = frozenset({"view", "reshape", "expand", "repeat", "unflatten", "interpolate", "upsample", "arange", "zeros"})
+# What tells nothing of lengths and numbers, and what tells lengths alone.
+_KINDS = frozenset(
+    {"dim", "ndim", "ndimension", "dtype", "device", "layout", "requires_grad", "element_size", "itemsize", "__hash__"}
+    | {"is_floating_point", "is_complex", "is_signed", "is_sparse", "is_quantized", "is_mkldnn", "is_nested", "is_cuda"}
+)
+_LENGTHS = frozenset(
+    {"shape", "size", "numel", "nelement", "nbytes", "stride", "storage_offset", "is_contiguous", "__len__"}
+)
+_FLAGS = ("_is_compiling_flag", "_is_exporting_flag")
+_PLAIN = (int, float, str, bool, type(None), torch.dtype)
+Modules: TypeAlias = Mapping[str, tuple[str, str]]  # the calls of modules around a call, as torch.export tells them
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
-    """A call of a function of torch.
+def trace(module: nn.Module, given: Arguments, *, exporting: bool = False) -> Steps | None:
+    """Follow the forward on tensors without numbers; None where it can't run on such. The module stays as it is.
 
-    path: of the innermost module around it. operands: tensors by where they come from, the rest by its text.
+    exporting: let it know that it is being exported, as torch.export does.
     """
-
-    path: str
-    name: str
-    operands: tuple[str, ...]
-    result: str
-
-
-def trace(module: nn.Module, given: Arguments) -> tuple[Step, ...] | None:
-    """Follow the forward on tensors without numbers; None where it can't run on such. The module stays as it is."""
-    seen: dict[int, Tensor] = {}
-    args, kwargs = pytree.tree_map(lambda item: _numberless(item, seen), (given.args, dict(given.kwargs)))
-    with quietly(), unchanged(module, numbers=False):
-        for holder in holders(module):
-            for name, item in list(holder.items()):
-                if isinstance(item, Tensor):
-                    holder[name] = _numberless(item, seen)
+    with quietly(), numberless(module) as seen:
+        args, kwargs = pytree.tree_map(seen.of, (given.args, dict(given.kwargs)))
         try:
-            with torch.no_grad(), torch.device("meta"):
+            with _as_export() if exporting else contextlib.nullcontext():
                 return recorded(module, Arguments(args, kwargs), KnownShapes())[0]
         except Exception:  # noqa: BLE001 - whatever the forward raises, it has no trace
             return None
 
 
-def recorded(module: nn.Module, given: Arguments, known: KnownShapes | None = None) -> tuple[tuple[Step, ...], Any]:
+class Numberless:
+    """Tensors of the same shapes on the meta device; the same one for the same one."""
+
+    def __init__(self) -> None:
+        self._seen: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def of(self, item: Any) -> Any:
+        """Give what stands for a tensor, and anything else as it is."""
+        if not isinstance(item, Tensor):
+            return item
+        if id(item) not in self._seen:
+            empty = torch.empty_strided(item.shape, item.stride(), dtype=item.dtype, device="meta")
+            kept = isinstance(item, nn.Parameter)
+            other = nn.Parameter(empty, requires_grad=item.requires_grad) if kept else empty
+            self._seen[id(item)] = item, other
+        return self._seen[id(item)][1]
+
+
+@contextlib.contextmanager
+def numberless(module: nn.Module) -> Iterator[Numberless]:
+    """Let a module hold tensors without numbers, and make such of whatever is made of nothing."""
+    seen = Numberless()
+    with unchanged(module, numbers=False), torch.no_grad():
+        for holder in holders(module):
+            holder.update({name: seen.of(item) for name, item in holder.items() if isinstance(item, Tensor)})
+        with torch.device("meta"):
+            yield seen
+
+
+@contextlib.contextmanager
+def _as_export() -> Iterator[None]:
+    before = {name: getattr(torch.compiler, name) for name in _FLAGS}
+    try:
+        for name in _FLAGS:
+            setattr(torch.compiler, name, True)
+        yield
+    finally:
+        for name, flag in before.items():
+            setattr(torch.compiler, name, flag)
+
+
+def recorded(module: nn.Module, given: Arguments, known: KnownShapes | None = None) -> tuple[Steps, Any]:
     """Run the forward as it is, and give its steps and its result. known: for tensors without numbers."""
-    recorder = _Recorder(module, known)
-    for index, item in enumerate(pytree.tree_leaves((given.args, dict(given.kwargs)))):
-        if isinstance(item, Tensor):
-            recorder.labels[id(item)] = f"input {index}"
-            recorder.alive.append(item)
-    with recorder.watching(), recorder:
-        result = module(*given.args, **given.kwargs)
-    outputs = tuple(recorder.text(item) for item in pytree.tree_leaves(result))
-    return (*recorder.steps, Step("", "output", outputs, "")), result
+    recorder = Recorder(module, known)
+    result = recorder.run(module, given)
+    return tuple(recorder.steps), result
 
 
-def _numberless(item: Any, seen: dict[int, Tensor]) -> Any:
-    """Give a tensor of the same shape on the meta device; the same one for the same one."""
-    if not isinstance(item, Tensor):
-        return item
-    if id(item) not in seen:
-        empty = torch.empty_strided(item.shape, item.stride(), dtype=item.dtype, device="meta")
-        kept = isinstance(item, nn.Parameter)
-        seen[id(item)] = nn.Parameter(empty, requires_grad=item.requires_grad) if kept else empty
-    return seen[id(item)]
+class Recorder(TorchFunctionMode):
+    """Notes every call of a function of torch.
 
+    complete: every tensor that a call was given came from another call, an input or a weight, nothing but calls wrote
+    to it, and no number was asked for. asked: somebody looked at the length of an axis of what isn't a weight.
+    """
 
-class _Recorder(TorchFunctionMode):
-    def __init__(self, module: nn.Module, known: KnownShapes | None) -> None:
+    def __init__(self, module: nn.Module, known: KnownShapes | None = None) -> None:
         super().__init__()
         self.known = known
         self.steps: list[Step] = []
-        self.alive: list[Tensor] = []  # an id or a storage's address is used again once its owner is gone
-        self.versions: dict[int, int] = {}
+        self.complete = True
+        self.asked = False
+        self.origins = Origins()
+        self.writes: dict[int, int] = {}  # by memory: how often it was written to
         self.paths = {id(part): path for path, part in module.named_modules()}
-        self.stack: list[str] = []
-        self.labels = {id(tensor): name for name, tensor in _named(module)}
+        self.stack: list[tuple[str, Modules]] = [("", {})]
+        self.calls: dict[str, int] = {}
+        self.weights = [self.origins.keep(tensor, name, is_weight=True) for name, tensor in _named(module)]
+        self._held = {origin.memory for origin in self.weights}
+
+    def run(self, module: nn.Module, given: Arguments) -> Any:
+        """Run the forward; its outputs are the last step."""
+        for index, item in enumerate(pytree.tree_leaves((given.args, dict(given.kwargs)))):
+            if isinstance(item, Tensor):
+                self.origins.keep(item, f"input {index}")
+        with self.watching(), self:
+            result = module(*given.args, **given.kwargs)
+        outputs = [self._text(item, self._origin(item)) for item in pytree.tree_leaves(result)]
+        self.steps.append(Step("", "output", tuple(outputs), ""))
+        for origin in self.weights:
+            tensor = origin.tensor()
+            self.complete = self.complete and tensor is not None and version_of(tensor) == origin.version
+        return result
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
         """Know in which module each call is made."""
-
-        def enter(part: nn.Module, args: Any) -> None:
-            self.stack.append(self.paths.get(id(part), ""))
-
-        def leave(part: nn.Module, args: Any, result: Any) -> None:
-            self.stack.pop()
-
-        handles = [register_module_forward_pre_hook(enter), register_module_forward_hook(leave)]
+        handles = [
+            register_module_forward_pre_hook(self._enter),
+            register_module_forward_hook(self._leave, always_call=True),
+        ]
         try:
             yield
         finally:
             for handle in handles:
                 handle.remove()
 
+    def _enter(self, part: nn.Module, args: Any) -> None:
+        path, around = self.paths.get(id(part)), self.stack[-1][1]
+        if path is None:
+            self.stack.append(("", around))
+            return
+        count = self.calls[path] = self.calls.get(path, -1) + 1
+        self.stack.append((path, {**around, f"{path}@{count}": (path, type(part).__name__)}))
+
+    def _leave(self, part: nn.Module, args: Any, result: Any) -> None:
+        self.stack.pop()
+
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Note what goes in, and call what comes out by the number of the step."""
         kwargs = kwargs or {}
-        named = [item for pair in sorted(kwargs.items()) if pair[0] != "inplace" for item in pair]
         with torch._C.DisableTorchFunction():
-            operands = tuple(self.text(item) for item in leaves_of(args, named))
-            writes = _version(args)
+            before = self.before(args, kwargs)
         result = func(*args, **kwargs) if self.known is None else self.known.call(func, args, kwargs)
         with torch._C.DisableTorchFunction():
-            self._note(func, args, operands, result, writes)
+            self.after(func, args, result, before)
         return result
 
-    def _note(self, func: Any, args: Any, operands: tuple[str, ...], result: Any, writes: int) -> None:
-        made = [item for item in leaves_of((result,), ()) if isinstance(item, Tensor)]
-        changed = _version(args) != writes
-        if made or changed:
-            label = str(len(self.steps))
-            self.steps.append(Step(self.stack[-1] if self.stack else "", _name(func), operands, label))
-            for index, item in enumerate(made):
-                self.labels[id(item)] = f"{label}.{index}"
-                self.alive.append(item)
-            if changed:
-                memory = _memory(args[0])
-                self.versions[memory] = self.versions.get(memory, 0) + 1
+    def before(self, args: Any, kwargs: Any) -> "Before":
+        """Note what goes into a call."""
+        named = [item for pair in sorted(kwargs.items()) if pair[0] != "inplace" for item in pair]
+        leaves = leaves_of(args, named)
+        origins = [self._origin(item) for item in leaves]
+        operands = tuple(map(self._text, leaves, origins))
+        return Before(operands, [origin for origin in origins if origin is not None], _first_version(args))
 
-    def text(self, item: Any) -> str:
+    def after(self, func: Any, args: Any, result: Any, before: "Before") -> Sequence[Origin]:
+        """Note what came out of a call; gives where its tensors come from."""
+        leaves = leaves_of((result,), ())
+        made = [item for item in leaves if isinstance(item, Tensor)]
+        changed = _first_version(args) != before.version
+        told = sum(item is not None for item in leaves) > len(made)
+        if told or not (made or changed):
+            self._told(_name(func), before.origins)
+        if not made and not changed:
+            return ()
+        label = str(len(self.steps))
+        self.steps.append(Step(self.stack[-1][0], _name(func), before.operands, label))
+        near, first = [*before.origins], len(before.origins)
+        for index, item in enumerate(made):
+            near.append(self.origins.add(item, f"{label}.{index}", near))
+        if changed:
+            self._wrote(args[0])
+        return near[first:]
+
+    def _told(self, name: str, operands: Sequence[Origin]) -> None:
+        """Judge a call that gave something else than tensors."""
+        if name in _LENGTHS:
+            self.asked = self.asked or not all(origin.is_weight for origin in operands)
+        elif name not in _KINDS and not (name == "_assert" and not operands):
+            self.complete = False
+
+    def _wrote(self, tensor: Tensor) -> None:
+        memory = self._known(tensor).memory
+        self.writes[memory] = self.writes.get(memory, 0) + 1
+        self.origins.written(memory)
+        self.complete = self.complete and memory not in self._held
+
+    def _origin(self, item: Any) -> Origin | None:
+        return self._known(item) if isinstance(item, Tensor) else None
+
+    def _known(self, tensor: Tensor) -> Origin:
+        found = self.origins.of(tensor)
+        if found is None:
+            self.complete = False
+            return self.origins.add(tensor, "constant", ())
+        if found.version != version_of(tensor):
+            self.complete = False
+        return found
+
+    def _text(self, item: Any, origin: Origin | None) -> str:
         """Tell an operand: a tensor by its origin, and by how often its memory was written to since."""
-        if not isinstance(item, Tensor):
-            return repr(item) if isinstance(item, (int, float, str, bool, type(None), torch.dtype)) else ""
-        label = self.labels.get(id(item), "constant")
-        return f"{label}@{self.versions.get(_memory(item), 0)}"
+        if origin is None:
+            return repr(item) if isinstance(item, _PLAIN) else ""
+        return f"{origin.label}@{self.writes.get(origin.memory, 0)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Before:
+    """What went into a call: the texts of its operands, where its tensors come from, the first one's version."""
+
+    operands: tuple[str, ...]
+    origins: Sequence[Origin]
+    version: int
 
 
 def _named(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -146,16 +243,9 @@ def _named(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
                 yield (f"{path}.{name}" if path else name), item
 
 
-def _version(args: Any) -> int:
+def _first_version(args: Any) -> int:
     first = args[0] if args else None
-    return first._version if isinstance(first, Tensor) and not first.is_inference() else 0
-
-
-def _memory(tensor: Tensor) -> int:
-    if not torch._C._has_storage(tensor):  # sparse, opaque, or inside of a transform
-        return id(tensor)
-    memory: int = tensor.untyped_storage()._cdata
-    return memory
+    return version_of(first) if isinstance(first, Tensor) else 0
 
 
 def _name(func: Any) -> str:
@@ -164,59 +254,3 @@ def _name(func: Any) -> str:
     if name == "__get__":
         return str(getattr(getattr(func, "__self__", None), "__name__", name))
     return name if name.startswith("__") else name.removesuffix("_")
-
-
-Line: TypeAlias = tuple[str, ...]
-
-
-def same_path(first: Sequence[Step], second: Sequence[Step]) -> bool:
-    """Whether two traces of one module, at two sizes, are the same but for lengths given to views."""
-    return [_without_lengths(step) for step in first] == [_without_lengths(step) for step in second]
-
-
-def _without_lengths(step: Step) -> Line:
-    sized = step.name in _SIZED
-    return (step.name, *(text for text in step.operands if not (sized and text.lstrip("-").isdigit())))
-
-
-def is_as_planned(before: Sequence[Step], after: Sequence[Step], replaced: Collection[str], biases: Set[str]) -> bool:
-    """Whether a trace is what another one becomes without the own code of some submodules.
-
-    replaced: their paths; what their code is given takes the place of what it gives. biases: new parameters, which
-    stand where there was None.
-    """
-    wanted, got = _lines(before, replaced), _lines(after, ())
-    allowed = {f"{path}@0" for path in biases}
-    return len(wanted) == len(got) and all(
-        len(one) == len(other)
-        and all(a == b or (a == "None" and b in allowed) for a, b in zip(one, other, strict=True))
-        for one, other in zip(wanted, got, strict=True)
-    )
-
-
-def _lines(steps: Sequence[Step], replaced: Collection[str]) -> list[Line]:
-    """Write the steps with their operands numbered anew, less those of `replaced` submodules."""
-    origin: dict[str, str] = {}  # by step, as it was numbered: what it is now
-    given: dict[str, str] = {}  # by submodule: what its code is given first
-    lines: list[Line] = []
-    for step in steps:
-        operands = [_resolved(text, origin) for text in step.operands]
-        if step.path in replaced and step.name != "output":
-            moving = [text for text in operands if text.startswith(_COMPUTED)]
-            first = given.get(step.path) or (moving[0].rpartition("@")[0] if moving else "constant")
-            given[step.path] = origin[step.result] = first
-        else:
-            origin[step.result] = f"step {len(lines)}"
-            lines.append((step.name, *operands))
-    return lines
-
-
-_COMPUTED = ("step ", "input ")
-
-
-def _resolved(text: str, origin: Mapping[str, str]) -> str:
-    label, at, version = text.rpartition("@")
-    step, _, index = label.rpartition(".")
-    if not at or step not in origin:
-        return text
-    return f"{origin[step]}{'' if index == '0' else f' output {index}'}@{version}"

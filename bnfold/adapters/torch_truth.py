@@ -13,7 +13,8 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from bnfold.adapters.torch_capture import Arguments
 from bnfold.adapters.torch_restoring import unchanged
-from bnfold.adapters.torch_trace import Step, recorded
+from bnfold.adapters.torch_steps import Step
+from bnfold.adapters.torch_trace import recorded
 from bnfold.errors import DifferentError, UnverifiedError
 
 FACTOR = 3.0  # correct folds measured 0.68 to 1.26 times the unfolded model's error; the least wrong one 5

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from bnfold.adapters.torch_capture import Arguments
 from bnfold.adapters.torch_restoring import unchanged
-from bnfold.adapters.torch_trace import Step, recorded
+from bnfold.adapters.torch_steps import Step
+from bnfold.adapters.torch_trace import recorded
 
 _CHILD = "seen_through"
 

@@ -1,0 +1,77 @@
+"""The path of a forward as steps, calls of functions of torch; and whether two paths are the same, or as planned."""
+
+from collections.abc import Collection, Mapping, Sequence, Set
+from dataclasses import dataclass
+from typing import TypeAlias
+
+_SIZED = frozenset({"view", "reshape", "expand", "repeat", "unflatten", "interpolate", "upsample", "arange", "zeros"})
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A call of a function of torch.
+
+    path: of the innermost module around it. operands: tensors by where they come from, the rest by its text.
+    """
+
+    path: str
+    name: str
+    operands: tuple[str, ...]
+    result: str
+
+
+Steps: TypeAlias = tuple[Step, ...]
+Line: TypeAlias = tuple[str, ...]
+
+
+def same_path(first: Sequence[Step], second: Sequence[Step]) -> bool:
+    """Whether two traces of one module, at two sizes, are the same but for lengths given to views."""
+    return [_without_lengths(step) for step in first] == [_without_lengths(step) for step in second]
+
+
+def _without_lengths(step: Step) -> Line:
+    sized = step.name in _SIZED
+    return (step.name, *(text for text in step.operands if not (sized and text.lstrip("-").isdigit())))
+
+
+def is_as_planned(before: Sequence[Step], after: Sequence[Step], replaced: Collection[str], biases: Set[str]) -> bool:
+    """Whether a trace is what another one becomes without the own code of some submodules.
+
+    replaced: their paths; what their code is given takes the place of what it gives. biases: new parameters, which
+    stand where there was None.
+    """
+    wanted, got = _lines(before, replaced), _lines(after, ())
+    allowed = {f"{path}@0" for path in biases}
+    return len(wanted) == len(got) and all(
+        len(one) == len(other)
+        and all(a == b or (a == "None" and b in allowed) for a, b in zip(one, other, strict=True))
+        for one, other in zip(wanted, got, strict=True)
+    )
+
+
+def _lines(steps: Sequence[Step], replaced: Collection[str]) -> list[Line]:
+    """Write the steps with their operands numbered anew, less those of `replaced` submodules."""
+    origin: dict[str, str] = {}  # by step, as it was numbered: what it is now
+    given: dict[str, str] = {}  # by submodule: what its code is given first
+    lines: list[Line] = []
+    for step in steps:
+        operands = [_resolved(text, origin) for text in step.operands]
+        if step.path in replaced and step.name != "output":
+            moving = [text for text in operands if text.startswith(_COMPUTED)]
+            first = given.get(step.path) or (moving[0].rpartition("@")[0] if moving else "constant")
+            given[step.path] = origin[step.result] = first
+        else:
+            origin[step.result] = f"step {len(lines)}"
+            lines.append((step.name, *operands))
+    return lines
+
+
+_COMPUTED = ("step ", "input ")
+
+
+def _resolved(text: str, origin: Mapping[str, str]) -> str:
+    label, at, version = text.rpartition("@")
+    step, _, index = label.rpartition(".")
+    if not at or step not in origin:
+        return text
+    return f"{origin[step]}{'' if index == '0' else f' output {index}'}@{version}"

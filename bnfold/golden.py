@@ -104,9 +104,18 @@ def _samples(subject: Subject, inputs: Any, seed: int) -> Iterator[Sample]:
 
 
 def _copied(facts: Facts) -> Facts:
-    """A runtime may reuse its buffers."""
-    sides = (facts.truth, facts.own, facts.nudged)
-    return Facts(*({name: np.array(value) for name, value in side.items()} for side in sides))
+    """Copy, since a runtime may reuse its buffers. What only the model can tell is told now: how far rounding goes."""
+    nudged = {name: _moved_by(facts.truth[name], value, facts.spread_of(name)) for name, value in facts.nudged.items()}
+    truth, own = ({name: np.array(value) for name, value in side.items()} for side in (facts.truth, facts.own))
+    return Facts(truth, own, nudged)
+
+
+def _moved_by(truth: Array, nudged: Array, spread: Array | None) -> Array:
+    """Give the truth as far away as rounding takes it: by the nudge, or further by its spread."""
+    if spread is None or not np.issubdtype(truth.dtype, np.floating):
+        return np.array(nudged)
+    moved: Array = np.where(np.abs(nudged - truth) < spread, truth + spread, nudged)
+    return moved
 
 
 def _fitting(records: Iterable[Record], most_bytes: int) -> Iterator[Record]:
@@ -203,9 +212,13 @@ class Recorded:
         """Give the recorded outputs of the reference's own dtype."""
         return self._find(feed).facts.own
 
-    def nudged(self, feed: Feed) -> Outputs:
+    def nudged(self, feed: Feed, times: int = 1) -> Outputs:
         """Give the recorded outputs of the nudged reference."""
         return self._find(feed).facts.nudged
+
+    def perturbed(self, feed: Feed, seed: int) -> Outputs:
+        """Refuse: there is no model."""
+        raise UnverifiedError(f"{self.label} is no model, and its rounding can't be measured again")
 
     def input_scale(self, feed: Feed) -> float:
         """Give 1: nothing is drawn."""

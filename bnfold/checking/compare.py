@@ -1,22 +1,21 @@
 """One output of a candidate beside the reference's and the truth, over all inputs, and the judgement on it."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from bnfold.checking.measures import Side
-from bnfold.checking.parts import Channels, Sample
-from bnfold.checking.result import BudgetRow, ChannelRecord, Exceeded, OutputRecord, Verdict
+from bnfold.checking.judgement import Judgement, excess
+from bnfold.checking.measures import LARGEST, Side
+from bnfold.checking.parts import Errors
+from bnfold.checking.result import BudgetRow, Exceeded, OutputRecord, Verdict
 
 Array = np.ndarray[Any, Any]
+Spread = Callable[[], Array | None]
 
-_QUIET = 1e-3  # a part quieter than this share of the whole is granted the floor of that share
-_GAUSS = 4.0  # the largest of some thousand roundings is about 4 times their rms
-_WORST_CHANNELS = 16
-_FEW = 2.0  # n numbers tell an rms to 1 / sqrt(2 n) of itself; the factor leaves room for three times that
+_NAMED = 3
 
 
 @dataclass
@@ -30,19 +29,28 @@ class Comparison:
     reference: Side = field(init=False)
     candidate: Side = field(init=False)
     shape: tuple[int, ...] = ()
-    noise: float = 0.0  # sum of squares of the reference's own error, its weights' rounding included
+    judgement: Judgement = field(init=False)
     faults: list[tuple[Verdict, str]] = field(default_factory=list)
-    samples: list[Sample] = field(default_factory=list)
-    channels: Channels | None = None
+    blind: bool = False  # the latest sample told nothing
 
     def __post_init__(self) -> None:
         measured = self.dtype if self.dtype in ("float16", "bfloat16", "float32", "float64") else "float64"
         self.reference, self.candidate = Side(measured), Side(measured)
+        self.judgement = Judgement(self.row)
 
-    def add(self, sample: str, truth: Array, reference: Array, candidate: Array, nudged: Array | None = None) -> None:
+    def add(
+        self,
+        sample: str,
+        truth: Array,
+        reference: Array,
+        candidate: Array,
+        nudged: Array | None = None,
+        spread: Spread = lambda: None,
+    ) -> None:
         """Take in one sample: the truth in float64 (or exact integers), both sides as they came.
 
         `nudged`: the truth with every weight rounded once more; what that changes adds to the reference's own error.
+        `spread`: gives by element how far all rounding takes the truth, as rms; asked where the rest does not decide.
         """
         self.shape = self.shape or truth.shape
         if candidate.shape != truth.shape or reference.shape != truth.shape:
@@ -52,21 +60,23 @@ class Comparison:
             self._fault(Verdict.DIFFERENT, f"dtype {candidate.dtype} where the reference has {reference.dtype}")
             return
         t, r, c = (np.asarray(side).astype(np.float64) for side in (truth, reference, candidate))
-        if np.issubdtype(np.asarray(truth).dtype, np.floating):
-            self._add_floats(sample, t, r, c, t if nudged is None else np.asarray(nudged, np.float64))
-        else:
-            self._add_exact(sample, t, r, c, t if nudged is None else np.asarray(nudged, np.float64))
+        take = self._add_floats if np.issubdtype(np.asarray(truth).dtype, np.floating) else self._add_exact
+        take(sample, t, r, c, t if nudged is None else np.asarray(nudged, np.float64), spread)
 
     def _fault(self, verdict: Verdict, why: str) -> None:
         if all(known != why for _, known in self.faults):
             self.faults.append((verdict, why))
 
-    def _add_exact(self, sample: str, truth: Array, reference: Array, candidate: Array, nudged: Array) -> None:
+    def _add_exact(
+        self, sample: str, truth: Array, reference: Array, candidate: Array, nudged: Array, spread: Spread
+    ) -> None:
         everything = np.ones(truth.shape, bool)
         self.reference.add(truth, reference, everything)
         self.candidate.add(truth, candidate, everything)
         # Where rounding alone moves the reference, it may move the candidate.
         sure = (reference == truth) & (nudged == truth)
+        if (sure & (candidate != truth)).any() and (moved := spread()) is not None:
+            sure &= moved == 0
         wrong = sure & (candidate != truth)
         if wrong.any():
             index = tuple(int(i) for i in np.argwhere(wrong)[0])
@@ -78,61 +88,67 @@ class Comparison:
         elif truth.size and not sure.any():
             self._fault(Verdict.UNVERIFIED, f"the reference's own rounding moves every value ({sample})")
 
-    def _add_floats(self, sample: str, truth: Array, reference: Array, candidate: Array, nudged: Array) -> None:
-        finite = np.isfinite(truth) & np.isfinite(reference) & np.isfinite(candidate)
-        self._special_values(sample, truth, reference, candidate)
-        self.reference.add(truth, reference, finite)
-        self.candidate.add(truth, candidate, finite)
-        if not finite.any():
+    def _add_floats(
+        self, sample: str, truth: Array, reference: Array, candidate: Array, nudged: Array, spread: Spread
+    ) -> None:
+        errors = Errors.of(sample, truth, reference, candidate, nudged)
+        self._special_values(errors)
+        seen = bool(errors.finite.any())
+        self.blind = seen and not self.judgement.take(errors, spread)
+        if self.blind:
             return
-        with np.errstate(invalid="ignore"):  # infinity minus infinity, which `finite` leaves out
-            own = np.where(finite & np.isfinite(nudged), np.hypot(reference - truth, nudged - truth), 0.0)
-            error = np.where(finite, np.abs(candidate - truth), 0.0)
-        self.noise += float(np.square(own).sum())
-        self.samples.append(Sample.of(sample, truth, own, error, finite, (reference, candidate)))
-        if truth.ndim > 1:
-            self.channels = self.channels or Channels.zeros(truth.shape[1])
-            if len(self.channels.truth) == truth.shape[1]:
-                self.channels.add(sample, np.where(finite, truth, 0.0), own, error, (reference, candidate))
-        latest = self.samples[-1]
-        budget = self.row.peak * max(
-            latest.own_peak, _GAUSS * latest.own, self.row.floor * self.row.unit * latest.scale
-        )
-        if finite.all():
+        self.reference.add(truth, reference, errors.finite)
+        self.candidate.add(truth, candidate, errors.finite)
+        if seen and errors.finite.all():
+            budget = self.judgement.rank_budget()
             self.reference.add_ranks(truth, reference, budget)
             self.candidate.add_ranks(truth, candidate, budget)
 
-    def _special_values(self, sample: str, truth: Array, reference: Array, candidate: Array) -> None:
+    def _special_values(self, errors: Errors) -> None:
         """NaN is never equal to anything; an infinity only to the same one, on all three sides."""
+        truth, (reference, candidate), sample = errors.truth, errors.sides, errors.name
         odd = [~np.isfinite(side) for side in (truth, reference, candidate)]
         if not any(mask.any() for mask in odd):
             return
         same = np.isinf(truth) & (reference == truth) & (candidate == truth)
-        if (odd[2] & ~odd[0] & ~odd[1]).any():
-            worst = int((odd[2] & ~odd[0] & ~odd[1]).sum())
+        alone = odd[2] & ~odd[0] & ~odd[1]
+        if (new := alone & ~self._may_overflow(errors)).any():
+            worst = int(new.sum())
             self._fault(Verdict.DIFFERENT, f"NaN or Inf in {worst} values that are finite in the reference ({sample})")
         elif (odd[0] & odd[1] & ~odd[2]).any():
             self._fault(Verdict.DIFFERENT, f"finite where the reference is NaN or Inf ({sample})")
-        elif ((odd[0] | odd[1] | odd[2]) & ~same).any():
-            whole = bool((odd[0] | odd[1] | odd[2]).all())
+        elif ((odd[0] | odd[1]) & ~same).any():
+            whole = bool((odd[0] | odd[1]).all())
             part = "all" if whole else "some"
             self._fault(Verdict.UNVERIFIED, f"{part} of the reference's own values are NaN or Inf ({sample})")
+        elif alone.any():
+            self._fault(
+                Verdict.UNVERIFIED, f"{int(alone.sum())} values are a rounding away from {self.dtype}'s Inf ({sample})"
+            )
+
+    def _may_overflow(self, errors: Errors) -> Array:
+        """Where the candidate is the infinity that the truth may be rounded to."""
+        if self.dtype not in LARGEST:
+            return np.zeros(errors.truth.shape, bool)
+        room = self.row.peak * np.maximum(errors.own, 4 * self.row.unit * np.abs(errors.truth))
+        beyond: Array = np.abs(errors.truth) + room > LARGEST[self.dtype]
+        rounded: Array = np.isinf(errors.sides[1]) & (np.sign(errors.sides[1]) == np.sign(errors.truth))
+        return beyond & rounded
 
     def latest_excess(self) -> float:
         """How far beyond (or within) the budget the latest sample is, by rms and by its peak; inf after a fault."""
         if self.faults:
             return math.inf
-        if not self.samples:
-            return 0.0
-        latest = self.samples[-1]
-        level = self._own(latest.own, latest.scale)
-        peak = self.row.peak * max(latest.own_peak, _GAUSS * level)
-        return max(_excess(latest.error, self._part(latest.count) * level), _excess(latest.peak, peak))
+        return 0.0 if self.blind or not self.judgement.samples else self.judgement.latest_excess()
+
+    @property
+    def seen(self) -> bool:
+        """Whether floats were compared."""
+        return bool(self.judgement.samples or self.judgement.blind)
 
     def record(self) -> OutputRecord:
         """Judge what was taken in."""
-        tests = tuple(self._tests())
-        exceeded = max(tests, key=lambda test: _excess(test.measured, test.allowed), default=None)
+        exceeded = self.judgement.exceeded()
         verdict, why = self._verdict(exceeded)
         ratio = self.candidate.rms / self.reference.rms if self.candidate.count and self.reference.rms else None
         return OutputRecord(
@@ -145,11 +161,11 @@ class Comparison:
             elements=self.candidate.count,
             scale=self.candidate.scale,
             error_ratio=ratio,
-            allowed_ratio=self._allowed_rms() / self.reference.rms if ratio is not None and self.samples else None,
+            allowed_ratio=self.judgement.allowed / self.reference.rms if ratio is not None and exceeded else None,
             reference=self.reference.measures() if self.candidate.count else None,
             candidate=self.candidate.measures() if self.candidate.count else None,
             exceeded=exceeded,
-            channels=self._worst_channels(),
+            channels=self.judgement.worst_channels(),
         )
 
     def _verdict(self, exceeded: Exceeded | None) -> tuple[Verdict, str]:
@@ -157,90 +173,41 @@ class Comparison:
             for fault, why in self.faults:
                 if fault is verdict:
                     return verdict, why
-        if not self.candidate.count:
+        judged, blind = self.judgement, self.judgement.blind
+        if not self.candidate.count and not blind:
             return Verdict.UNVERIFIED, "no element was compared"
-        if not self.samples:  # integers, all equal
-            return Verdict.VERIFIED, ""
-        assert exceeded is not None
-        own, allowed = self._own_rms(), self._allowed_rms()
-        if allowed > self.row.ceiling * self.reference.scale > 0:
-            return Verdict.UNVERIFIED, (
-                f"ill-conditioned: the reference's own error is {own / self.reference.scale:.1e} of its scale, so a"
-                f" budget of {allowed / own:.3g} times that would let anything pass (ceiling {self.row.ceiling:g})"
-            )
-        if not exceeded.measured <= exceeded.allowed:
+        if exceeded and judged.allowed > self.row.ceiling * judged.scale > 0:
+            return Verdict.UNVERIFIED, self._ill_conditioned(judged.own / judged.scale, judged.allowed / judged.own)
+        if exceeded and not exceeded.measured <= exceeded.allowed:
             return Verdict.DIFFERENT, _sentence(exceeded)
+        if len(blind) > len(judged.samples):
+            worst = max(blind, key=lambda sample: sample.own)
+            share = worst.own / max(worst.scale, judged.scale)
+            return Verdict.UNVERIFIED, f"{self._ill_conditioned(share, self.row.rms)}, on {len(blind)} of the inputs"
         return Verdict.VERIFIED, ""
 
-    def _level(self) -> float:
-        """The reference's relative error on a typical sample: the median, so that one odd sample widens nothing."""
-        levels = [sample.own / sample.scale for sample in self.samples if sample.scale]
-        return max(float(np.median(levels)) if levels else 0.0, self.row.floor * self.row.unit)
-
-    def _own_rms(self) -> float:
-        own = math.sqrt(self.noise / self.candidate.count)
-        return max(own, self.row.floor * self.row.unit * self.candidate.scale)
-
-    def _allowed_rms(self) -> float:
-        return self.row.rms * self._by_count(self._worst_sample().count) * self._own_rms()
-
-    def _worst_sample(self) -> Sample:
-        return max(self.samples, key=lambda sample: sample.peak)
-
-    def _own(self, own: float, scale: float) -> float:
-        return max(
-            own, self._level() * scale, self.row.floor * self.row.unit * max(scale, _QUIET * self.candidate.scale)
+    def _ill_conditioned(self, share: float, factor: float) -> str:
+        return (
+            f"ill-conditioned: the reference's own error is {share:.1e} of its scale, so a budget of {factor:.3g}"
+            f" times that would let anything pass (ceiling {self.row.ceiling:g})"
         )
 
-    def _part(self, count: int) -> float:
-        """The factor for a part of `count` numbers."""
-        return self.row.channel * self._by_count(count)
-
-    def _by_count(self, count: int) -> float:
-        """How much more is granted where few numbers decide: they tell the reference's own error badly."""
-        return 1 + _FEW / math.sqrt(max(count, 1))
-
-    def _tests(self) -> Iterable[Exceeded]:
-        if not self.samples:
-            return
-        row, top = self.row, self._worst_sample()
-        yield Exceeded("rms", self.candidate.rms, self._allowed_rms(), None, top.name, top.index, *top.values)
-        for sample in self.samples:
-            level = self._own(sample.own, sample.scale)
-            allowed = self._part(sample.count) * level
-            yield Exceeded("sample", sample.error, allowed, None, sample.name, sample.index, *sample.values)
-            peak = row.peak * max(sample.own_peak, _GAUSS * level)
-            yield Exceeded("peak", sample.peak, peak, None, sample.name, sample.index, *sample.values)
-        for record in self._channel_records():
-            assert self.channels is not None
-            sample_name, index, values = self.channels.where[record.channel]
-            yield Exceeded("channel", record.candidate, record.allowed, record.channel, sample_name, index, *values)
-
-    def _channel_records(self) -> Iterable[ChannelRecord]:
-        if self.channels is None or len(self.channels.truth) < 2:
-            return
-        scale, own, error = (
-            np.sqrt(total / self.channels.count)
-            for total in (self.channels.truth, self.channels.reference, self.channels.candidate)
+    def doubt(self) -> str:
+        """Say which samples told nothing; empty where all counted."""
+        blind = self.judgement.blind
+        if not blind:
+            return ""
+        named = ", ".join(sample.name for sample in blind[:_NAMED]) + (", ..." if len(blind) > _NAMED else "")
+        every = len(blind) + len(self.judgement.samples)
+        return (
+            f"{len(blind)} of {every} inputs ({named}) tell nothing about {self.name}: what the reference itself rounds"
+            " there is as large as a fault"
         )
-        for channel in range(len(scale)):
-            allowed = self._part(self.channels.count) * self._own(float(own[channel]), float(scale[channel]))
-            yield ChannelRecord(channel, float(own[channel]), float(error[channel]), allowed)
-
-    def _worst_channels(self) -> tuple[ChannelRecord, ...]:
-        ranked = sorted(self._channel_records(), key=lambda x: _excess(x.candidate, x.allowed), reverse=True)
-        return tuple(ranked[:_WORST_CHANNELS])
-
-
-def _excess(measured: float, allowed: float) -> float:
-    if math.isnan(measured):
-        return math.inf
-    return measured / allowed if allowed else (math.inf if measured else 0.0)
 
 
 def _sentence(test: Exceeded) -> str:
     """Say what failed: how much, where, how much was allowed."""
-    times = _excess(test.measured, test.allowed)
+    times = excess(test.measured, test.allowed)
     what = {
         "rms": "rms error",
         "sample": f"rms error on {test.input}",

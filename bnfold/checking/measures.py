@@ -11,6 +11,7 @@ from bnfold.checking.result import Bin, Measures
 Array = np.ndarray[Any, Any]
 
 _PRECISION = {"float16": (11, -14), "bfloat16": (8, -126), "float32": (24, -126), "float64": (53, -1022)}
+LARGEST = {"float16": 65504.0, "bfloat16": (2 - 2.0**-7) * 2.0**127, "float32": (2 - 2.0**-23) * 2.0**127}
 _ULP_EDGES = np.array([0.0, *(2.0**k for k in range(-1, 25)), math.inf])
 _LOG_EDGES = np.array([-math.inf, *np.arange(-18.0, 2.5, 0.5), math.inf])
 _TOP = 5

@@ -220,7 +220,7 @@ class Check:
             environment=environment(),
             seed=self.options.seed,
             assumptions=tuple(dict.fromkeys([*self.assumptions, *(x for t in self.trials for x in t.assumptions)])),
-            warnings=tuple(dict.fromkeys(self.warnings)),
+            warnings=tuple(dict.fromkeys([*self.warnings, *(x for t in self.trials for x in t.doubts())])),
             skips=_skips(runs),
             coverage=self.coverage,
             divergences=self._divergences(runs),

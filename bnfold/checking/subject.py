@@ -71,6 +71,9 @@ class Subject(Protocol):
     def nudged(self, feed: Feed, times: int = 1) -> Outputs:
         """Run in float64 with every weight moved by `times` roundings of its dtype."""
 
+    def perturbed(self, feed: Feed, seed: int) -> Outputs:
+        """Run in float64 with every weight, input and result moved by one rounding of the model's dtype."""
+
     def input_scale(self, feed: Feed) -> float:
         """Tell what to multiply normal inputs by, so that the first BatchNorm sees the variance it was trained on."""
 

@@ -4,6 +4,7 @@ Every floating-point value is computed in the working dtype, whatever the file d
 are stored, so a Cast to float16 rounds nothing. It is differentiable, which the search for a telling input needs.
 """
 
+import contextlib
 import copy
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -16,11 +17,12 @@ import torch
 from onnx import inliner, numpy_helper
 from torch import Tensor
 
+from bnfold.checking.torch_noise import NoiseMode, nudge
 from bnfold.checking.torch_ops import MissingOperatorError, Node, implementation, spell, to_tensor
 from bnfold.errors import UnverifiedError
 
 Watch = Callable[[Node, tuple[Tensor | None, ...], tuple[Tensor, ...]], None]
-_SIZED = ("Range", "Resize", "Upsample")  # by floats among their inputs
+_FIRST_SIZE = {"Range": 0, "Resize": 1, "Upsample": 1}  # operators that floats give a size, from this input on
 
 
 @dataclass(frozen=True)
@@ -58,9 +60,11 @@ class Executor:
         self, model: onnx.ModelProto, dtype: torch.dtype = torch.float64, storage: torch.dtype | None = None
     ) -> None:
         self.dtype, self.storage = dtype, storage
+        self._noise: NoiseMode | None = None
         model = inliner.inline_local_functions(model) if model.functions else model
         self._opsets = {_domain(entry.domain): entry.version for entry in model.opset_import}
         self._body = self._prepare(model.graph)
+        self._sizes = _sizes(self._body)
         missing = sorted({spell(node) for node in _every_node(self._body) if implementation(node) is None})
         if missing:
             raise MissingOperatorError(tuple(missing))
@@ -73,16 +77,19 @@ class Executor:
         """The initializers, in the working dtype."""
         return self._body.constants
 
-    def nudged(self, unit: float) -> "Executor":
-        """Copy with every float initializer, but for those of a size, moved by up to `unit` of itself (seeded)."""
-        generator = torch.Generator().manual_seed(0)
-        sizes = {name for node in _every_node(self._body) if node.operator in _SIZED for name in node.inputs}
+    def nudged(self, unit: float, seed: int = 0, *, throughout: bool = False) -> "Executor":
+        """Copy with every float initializer, but for those of a size, moved by up to `unit` of itself.
+
+        `throughout`: what the nodes give too, by other noise at each run.
+        """
+        generator = torch.Generator().manual_seed(seed)
         moved = {
-            name: value if name in sizes else nudge(value, unit, generator)
+            name: value if name in self._sizes else nudge(value, unit, generator)
             for name, value in self._body.constants.items()
         }
         other = copy.copy(self)
         other._body = replace(self._body, constants=moved)
+        other._noise = NoiseMode(unit, generator) if throughout else None
         return other
 
     def run(self, inputs: Mapping[str, Tensor], *, keep: bool = False, watch: Watch | None = None) -> dict[str, Tensor]:
@@ -119,7 +126,9 @@ class Executor:
             return tuple(inner[name] for name in body.outputs)
         function = implementation(node)
         assert function is not None, node
-        results = function(node, *arguments)
+        noise = self._noise if self._sizes.isdisjoint(node.outputs) else None
+        with noise or contextlib.nullcontext():
+            results = function(node, *arguments)
         return tuple(map(self._stored, results if isinstance(results, tuple) else (results,)))
 
     def _stored(self, value: Tensor) -> Tensor:
@@ -167,14 +176,6 @@ class Executor:
         return value.to(self.dtype) if value.is_floating_point() else value
 
 
-def nudge(value: Tensor, unit: float, generator: torch.Generator) -> Tensor:
-    """Multiply floats by 1 + unit * noise, noise uniform in [-1, 1]; leave other numbers."""
-    if not value.is_floating_point():
-        return value
-    noise = torch.rand(value.shape, generator=generator, dtype=torch.float64) * 2 - 1
-    return value * (1 + unit * noise).to(value.dtype)
-
-
 def _densify(sparse: onnx.SparseTensorProto) -> np.ndarray[Any, Any]:
     values, indices = numpy_helper.to_array(sparse.values), numpy_helper.to_array(sparse.indices)
     dense = np.zeros(tuple(sparse.dims), values.dtype)
@@ -198,3 +199,15 @@ def _every_node(body: _Body) -> Iterator[Node]:
         yield node
         for inner in _bodies(node):
             yield from _every_node(inner)
+
+
+def _sizes(body: _Body) -> set[str]:
+    """Name the floats that give something its size, and what they are computed from, down to other values' shapes."""
+    nodes = list(_every_node(body))
+    sizes = {
+        name for node in nodes if node.operator in _FIRST_SIZE for name in node.inputs[_FIRST_SIZE[node.operator] :]
+    }
+    for node in reversed(nodes):
+        if node.operator not in ("Shape", "Size") and sizes.intersection(node.outputs):
+            sizes.update(node.inputs)
+    return sizes

@@ -21,7 +21,7 @@ from bnfold.checking.result import NodeRecord
 from bnfold.checking.subject import Array, Feed, InputSpec, Outputs
 from bnfold.checking.tolerance import budget_for
 from bnfold.checking.torch_coverage import Recorder
-from bnfold.checking.torch_executor import nudge
+from bnfold.checking.torch_noise import NoiseMode, nudge
 from bnfold.errors import BnfoldError, UnverifiedError
 
 _NARROW = (torch.float32, torch.float16, torch.bfloat16)
@@ -105,6 +105,13 @@ class ModuleSubject:
             self._nudged[times] = _nudged(self.double, times * budget_for(self.dtype).unit)
         with UpcastMode():  # type: ignore[no-untyped-call]
             return self._call(self._nudged[times], feed, torch.float64)
+
+    def perturbed(self, feed: Feed, seed: int) -> Outputs:
+        """Run in float64 with every weight, input and result moved by one rounding of the model's dtype."""
+        unit, generator = budget_for(self.dtype).unit, torch.Generator().manual_seed(seed)
+        moved = tuple(nudge(tensor, unit, generator).numpy() for tensor in to_tensors(feed, torch.float64))
+        with UpcastMode(), NoiseMode(unit, generator):  # type: ignore[no-untyped-call]
+            return self._call(_nudged(self.double, unit, seed), moved, torch.float64)
 
     def input_scale(self, feed: Feed) -> float:
         """Tell what to multiply `feed` by so that the first BatchNorm sees the variance that it was trained on."""
@@ -192,8 +199,8 @@ def as_double(module: nn.Module) -> nn.Module:
     return double
 
 
-def _nudged(double: nn.Module, unit: float) -> nn.Module:
-    generator = torch.Generator().manual_seed(0)
+def _nudged(double: nn.Module, unit: float, seed: int = 0) -> nn.Module:
+    generator = torch.Generator().manual_seed(seed)
     other = copy_module(double)
     with torch.no_grad():
         for tensor in (*other.parameters(), *other.buffers()):

@@ -21,6 +21,7 @@ from bnfold.checking.tolerance import budget_for
 from bnfold.checking.torch_coverage import Recorder
 from bnfold.checking.torch_executor import Executor, Watch
 from bnfold.checking.torch_module import to_array, to_tensors, variance_ratio
+from bnfold.checking.torch_noise import nudge
 from bnfold.checking.torch_ops import Node
 from bnfold.errors import BnfoldError, UnverifiedError
 
@@ -108,6 +109,12 @@ class OnnxSubject:
         if times not in self._nudged:
             self._nudged[times] = self.executor.nudged(times * budget_for(self.dtype).unit)
         return self._run_executor(self._nudged[times], feed, torch.float64)
+
+    def perturbed(self, feed: Feed, seed: int) -> Outputs:
+        """Run in float64 with every weight, input and result moved by one rounding of the model's dtype."""
+        unit, generator = budget_for(self.dtype).unit, torch.Generator().manual_seed(seed)
+        moved = tuple(nudge(tensor, unit, generator).numpy() for tensor in to_tensors(feed, torch.float64))
+        return self._run_executor(self.executor.nudged(unit, seed, throughout=True), moved, torch.float64)
 
     def input_scale(self, feed: Feed) -> float:
         """Tell what to multiply `feed` by so that the first BatchNorm sees the variance that it was trained on."""
@@ -218,15 +225,22 @@ def _majority_dtype(model: onnx.ModelProto) -> str:
     return sizes.most_common(1)[0][0] if sizes else "float32"
 
 
-def nudged_model(subject: OnnxSubject) -> OnnxSubject:
-    """Copy with every float32 initializer multiplied by 1 +- 2^-24, signs at random (seeded)."""
+def nudged_model(subject: OnnxSubject, seed: int = 0) -> OnnxSubject:
+    """Copy with every float32 initializer moved by `one_step`."""
     model = onnx.ModelProto()
     model.CopyFrom(subject.model)
-    generator = np.random.default_rng(0)
+    generator = np.random.default_rng(seed)
     for tensor in model.graph.initializer:
         if tensor.data_type == TensorProto.FLOAT:
-            array = numpy_helper.to_array(tensor).astype(np.float64)
-            # One whole step for half of the weights: a step of one half would round back for all of them.
-            moved = array * (1 + 2.0**-23 * generator.integers(-1, 2, array.shape))
-            tensor.CopyFrom(numpy_helper.from_array(moved.astype(np.float32), tensor.name))
+            tensor.CopyFrom(numpy_helper.from_array(one_step(numpy_helper.to_array(tensor), generator), tensor.name))
     return OnnxSubject(model, subject.label)
+
+
+def one_step(array: Array, generator: np.random.Generator) -> Array:
+    """Multiply float32 numbers by 1 + 2^-23, 1 or 1 - 2^-23 at random; leave other numbers.
+
+    One whole step for most of them: a step of one half would round back for all.
+    """
+    if array.dtype != np.float32:
+        return array
+    return (array.astype(np.float64) * (1 + 2.0**-23 * generator.integers(-1, 2, array.shape))).astype(np.float32)

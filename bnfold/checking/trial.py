@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
@@ -92,7 +93,7 @@ class Trial:
             if self.repeats_equal is None:
                 self.repeats_equal = same_bits(outputs, self.runner.run(self.feed(sample.feed)))
         except UnverifiedError as error:
-            ran = any(comparison.samples for comparison in self.comparisons.values())
+            ran = any(comparison.seen for comparison in self.comparisons.values())
             why = f"fails on {sample.name}, which the reference takes: {error}" if ran else str(error)
             self._stop(Verdict.DIFFERENT if ran else Verdict.UNVERIFIED, why)
             return
@@ -114,7 +115,7 @@ class Trial:
             true = facts.truth[name]
             self._look_for_change(name, sample.feed, true)
             sides = true, facts.own[name], outputs[comparison.candidate_name]
-            comparison.add(sample.name, *sides, facts.nudged[name])
+            comparison.add(sample.name, *sides, facts.nudged[name], partial(facts.spread_of, name))
             excess = comparison.latest_excess()
             if excess > self._telling_by:
                 self._telling_by, self.telling = excess, sample
@@ -155,6 +156,10 @@ class Trial:
     def constant(self) -> bool:
         """Whether every true output was the same, whatever the input."""
         return 0 < self.repeated == self.unchanged
+
+    def doubts(self) -> tuple[str, ...]:
+        """Say of each output which samples told nothing about it."""
+        return tuple(why for comparison in self.comparisons.values() if (why := comparison.doubt()))
 
     def run(self) -> Run:
         """Judge."""

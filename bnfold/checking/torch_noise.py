@@ -1,0 +1,74 @@
+"""Every number of a run moved by its rounding: what a right program, in whatever order it adds, may do to a result."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._decomp import get_decompositions
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+_ATEN = torch.ops.aten
+# These hold means and variances, which round as well.
+_PARTS: Mapping[Any, Callable[..., Any]] = get_decompositions(
+    [_ATEN.native_batch_norm, _ATEN.native_layer_norm, _ATEN.native_group_norm, _ATEN._native_batch_norm_legit]
+)
+_SUMS = ("mean", "sum", "var", "var_mean", "std", "std_mean", "linalg_vector_norm")
+# Computed as a number of size 1, or as one times x, from which most is subtracted where x is negative.
+_OF_ONE, _OF_INPUT = ("sigmoid", "softplus"), ("silu", "gelu", "mish")
+
+
+def nudge(value: Tensor, unit: float, generator: torch.Generator, size: Tensor | float | None = None) -> Tensor:
+    """Add unit * size * noise to floats, noise uniform in [-1, 1]; leave other numbers. size: |value| if not given."""
+    if not _is_float(value):
+        return value
+    noise = torch.rand(value.shape, generator=generator, dtype=torch.float64) * 2 - 1
+    if size is None:
+        return value * (1 + unit * noise).to(value.dtype)
+    return value + (unit * size * noise).to(value.dtype)
+
+
+class NoiseMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Moves the floats that every operator makes of floats. A view has the numbers of its base, which were moved."""
+
+    def __init__(self, unit: float, generator: torch.Generator) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._unit, self._generator = unit, generator
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Call `func` and move its results, in place where it writes them in place."""
+        kwargs = kwargs or {}
+        if func in _PARTS:
+            with self:
+                return _PARTS[func](*args, **kwargs)
+        results = func(*args, **kwargs)
+        read = [leaf for leaf in tree_leaves((args, kwargs)) if _is_float(leaf)]
+        if func.is_view or not read:
+            return results
+
+        def moved(value: Any) -> Any:
+            return nudge(value, self._unit, self._generator, _size(func, read[0], value)) if _is_float(value) else value
+
+        if not func._schema.is_mutable:
+            return tree_map(moved, results)
+        for value in filter(_is_float, tree_leaves(results)):
+            value.copy_(moved(value))
+        return results
+
+
+def _size(func: Any, x: Tensor, result: Tensor) -> Tensor | float:
+    """What one rounding is relative to. A sum of n numbers has rounded n times, which is sqrt(n) times one of them."""
+    name = func._schema.name.removeprefix("aten::").strip("_")
+    if name in _OF_ONE:
+        return 1.0
+    if name in _OF_INPUT:
+        return x.abs()
+    if name in _SUMS:
+        return result.abs() * math.sqrt(x.numel() / max(result.numel(), 1))
+    return result.abs()
+
+
+def _is_float(value: object) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point()

@@ -13,6 +13,7 @@ from bnfold.adapters.torch_limits import Writable, in_place_after
 from bnfold.adapters.torch_names import Paths, path_of
 from bnfold.adapters.torch_reading import Reading
 from bnfold.adapters.torch_replacing import Replacement
+from bnfold.adapters.torch_runs import MORE, Run, enough, run, standard
 from bnfold.adapters.torch_sizes import Followed, shapes
 from bnfold.adapters.torch_steps import Steps, is_as_planned
 from bnfold.adapters.torch_trace import trace
@@ -56,6 +57,7 @@ def _held(node: Node) -> Node:
 
 
 _SMALL = 1_000_000  # parameters: below, a forward is quick
+_MORE_OF_LARGE = 4  # runs, at most, for the sake of outputs of few numbers
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,13 +78,7 @@ class Job:
         if unknown is not None:
             raise BnfoldError(f"the plan names {unknown}, which this module hasn't; make the plan anew")
         steps, reference = self.followed.run or torch_truth.recorded_outputs(self.module, self.given)
-        before = [(self.given, torch_truth.truth(self.module, self.given), reference)]
-        for size in self._other_sizes():
-            try:
-                reference = torch_truth.outputs(self.module, size)
-            except Exception:  # noqa: BLE001, S112 - on numbers it asks for more than on tensors without numbers
-                continue
-            before.append((size, torch_truth.truth(self.module, size), reference))
+        before = self._runs(reference)
         in_place = self.in_place(plan)
         original = self.graph
         if target is self.module:
@@ -94,14 +90,28 @@ class Job:
             self._require_path(plan, target, done, self.given, steps, after)
             for size, steps in self.followed.traces:
                 self._require_path(plan, target, done, size, steps, trace(target, size))
-            for size, truth, reference in before:
-                got = folded if size is self.given else torch_truth.outputs(target, size)
-                where = f"{type(target).__name__} with inputs {shapes(size)}"
-                torch_truth.require_same(truth, reference, got, where, torch_truth.rounding(self.module))
+            own, unit = standard(before), torch_truth.rounding(self.module)
+            for one in before:
+                got = folded if one.given is self.given else torch_truth.outputs(target, one.given)
+                where = f"{type(target).__name__} with inputs {shapes(one.given)}"
+                torch_truth.require_same(one.truth, one.reference, got, where, unit, own)
         except BaseException:
             done.take_back()
             raise
         return done
+
+    def _runs(self, reference: Sequence[Tensor]) -> list[Run]:
+        """Run at the given size, which gave `reference`, and at others that the module takes."""
+        runs = [run(self.module, self.given, reference)]
+        for size in self._other_sizes():
+            try:
+                runs.append(run(self.module, size))
+            except Exception:  # noqa: BLE001, S112 - on numbers it asks for more than on tensors without numbers
+                continue
+        return enough(self.module, runs, MORE if self._is_small() else _MORE_OF_LARGE)
+
+    def _is_small(self) -> bool:
+        return sum(parameter.numel() for parameter in self.module.parameters()) < _SMALL
 
     def _run_folded(self, target: nn.Module) -> tuple[Steps, list[Tensor]]:
         try:
@@ -115,7 +125,7 @@ class Job:
     def _other_sizes(self) -> Sequence[Arguments]:
         """Give the sizes to run at besides the given one: of a large module, only those that could not be traced."""
         sizes = self.followed.sizes[1:]
-        if sum(parameter.numel() for parameter in self.module.parameters()) < _SMALL:
+        if self._is_small():
             return sizes
         traced = [size for size, _ in self.followed.traces]
         return [size for size in sizes if size not in traced][:1]

@@ -17,6 +17,7 @@ from bnfold.adapters.torch_edits import ModuleEdits
 from bnfold.adapters.torch_job import Job, OtherPathError, prepared, without_removal
 from bnfold.adapters.torch_limits import limited
 from bnfold.adapters.torch_reading import AliasedError, Reading, read_captured
+from bnfold.adapters.torch_runs import MORE, enough, run, standard
 from bnfold.adapters.torch_sizes import same_at_other_sizes, shapes, varying
 from bnfold.adapters.torch_submodules import called_with, fold_submodules
 from bnfold.adapters.torch_watched import looked_at
@@ -191,12 +192,14 @@ def _fold_parts(
 
     target = copied(module) if wanted.dry_run else wanted.target(module, ())
     calls = called_with(target, given)
-    truth, reference = torch_truth.truth(module, given), torch_truth.outputs(module, given)
+    runs = enough(module, [run(module, given)], MORE)
     try:
         plan, graph, (edits, notes) = fold_submodules(target, calls, fold_part, error)
         where = f"{type(module).__name__} with inputs {shapes(given)}"
-        folded = torch_truth.outputs(target, given)
-        torch_truth.require_same(truth, reference, folded, where, torch_truth.rounding(module))
+        own, unit = standard(runs), torch_truth.rounding(module)
+        for one in runs:
+            folded = torch_truth.outputs(target, one.given)
+            torch_truth.require_same(one.truth, one.reference, folded, where, unit, own)
     except BaseException:
         for done in reversed(written):
             done.take_back()

@@ -13,6 +13,7 @@ from bnfold.adapters.torch_capture import Arguments, quietly
 from bnfold.adapters.torch_captured import of_program
 from bnfold.adapters.torch_program_write import write_program
 from bnfold.adapters.torch_reading import read_captured
+from bnfold.adapters.torch_runs import MORE, enough, run, standard
 from bnfold.errors import BnfoldError
 from bnfold.folding import fold
 from bnfold.merging import with_merges
@@ -79,13 +80,13 @@ def require_same_program(program: ExportedProgram, folded: ExportedProgram, give
     with quietly():
         before, after = program.module(), folded.module()
         try:
-            truth = torch_truth.truth(before, given)
-            reference = torch_truth.outputs(before, given)
+            runs = enough(before, [run(before, given)], MORE)
         except Exception as error:
             raise BnfoldError(f"the program doesn't run with its inputs ({type(error).__name__}: {error})") from error
-        folded_outputs = torch_truth.outputs(after, given)
-        unit = torch_truth.rounding(after)
-        torch_truth.require_same(truth, reference, folded_outputs, "the folded program", unit)
+        own, unit = standard(runs), torch_truth.rounding(after)
+        for one in runs:
+            got = torch_truth.outputs(after, one.given)
+            torch_truth.require_same(one.truth, one.reference, got, "the folded program", unit, own)
 
 
 def _detached(item: Any) -> Any:

@@ -20,6 +20,7 @@ from bnfold.errors import DifferentError, UnverifiedError
 FACTOR = 3.0  # correct folds measured 0.68 to 1.26 times the unfolded model's error; the least wrong one 5
 FLOOR = 4.0  # in units of rounding of the output's scale: below it, an error is luck
 FLOAT64 = 4096.0  # the same for float64 modules, which are their own truth: what a deep one's rounding adds up to
+_FEW = 2.0  # n numbers that tell the reference's own error allow 1 + 2 / sqrt(n) times as much, as in `check`
 CEILING = 0.1  # a reference that is itself off by a tenth of the output's scale proves nothing
 
 
@@ -29,6 +30,14 @@ class Truth:
 
     tensors: Sequence[Tensor]
     scales: Sequence[float]
+
+
+@dataclass(frozen=True, slots=True)
+class Own:
+    """How far an output of the module itself is from the truth, in units of its scale, by so many numbers."""
+
+    error: float
+    numbers: int
 
 
 class Float64(TorchFunctionMode):
@@ -128,12 +137,36 @@ def rounding(module: nn.Module) -> float:
     return max((torch.finfo(item.dtype).eps for item in module.parameters() if item.is_floating_point()), default=0.0)
 
 
+def own_errors(runs: Sequence[tuple[Truth, Sequence[Tensor]]]) -> list[Own]:
+    """Give the own error of each output over several runs: the root mean square, weighted by the numbers."""
+    return [_own_error(list(output)) for output in zip(*(_outputs(*run) for run in runs), strict=False)]
+
+
+def _outputs(truth: Truth, reference: Sequence[Tensor]) -> list[tuple[Tensor, float, Tensor]]:
+    return list(zip(truth.tensors, truth.scales, reference, strict=False))
+
+
+def _own_error(output: Sequence[tuple[Tensor, float, Tensor]]) -> Own:
+    total, numbers = 0.0, 0
+    for true, scale, before in output:
+        finite = torch.isfinite(true) & torch.isfinite(before) if before.shape == true.shape else None
+        if finite is not None and before.is_floating_point() and 0 < scale < math.inf:
+            total += float(((before.double() - true)[finite] / scale).square().sum())
+            numbers += int(finite.sum())
+    return Own(math.sqrt(total / numbers) if numbers else 0.0, numbers)
+
+
 def require_same(
-    truth: Truth, reference: Sequence[Tensor], folded: Sequence[Tensor], where: str, unit: float = 0.0
+    truth: Truth,
+    reference: Sequence[Tensor],
+    folded: Sequence[Tensor],
+    where: str,
+    unit: float = 0.0,
+    own: Sequence[Own] = (),
 ) -> None:
     """Hold the folded outputs to the truth as near as the reference's own are, within a factor.
 
-    unit: of the weights' rounding, where it is coarser than the outputs'.
+    unit: of the weights' rounding, where it is coarser than the outputs'. own: what other runs tell as well.
     Raises DifferentError, or UnverifiedError where the reference is too far from the truth itself.
     """
     if not len(truth.tensors) == len(reference) == len(folded):
@@ -144,10 +177,13 @@ def require_same(
                 f"{where}: output {index} was {tuple(before.shape)} {before.dtype} "
                 f"and is {tuple(after.shape)} {after.dtype}"
             )
-        _require_near(true, before, after, f"{where}: output {index}", unit, truth.scales[index])
+        known = own[index] if index < len(own) else _own_error([(true, truth.scales[index], before)])
+        _require_near(true, before, after, f"{where}: output {index}", unit, truth.scales[index], known)
 
 
-def _require_near(true: Tensor, before: Tensor, after: Tensor, where: str, unit: float, scale: float) -> None:
+def _require_near(
+    true: Tensor, before: Tensor, after: Tensor, where: str, unit: float, scale: float, known: Own
+) -> None:
     if not before.is_floating_point():
         if not torch.equal(before, after):
             raise DifferentError(f"{where}: integers or flags differ")
@@ -162,7 +198,8 @@ def _require_near(true: Tensor, before: Tensor, after: Tensor, where: str, unit:
         raise UnverifiedError(f"{where}: the original itself is {own / scale:.2g} of its scale away from float64")
     unit = max(unit, torch.finfo(before.dtype).eps)
     floor = FLOAT64 if unit == torch.finfo(torch.float64).eps else FLOOR
-    allowed = FACTOR * own + floor * unit * scale
+    factor = FACTOR * (1 + _FEW / math.sqrt(max(known.numbers, 1)))
+    allowed = factor * max(own, known.error * scale) + floor * unit * scale
     if error > allowed:
         raise DifferentError(f"{where}: error {error:.3g} to the float64 truth, {allowed:.3g} allowed")
 

@@ -1,0 +1,62 @@
+"""What a module gives at several inputs: the standard that its fold is held to."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from bnfold.adapters import torch_truth
+from bnfold.adapters.torch_capture import Arguments
+
+ENOUGH = 16  # numbers of an output, in all runs together, that tell a module's own error
+MORE = ENOUGH - 1  # runs, at most, that are added for that
+_STEP = 1 / 64  # by how much each further input is fainter
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Run:
+    """Inputs, the outputs for them in float64, and what the module itself gives."""
+
+    given: Arguments
+    truth: torch_truth.Truth
+    reference: Sequence[Tensor]
+
+
+def run(module: nn.Module, given: Arguments, reference: Sequence[Tensor] | None = None) -> Run:
+    """Run in float64, and as it is where that was not done yet."""
+    if reference is None:
+        reference = torch_truth.outputs(module, given)
+    return Run(given, torch_truth.truth(module, given), reference)
+
+
+def enough(module: nn.Module, runs: Sequence[Run], most: int) -> list[Run]:
+    """Add up to `most` runs on fainter inputs where an output has few numbers.
+
+    The error of a single number is small by luck at times, and a right fold is not as lucky.
+    """
+    found, first = list(runs), runs[0].given
+    if not any(item.is_floating_point() for item in first.tensors):
+        return found
+    for step in range(1, most + 1):
+        if min((own.numbers for own in standard(found) if own.numbers), default=ENOUGH) >= ENOUGH:
+            break
+        try:
+            found.append(run(module, _fainter(first, 1 - step * _STEP)))
+        except Exception:  # noqa: BLE001 - it takes no such numbers
+            break
+    return found
+
+
+def standard(runs: Sequence[Run]) -> list[torch_truth.Own]:
+    """How well the module itself computes each output, by all runs."""
+    return torch_truth.own_errors([(one.truth, one.reference) for one in runs])
+
+
+def _fainter(given: Arguments, factor: float) -> Arguments:
+    def scaled(item: Any) -> Any:
+        return item * factor if isinstance(item, Tensor) and item.is_floating_point() else item
+
+    args, kwargs = pytree.tree_map(scaled, (given.args, dict(given.kwargs)))
+    return Arguments(args, kwargs)

@@ -85,5 +85,5 @@ def _neighbours(node: Node, graph: Graph) -> Iterator[str]:
 def _saves(node: Node, graph: Graph) -> bool:
     """Whether an Add in the node's place is something else than the node."""
     if isinstance(node.op, ops.Affine):
-        return bool(np.any(graph.constants[node.inputs[1]].load() != 1))
+        return len(node.sources) > 1 or bool(np.any(graph.constants[node.inputs[1]].load() != 1))
     return isinstance(node.op, ops.BatchNorm)

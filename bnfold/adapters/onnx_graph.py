@@ -7,11 +7,12 @@ import onnx
 
 from bnfold import ops
 from bnfold.adapters import onnx_elementwise, onnx_layout, onnx_linear, onnx_pooling  # noqa: F401  (they register)
+from bnfold.adapters.onnx_completing import completed, of_branches
 from bnfold.adapters.onnx_constants import EVALUATED, Known, evaluated, literal, stored
 from bnfold.adapters.onnx_external import Folder
 from bnfold.adapters.onnx_model import Initializer, Model
 from bnfold.adapters.onnx_scopes import FileNode, Scope, scopes
-from bnfold.adapters.onnx_shapes import Shapes, completed, inferred, settled, shapes
+from bnfold.adapters.onnx_shapes import Shapes, inferred, settled, shapes
 from bnfold.adapters.onnx_skeleton import ATTRIBUTE, ATTRIBUTE_TENSOR, INITIALIZER, NODE, Skeleton
 from bnfold.adapters.onnx_tensors import refuse_overlaps, tensor
 from bnfold.adapters.onnx_view import READERS, MisreadError, Part, View
@@ -99,6 +100,8 @@ def _read_node(reader: Model, node: FileNode, types: Shapes) -> None:
             if known.is_quantized or not reader.dequantized.isdisjoint(node.inputs):
                 reader.dequantized.add(known.name)
             return
+    if node.kind == "If":
+        outputs = {name: _chosen(reader, node, outputs[name]) for name in outputs}
     reader.values |= outputs
     if not reader.dequantized.isdisjoint(node.inputs) and all(
         name in reader.known or name in reader.dequantized for name in node.inputs
@@ -106,7 +109,7 @@ def _read_node(reader: Model, node: FileNode, types: Shapes) -> None:
         reader.dequantized.update(outputs)
     if outputs:
         first = next(iter(outputs))
-        reader.values[first] = completed(outputs[first], node.kind, _operands(reader, node), _groups(node))
+        reader.values[first] = completed(outputs[first], node.kind, node.proto, _operands(reader, node))
     parts = _parts(reader, node)
     if parts is None:
         reader.nodes.append(Node(node.name, ops.Unknown(node.kind), node.inputs, node.outputs))
@@ -114,15 +117,18 @@ def _read_node(reader: Model, node: FileNode, types: Shapes) -> None:
     _append(reader, node, parts)
 
 
+def _chosen(reader: Model, node: FileNode, output: Value) -> Value:
+    """Give what comes of an If: one of the branches' results."""
+    index = node.outputs.index(output.name)
+    names = [body.resolve(body.graph.output[index].name) or "" for body in node.bodies]
+    constants = {name: reader.known[name].constant() for name in names if name in reader.known}
+    return of_branches(output, [constants.get(name) or reader.values.get(name) for name in names])
+
+
 def _operands(reader: Model, node: FileNode) -> list[Value | Constant | None]:
     found = (reader.known.get(name) for name in node.inputs)
     pairs = zip(node.inputs, found, strict=True)
     return [reader.values.get(name) if item is None else item.constant() for name, item in pairs]
-
-
-def _groups(node: FileNode) -> int:
-    found = node.attribute("group")
-    return 1 if found is None else int(found.i)
 
 
 def _parts(reader: Model, node: FileNode) -> list[Part] | None:

@@ -1,7 +1,7 @@
 """Shapes and types of the values, by ONNX's own inference on the model without its weights."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 import onnx
 from onnx.shape_inference import InferenceError, infer_shapes
@@ -9,7 +9,7 @@ from onnx.shape_inference import InferenceError, infer_shapes
 from bnfold.adapters.onnx_functions import every_node
 from bnfold.adapters.onnx_sizes import settle
 from bnfold.adapters.onnx_tensors import DTYPES
-from bnfold.graph import Constant, Dim, Value
+from bnfold.graph import Dim
 
 _FEW, _MANY = 16, 1 << 14  # elements of a computed shape, and of all that is put together of such
 _CALLED = 100_000  # nodes inside of calls that inference may go through
@@ -168,45 +168,3 @@ def _contracted(node: onnx.NodeProto, weight: Shape) -> tuple[int, int | None]:
         case "Gemm", 2:
             return 0 if numbers.get("transA") else 1, weight[1 if numbers.get("transB") else 0]
     return 0, None
-
-
-# Operators whose output has the shape and type of their first input.
-_SAME = frozenset(
-    {"BatchNormalization", "Relu", "LeakyRelu", "PRelu", "Elu", "Selu", "Gelu", "Sigmoid", "Tanh", "Softplus", "Mish"}
-    | {"HardSigmoid", "HardSwish", "Softmax", "Clip", "Abs", "Neg", "Sqrt", "Reciprocal", "Identity", "Dropout"}
-)
-
-
-def completed(value: Value, kind: str, operands: Sequence[Value | Constant | None], groups: int) -> Value:
-    """Add what inference left out of an output: it says nothing of what a Loop's body or a function computes.
-
-    operands: the node's, None for an absent one. groups: of a convolution.
-    """
-    x = operands[0] if operands else None
-    if x is None or value.shape is not None:
-        return value
-    weight = operands[1] if len(operands) > 1 else None
-    if kind in _SAME:
-        return Value(value.name, x.shape, x.dtype)
-    if kind in ("Conv", "ConvTranspose") and isinstance(weight, Constant):
-        return Value(value.name, _of_conv(x, weight, kind == "ConvTranspose", groups), weight.dtype)
-    if kind == "MatMul" and isinstance(weight, Constant) and len(weight.shape) == 2 and x.shape:
-        return Value(value.name, (*x.shape[:-1], weight.shape[1]), weight.dtype)
-    if kind in ("Add", "Sub", "Mul", "Div") and isinstance(weight, Constant) and _broadcasts(weight.shape, x.shape):
-        return Value(value.name, x.shape, x.dtype)
-    return value
-
-
-def _of_conv(x: Value | Constant, weight: Constant, transposed: bool, groups: int) -> tuple[Dim, ...] | None:
-    if len(weight.shape) < 3:
-        return None
-    channels = weight.shape[1] * groups if transposed else weight.shape[0]
-    return (x.shape[0] if x.shape else None, channels, *(None,) * (len(weight.shape) - 2))
-
-
-def _broadcasts(shape: tuple[int, ...], onto: tuple[Dim, ...] | None) -> bool:
-    """Whether a constant leaves the shape of what it is added to."""
-    if onto is None or len(shape) > len(onto):
-        return False
-    pairs = zip(reversed(shape), reversed(onto), strict=False)
-    return all(size in (1, dim) for size, dim in pairs)

@@ -1,5 +1,6 @@
 """MatMul and Einsum are given a bias by an Add of their own, where an affine goes for it."""
 
+import numpy as np
 import pytest
 
 from tests.adapters.onnx_cases import batch_norm, fold_and_check, kinds, model
@@ -36,6 +37,12 @@ FOLDS = [
         {"w": (6, 4), "k": (6,), "l": (6,)},
         "MatMul Add",
         id="affine before",
+    ),
+    pytest.param(
+        TOKENS + "{ d = Div(x, k) m = Mul(d, k) n = Add(m, l) y = MatMul(n, w) }",
+        {"w": (6, 4), "k": np.array([0.5, 2, -4, 1, 8, -1], np.float32), "l": (6,)},
+        "MatMul Add",
+        id="a shift in three steps before",
     ),
     pytest.param(
         "(float[2,4,5] x) => (float[2,5,6] y) "

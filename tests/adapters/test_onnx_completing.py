@@ -1,0 +1,89 @@
+"""Shapes that ONNX's inference leaves out, behind an If or a Loop, and that the operators tell."""
+
+import numpy as np
+import pytest
+from onnx import parser
+
+from bnfold.adapters.onnx_completing import completed, of_branches
+from bnfold.graph import Constant, Value
+from tests.adapters.onnx_cases import batch_norm, fold_and_check, kinds, model
+
+FOUR = (None, 6, "h", None)
+UNKNOWN = Value("y", None, "unknown")
+
+
+def value(*shape):
+    return Value("x", shape, "float32")
+
+
+def constant(*shape):
+    return Constant("c", shape, "float32", lambda: np.zeros(shape))
+
+
+@pytest.mark.parametrize(
+    ("text", "operands", "shape"),
+    [
+        ("Relu(x)", [value(*FOUR)], FOUR),
+        ("Sub(c, x)", [constant(6, 1, 1), value(*FOUR)], FOUR),
+        ("Mul(x, c)", [value(*FOUR), constant()], FOUR),
+        ("Add(a, x)", [value(None, 6, 1, 1), value("n", 6, "h", None)], (None, 6, "h", None)),
+        ("Add(a, x)", [value("n", 6), value("m", 6)], (None, 6)),
+        ("Add(a, x)", [value(6, None), value("n", 6, 5)], ("n", 6, 5)),
+        ("Max(a, b, c)", [value("n", 1), value("n", 6), value(6)], ("n", 6)),
+        ("Conv(x, w)", [Value("x", None, "unknown"), constant(4, 3, 3, 3)], (None, 4, None, None)),
+        ("ConvTranspose<group=2>(x, w)", [value("n", 6, 5), constant(6, 4, 3)], ("n", 8, None)),
+        ("MatMul(x, w)", [value("n", 5, 6), constant(6, 4)], ("n", 5, 4)),
+        ("MatMul(x, w)", [value("n", 5, 6), value(6, 4)], None),
+        ("Concat<axis=1>(a, b)", [value("n", 6, None), value(None, 2, 5)], (None, 8, 5)),
+        ("Concat<axis=-1>(a, b)", [value("n", 6), value("n", None)], (None, None)),
+        ("Concat<axis=1>(a, b)", [value("n", 6), value("n", 6, 1)], None),
+        ("AveragePool(x)", [value("n", 6, 5, 5)], ("n", 6, None, None)),
+        ("GlobalAveragePool(x)", [value("n", 6, 5, "w")], ("n", 6, 1, 1)),
+        ("Add(a, x)", [Value("a", None, "float32"), value("n", 6)], None),
+        ("Where(a, x)", [value("n", 6), value("n", 6)], None),
+    ],
+)
+def test_an_operator_tells_its_outputs_shape(text, operands, shape):
+    (node,) = parser.parse_graph(f"g (float[N] x) => (float[M] y) {{ y = {text} }}").node
+    assert completed(UNKNOWN, node.op_type, node, operands).shape == shape
+
+
+def test_a_symbol_gives_way_to_a_number_and_nothing_else_changes():
+    (node,) = parser.parse_graph("g (float[N] x) => (float[M] y) { y = MatMul(x, w) }").node
+    made = Value("y", ("n", "unk__1"), "float32")
+    operands = [value("m", 6), constant(6, 4)]
+    assert completed(made, "MatMul", node, operands) == Value("y", ("n", 4), "float32")
+    other_rank = Value("y", ("n", "unk__1", 3), "float32")
+    assert completed(other_rank, "MatMul", node, operands) == other_rank
+    settled = Value("y", ("n", 7), "float32")
+    assert completed(settled, "MatMul", node, operands) == settled
+
+
+@pytest.mark.parametrize(
+    ("branches", "shape"),
+    [
+        ([value("n", 6), value("n", 6)], ("n", 6)),
+        ([value("n", 6), value("n", 5)], ("n", None)),
+        ([value("n", 6), constant(3, 6)], (None, 6)),
+        ([value("n", 6), value("n", 6, 1)], None),
+        ([value("n", 6), None], None),
+    ],
+)
+def test_an_if_has_what_its_branches_agree_on(branches, shape):
+    assert of_branches(UNKNOWN, branches).shape == shape
+
+
+def test_a_batch_norm_folds_behind_an_if(tmp_path):
+    """Inference knows nothing of r, a Reshape to what only the run knows, nor of what comes of it."""
+    text = """(float[2,3,6,6] x, bool flag) => (float[2,4,6,6] z) {
+        s = Shape(x) i = Compress(s, all) r = Reshape(x, i)
+        v = If(flag) <
+            then_branch = t () => (float[] a) { a = Conv<kernel_shape=[1,1]>(r, u) },
+            else_branch = e () => (float[] b) { d = Conv<kernel_shape=[1,1]>(r, u) b = Relu(d) }
+        >
+        m = Mul(k, v) n = Sub(l, m) c = Conv<kernel_shape=[1,1]>(n, w) z = BN(c)
+    }"""
+    tensors = {"u": (5, 3, 1, 1), "w": (4, 5, 1, 1), "k": (5, 1, 1), "l": (5, 1, 1), "all": np.ones(4, bool)}
+    folded, result = fold_and_check(model(text, **tensors, **batch_norm(4)), tmp_path)
+    assert result.plan.kept == ()
+    assert kinds(folded) == ["Shape", "Compress", "Reshape", "If", "Conv"]

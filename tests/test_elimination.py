@@ -73,7 +73,7 @@ def test_lanes_that_come_to_differ_are_told_apart() -> None:
     elimination.insert([(0, 1.0), (1, np.array([2.0, 3.0]))], np.zeros(2), 0)
     with pytest.raises(Divided) as caught:
         elimination.insert([(0, 1.0), (1, np.array([2.0, 4.0]))], np.zeros(2), 1)
-    assert caught.value.mask.tolist() == [False, True]
+    assert caught.value.lanes.tolist() == [True, False]
 
 
 def test_equal_means_equal_beside_the_terms() -> None:

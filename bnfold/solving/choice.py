@@ -10,13 +10,13 @@ WORK = 20_000  # rows inserted in such a search
 
 
 def choose(system: System, folds: Sequence[int], weights: Sequence[int]) -> set[int]:
-    """Take folds into the system and give those taken: as much weight as can be had.
+    """Take folds into the system and give those taken, with those that it had: as much weight as can be had.
 
     Folds that share no group are independent. Of those that do: in topological order, in the reverse order, and, where
     both leave some, by a bounded search over subsets.
     """
-    taken: set[int] = set()
-    for cluster in _clusters(system, folds):
+    taken = set(system.taken)
+    for cluster in _clusters(system, [fold for fold in folds if fold not in taken]):
         taken |= _best(system, cluster, weights)
     return taken
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bnfold.affine import Floats
 from bnfold.solving.rows import Coefficient
@@ -24,19 +25,20 @@ class Expression:
 
 
 class Contradiction(Exception):  # noqa: N818 - an outcome, told apart by type
-    """The row can't hold together with the rows (a set of bits) that are there."""
+    """The row can't hold together with the rows (a set of bits) that are there, in some of the lanes (a mask)."""
 
-    def __init__(self, rows: int) -> None:
+    def __init__(self, rows: int, lanes: NDArray[np.bool_]) -> None:
         super().__init__(rows)
         self.rows = rows
+        self.lanes = lanes
 
 
 class Divided(Exception):  # noqa: N818
-    """The lanes of the group have come to differ in structure: `mask` (lanes,) tells them apart."""
+    """The lanes of the group have come to differ in structure: `lanes`, a mask, tells them apart."""
 
-    def __init__(self, mask: object) -> None:
+    def __init__(self, lanes: NDArray[np.bool_]) -> None:
         super().__init__()
-        self.mask = mask
+        self.lanes = lanes
 
 
 class Elimination:
@@ -75,8 +77,9 @@ class Elimination:
             _add(left, unknown, coefficient, self.modulus)
         rest = self._reduced(Expression(left, -right, np.abs(right), 1 << row))
         if not rest.terms:
-            if np.count_nonzero(np.abs(rest.right) > TIGHT * np.maximum(rest.size, self.floor)):
-                raise Contradiction(rest.rows)
+            apart = np.abs(rest.right) > TIGHT * np.maximum(rest.size, self.floor)
+            if np.count_nonzero(apart):
+                raise Contradiction(rest.rows, apart)
             return
         pivot = self._pivot(rest.terms)
         divisor = rest.terms[pivot]
@@ -127,7 +130,7 @@ class Elimination:
             if isinstance(value, float) or np.count_nonzero(value) == self.lanes
         ]
         if not sound:
-            raise Divided(np.asarray(next(iter(terms.values()))) != 0)
+            raise Divided(np.asarray(next(iter(terms.values()))) == 0)
         return min(sound, key=lambda unknown: self.preference[unknown])
 
     def _set(self, pivot: int, expression: Expression) -> None:

@@ -20,7 +20,7 @@ from bnfold.views import Indices
 class LaneRow:
     """One row of a group: its unknowns are numbered within the group; coefficients and right side have a lane each."""
 
-    source: int  # which of the rows it comes from
+    source: int  # which of the rows it comes from; in a joined group, that of the first part
     kind: Kind
     terms: tuple[tuple[int, Coefficient], ...]
     right: Floats
@@ -28,10 +28,14 @@ class LaneRow:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Group:
-    """Components of one structure. unknowns: (unknowns of a component, lanes), by their global number."""
+    """Components of one structure. unknowns: (unknowns of a component, lanes), by their global number.
+
+    parts: the groups that were joined into it (`bnfold.solving.twins`), whose lanes follow each other.
+    """
 
     unknowns: Indices
     rows: tuple[LaneRow, ...]
+    parts: tuple["Group", ...] = ()
 
 
 def groups(rows: Sequence[Row], starts: Indices) -> list[Group]:

@@ -15,8 +15,8 @@ from bnfold.solving.axes import frame_axes
 from bnfold.solving.choice import choose
 from bnfold.solving.lanes import groups
 from bnfold.solving.rows import Kind, Lowering
-from bnfold.solving.system import Refused, System, Uneven, divide, row_owners
-from bnfold.views import Indices
+from bnfold.solving.system import Refused, System, Uneven, row_owners
+from bnfold.solving.twins import divided, joined
 from bnfold.why import Why
 
 TENSOR = 1e-3  # what an unchanged tensor is worth beside an unchanged weight
@@ -82,9 +82,9 @@ class _Problem:
         self.rows, self.owner = row_owners(self.lowering.rows, fold_rows)
         self.ends = list(_linear_ends(self.lowering, ties))
         self.absorbs = np.zeros(self.lowering.unknowns.count, dtype=np.bool_)
-        for _, places, takes_shift in self.ends:
-            self.absorbs[places] |= takes_shift
-        self.groups = groups(self.rows, self.lowering.unknowns.starts)
+        for end in self.ends:
+            self.absorbs[end.span] |= end.takes_shift
+        self.groups = joined(groups(self.rows, self.lowering.unknowns.starts), self.owner, self.absorbs)
         self.system: System
 
     def take(self) -> frozenset[str]:
@@ -96,7 +96,7 @@ class _Problem:
                 chosen = choose(self.system, range(len(self.folds)), weights)
                 self.reasons = self._reasons(chosen)
             except Uneven as uneven:
-                self.groups = divide(self.groups, uneven.group, uneven.mask)
+                self.groups = divided(self.groups, uneven.group, uneven.lanes)
                 continue
             return frozenset(c.node.name for number in chosen for c in self.folds[number])
 
@@ -108,24 +108,23 @@ class _Problem:
         size = self.system.fewest_changes(Kind.SCALE, self._weights(shift, negative))
         shift = self.system.fewest_changes(Kind.SHIFT, self._weights(size, negative))  # where scales rewrite anyway
         scale = np.where(negative == 1, -1.0, 1.0) * np.exp(size)
-        frames = {}
-        for name in unknowns.offset:
-            places = unknowns.of(name)
-            frame = Affine(axes[name], scale[places], shift[places])
-            if not frame.is_identity:
-                frames[name] = frame
-        return Solution(taken, frames, self.reasons, self._related(frozenset(frames)))
+        moved = unknowns.values_with((scale != 1) | (shift != 0))
+        spans = {name: unknowns.span(name) for name in moved}
+        frames = {name: Affine(axes[name], scale[span], shift[span]) for name, span in spans.items()}
+        return Solution(taken, frames, self.reasons, self._related(moved))
 
     def _weights(self, *moved: Floats) -> Floats:
         """Say what it is worth to leave an unknown at 0: a weight that isn't rewritten, then a tensor as it was.
 
         A linear node at whose ends something has moved already is rewritten anyway.
         """
-        rewritten = {name for name, places, _ in self.ends if any(values[places].any() for values in moved)}
-        weight = TENSOR * self.lowering.unknowns.tensors
-        for name, places, _ in self.ends:
-            if name not in rewritten:
-                weight[places] += 1
+        unknowns = self.lowering.unknowns
+        changed = set(unknowns.values_with(np.logical_or.reduce([values != 0 for values in moved]))) if moved else set()
+        rewritten = {end.node for end in self.ends if end.value in changed}
+        weight = TENSOR * unknowns.tensors
+        for end in self.ends:
+            if end.node not in rewritten:
+                weight[end.span] += 1
         return weight
 
     def _hard_rows(
@@ -199,16 +198,20 @@ class _Problem:
             causes = {reason: None for reason in causes if reason.why is not Why.SUM}
         return tuple(sorted(causes, key=lambda reason: abs(place.get(reason.node, -1) - here)))
 
-    def _related(self, framed: frozenset[str]) -> dict[str, frozenset[str]]:
-        group_of = np.full(self.lowering.unknowns.count, -1)
-        for number, group in enumerate(self.groups):
-            group_of[group.unknowns] = number
+    def _related(self, framed: Sequence[str]) -> dict[str, frozenset[str]]:
+        parts = [part for group in self.groups for part in group.parts or (group,)]
+        part_of = np.full(self.lowering.unknowns.count, -1)
+        parts_of: dict[int, set[int]] = {}
+        for number, part in enumerate(parts):
+            part_of[part.unknowns] = number
+            for row in part.rows:
+                parts_of.setdefault(self.owner[row.source], set()).add(number)
         members: dict[int, set[str]] = {}
         for name in framed:
-            for number in set(group_of[self.lowering.unknowns.of(name)].tolist()):
+            for number in set(part_of[self.lowering.unknowns.span(name)].tolist()):
                 members.setdefault(number, set()).add(name)
         return {
-            c.node.name: frozenset().union(*(members.get(g, set()) for g in self.system.groups_of(number)))
+            c.node.name: frozenset().union(*(members.get(part, ()) for part in parts_of.get(number, ())))
             for number, fold in enumerate(self.folds)
             for c in fold
         }
@@ -244,15 +247,24 @@ def _variables(graph: Graph, node: Node) -> list[str]:
     return [name for name in (*node.inputs, *node.outputs) if name in graph.values]
 
 
-def _linear_ends(lowering: Lowering, ties: Mapping[str, tuple[Tie, ...]]) -> Iterator[tuple[str, Indices, bool]]:
-    """Give the unknowns at both ends of each linear node, and whether its bias takes up shifts there."""
+@dataclass(frozen=True, slots=True)
+class _End:
+    """A tensor before or behind a linear node, and its unknowns. takes_shift: the node's bias takes up shifts there."""
+
+    node: str
+    value: str
+    span: slice
+    takes_shift: bool
+
+
+def _linear_ends(lowering: Lowering, ties: Mapping[str, tuple[Tie, ...]]) -> Iterator[_End]:
     for name, node_ties in ties.items():
         for tie in node_ties:
             if isinstance(tie, Contracted):
                 if lowering.axes.get(tie.source) == tie.source_axis:
-                    yield name, lowering.unknowns.of(tie.source), False
+                    yield _End(name, tie.source, lowering.unknowns.span(tie.source), False)
                 if lowering.axes.get(tie.target) == tie.target_axis:
-                    yield name, lowering.unknowns.of(tie.target), True
+                    yield _End(name, tie.target, lowering.unknowns.span(tie.target), True)
 
 
 __all__ = ["Solution", "solve"]

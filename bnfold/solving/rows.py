@@ -3,12 +3,14 @@
 Every channel of every framed tensor is an unknown of its own; a row says the same of n channels at once.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bnfold import affine
 from bnfold.affine import Floats
@@ -55,6 +57,7 @@ class Unknowns:
         self.graph = graph
         self.axes = axes
         self.offset: dict[str, int] = {}
+        self.same: set[Carried] = set()  # ties of values that have the same unknowns, channel by channel
         leader = self._leaders(ties)
         count = 0
         for name in leader:
@@ -64,11 +67,15 @@ class Unknowns:
                 count += self._channels(name)
             self.offset[name] = self.offset[first]
         self.count = count
-        self.starts = np.array(sorted({*self.offset.values(), count}))
+        alike = Counter(self.offset.values())
+        self.starts = np.array(sorted({*alike, count}))
+        self.tensors = np.repeat([float(alike[start]) for start in self.starts[:-1]], np.diff(self.starts))
         self._places: dict[int, Indices] = {}
-        self.tensors = np.zeros(count)
-        for name in leader:
-            self.tensors[self.of(name)] += 1
+
+    def span(self, name: str) -> slice:
+        """Give the unknowns of a framed value, which follow each other."""
+        start = self.offset[name]
+        return slice(start, start + self._channels(name))
 
     def of(self, name: str) -> Indices:
         """Give the unknowns of a framed value, in an array that all who ask share."""
@@ -77,6 +84,14 @@ class Unknowns:
             self._places[start] = np.arange(start, start + self._channels(name))
             self._places[start].flags.writeable = False
         return self._places[start]
+
+    def values_with(self, marked: NDArray[np.bool_]) -> list[str]:
+        """Give the framed values that have a marked unknown, in the graph's order. marked: (count,)."""
+        if not self.count:
+            return []
+        begin = self.starts[:-1]
+        found = set(begin[np.logical_or.reduceat(marked, begin)].tolist())
+        return [name for name, start in self.offset.items() if start in found]
 
     def _channels(self, name: str) -> int:
         return channels(self.graph, name, self.axes[name])
@@ -96,6 +111,7 @@ class Unknowns:
         for node in self.graph.nodes:
             for tie in ties[node.name]:
                 if isinstance(tie, Carried) and self._is_same(tie):
+                    self.same.add(tie)
                     one, two = sorted((find(tie.source), find(tie.target)), key=place.__getitem__)
                     leader[two] = one
         return {name: find(name) for name in leader}
@@ -107,10 +123,10 @@ class Unknowns:
         if image is None or image.axis != self.axes[tie.target]:
             return False
         size = self._channels(tie.source)
-        whole = np.arange(size)
-        return size == self._channels(tie.target) and all(
-            np.array_equal(side, whole) for side in (image.source, image.target)
-        )
+        if size != self._channels(tie.target):
+            return False
+        every = np.arange(size)
+        return all(np.array_equal(side, every) for side in (image.source, image.target))
 
 
 class Lowering:
@@ -192,6 +208,9 @@ class Lowering:
         source, target = tie.source, tie.target
         if source not in self.axes and target not in self.axes:
             return
+        if tie in self.unknowns.same:
+            self._hold(node, tie, self.unknowns.of(source))
+            return
         cause = Reason(node.name, tie.lost)
         pairs = self._pairs(tie.view, source, target)
         back = tie.view.inverse()
@@ -201,10 +220,14 @@ class Lowering:
             self.pin([source, target], cause)
             return
         x, y = pairs
-        if not np.array_equal(x, y):
+        if tie.times != 1 or not np.array_equal(x, y):
             several = cause if len(x) > len(set(y.tolist())) else None  # channels of x must have one frame
             self.equate_scales(y, x, several)
             self._row(Kind.SHIFT, [(y, 1.0), (x, -tie.times)], several)
+        self._hold(node, tie, x)
+
+    def _hold(self, node: Node, tie: Carried, x: Indices) -> None:
+        """Demand what a tie says of the unknowns of its source alone."""
         if tie.positive:
             self._row(Kind.SIGN, [(x, 1.0)], Reason(node.name, tie.positive))
         if tie.still:

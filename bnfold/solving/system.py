@@ -10,7 +10,6 @@ from bnfold.affine import Floats
 from bnfold.solving.elimination import Contradiction, Divided, Elimination
 from bnfold.solving.lanes import Group, LaneRow
 from bnfold.solving.rows import Kind, Row
-from bnfold.views import Indices
 
 
 class Refused(Exception):  # noqa: N818 - an outcome, told apart by type
@@ -29,32 +28,37 @@ class Mark:
 
 
 class Uneven(Exception):  # noqa: N818
-    """The lanes of a group turned out to differ; split it by the mask and start again."""
+    """The lanes of a group turned out to differ: `lanes` is a mask; part them and start again."""
 
-    def __init__(self, group: int, mask: Indices) -> None:
+    def __init__(self, group: int, lanes: NDArray[np.bool_]) -> None:
         super().__init__(group)
         self.group = group
-        self.mask = mask
+        self.lanes = lanes
 
 
 class System:
     """All groups with the rows that always hold; `take` adds a fold's rows, or refuses and changes nothing.
 
-    owner: (rows,) which fold a row belongs to, or -1 for a row that always holds.
+    The folds of joined groups are taken at once: `taken` has them. Raises Uneven where that can't be.
+    owner: which fold each row belongs to, or -1 for a row that always holds.
     absorbs: (unknowns,) whether a shift there is free for the taking, since a bias can hold it.
     """
 
-    def __init__(self, lane_groups: Sequence[Group], owner: Indices, absorbs: NDArray[np.bool_]) -> None:
+    def __init__(self, lane_groups: Sequence[Group], owner: Sequence[int], absorbs: NDArray[np.bool_]) -> None:
         self.groups = lane_groups
         self.rows_of: dict[int, list[tuple[int, int, LaneRow]]] = {}
         self.eliminations = [_eliminations(group, absorbs) for group in lane_groups]
         for number, group in enumerate(lane_groups):
             for place, row in enumerate(group.rows):
-                fold = int(owner[row.source])
-                if fold < 0:
+                fold = owner[row.source]
+                if group.parts:
+                    self._insert_joined(number, place, row)
+                elif fold < 0:
                     self._insert(number, place, row)
                 else:
                     self.rows_of.setdefault(fold, []).append((number, place, row))
+        parts = (part for group in lane_groups for part in group.parts)
+        self.taken = {owner[row.source] for part in parts for row in part.rows} - {-1}
 
     def groups_of(self, fold: int) -> set[int]:
         """Give the groups in which the fold has rows."""
@@ -91,7 +95,13 @@ class System:
         try:
             self.eliminations[number][row.kind].insert(row.terms, row.right, place)
         except Divided as divided:
-            raise Uneven(number, np.asarray(divided.mask)) from None
+            raise Uneven(number, divided.lanes) from None
+
+    def _insert_joined(self, number: int, place: int, row: LaneRow) -> None:
+        try:
+            self._insert(number, place, row)
+        except Contradiction as contradiction:
+            raise Uneven(number, contradiction.lanes) from None
 
     def _sources(self, number: int, bits: int) -> tuple[int, ...]:
         rows = self.groups[number].rows
@@ -110,32 +120,11 @@ def _eliminations(group: Group, absorbs: NDArray[np.bool_]) -> tuple[Elimination
     )
 
 
-def divide(lane_groups: Sequence[Group], number: int, mask: Indices) -> list[Group]:
-    """Split the lanes of one group in two."""
-    return [*lane_groups[:number], *_halves(lane_groups[number], mask), *lane_groups[number + 1 :]]
-
-
-def _halves(group: Group, mask: Indices) -> list[Group]:
-    halves = []
-    for lanes in (np.flatnonzero(mask), np.flatnonzero(~mask)):
-        rows = tuple(
-            LaneRow(
-                row.source,
-                row.kind,
-                tuple((name, value if isinstance(value, float) else value[lanes]) for name, value in row.terms),
-                row.right[lanes],
-            )
-            for row in group.rows
-        )
-        halves.append(Group(group.unknowns[:, lanes], rows))
-    return halves
-
-
-def row_owners(rows: Sequence[Row], folds: Sequence[Sequence[Row]]) -> tuple[list[Row], Indices]:
+def row_owners(rows: Sequence[Row], folds: Sequence[Sequence[Row]]) -> tuple[list[Row], list[int]]:
     """Put the rows of the folds behind those that always hold, and say whose each is."""
     every = list(rows)
     owner = [-1] * len(rows)
     for number, fold in enumerate(folds):
         every += fold
         owner += [number] * len(fold)
-    return every, np.array(owner, dtype=np.intp)
+    return every, owner

@@ -1,0 +1,84 @@
+"""Groups that differ in their numbers alone, as the layers of a deep network do, solved as one.
+
+All folds of such a group are taken together. Where the numbers of some contradict each other, these groups are parted
+from the others again.
+"""
+
+from collections import Counter
+from collections.abc import Hashable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bnfold.solving.lanes import Group, LaneRow
+
+
+def joined(found: Sequence[Group], owner: Sequence[int], absorbs: NDArray[np.bool_]) -> list[Group]:
+    """Join the groups of one structure; those that share a fold with another group stay alone.
+
+    owner, absorbs: as `bnfold.solving.system.System` takes them.
+    """
+    folds = [{owner[row.source] for row in group.rows} - {-1} for group in found]
+    homes = Counter(fold for own in folds for fold in own)
+    alike: dict[Hashable, list[Group]] = {}
+    for number, group in enumerate(found):
+        shares = any(homes[fold] > 1 for fold in folds[number])
+        alike.setdefault(number if shares else _structure(group, owner, absorbs), []).append(group)
+    return [_join(parts) for parts in alike.values()]
+
+
+def divided(found: Sequence[Group], number: int, lanes: NDArray[np.bool_]) -> list[Group]:
+    """Part the lanes of one group, or take the groups with such lanes out of a joined one."""
+    group = found[number]
+    return [*found[:number], *(_parted(group, lanes) if group.parts else _halves(group, lanes)), *found[number + 1 :]]
+
+
+def _structure(group: Group, owner: Sequence[int], absorbs: NDArray[np.bool_]) -> Hashable:
+    """Give all of a group but the numbers that a lane has of its own."""
+    rows = tuple(
+        (
+            row.kind,
+            owner[row.source] < 0,
+            tuple((place, value if isinstance(value, float) else None) for place, value in row.terms),
+        )
+        for row in group.rows
+    )
+    return absorbs[group.unknowns[:, 0]].tobytes(), rows
+
+
+def _join(parts: Sequence[Group]) -> Group:
+    if len(parts) == 1:
+        return parts[0]
+    rows = []
+    for twins in zip(*(part.rows for part in parts), strict=True):
+        coefficients = zip(*([value for _, value in row.terms] for row in twins), strict=True)
+        terms = tuple(
+            (place, value if isinstance(value, float) else np.concatenate(values))
+            for (place, value), values in zip(twins[0].terms, coefficients, strict=True)
+        )
+        rows.append(LaneRow(twins[0].source, twins[0].kind, terms, np.concatenate([row.right for row in twins])))
+    return Group(np.hstack([part.unknowns for part in parts]), tuple(rows), tuple(parts))
+
+
+def _parted(group: Group, lanes: NDArray[np.bool_]) -> list[Group]:
+    ends = np.cumsum([part.unknowns.shape[1] for part in group.parts])
+    apart = [bool(own.any()) for own in np.split(lanes, ends[:-1])]
+    alone = [part for part, differs in zip(group.parts, apart, strict=True) if differs]
+    others = [part for part, differs in zip(group.parts, apart, strict=True) if not differs]
+    return [*alone, *([_join(others)] if others else [])]
+
+
+def _halves(group: Group, mask: NDArray[np.bool_]) -> list[Group]:
+    halves = []
+    for lanes in (np.flatnonzero(~mask), np.flatnonzero(mask)):
+        rows = tuple(
+            LaneRow(
+                row.source,
+                row.kind,
+                tuple((name, value if isinstance(value, float) else value[lanes]) for name, value in row.terms),
+                row.right[lanes],
+            )
+            for row in group.rows
+        )
+        halves.append(Group(group.unknowns[:, lanes], rows))
+    return halves

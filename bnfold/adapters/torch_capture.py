@@ -1,10 +1,14 @@
 """torch.export at one size and at others: a capture shows one path, and its guards don't say when another is taken."""
 
 import contextlib
+import io
 import logging
+import re
+import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -79,16 +83,43 @@ def capture(module: nn.Module, given: Arguments) -> ExportedProgram:
 
     Raises CaptureError with the first line of what torch.export says.
     """
+    with unchanged(module):
+        return exported(module, given)
+
+
+def exported(module: nn.Module, given: Arguments, dynamic_shapes: Any = None) -> ExportedProgram:
+    """Call torch.export and nothing else. Raises CaptureError with the first line of what it says, and the code."""
     try:
-        with torch.no_grad(), quietly(), unchanged(module):
-            return torch.export.export(module, given.args, dict(given.kwargs), strict=False)
+        with torch.no_grad(), quietly(), _without_graphs():
+            return torch.export.export(
+                module, given.args, dict(given.kwargs), dynamic_shapes=dynamic_shapes, strict=False
+            )
     except Exception as error:
         raise CaptureError(f"{type(module).__name__}: torch.export can't follow it ({_brief(error)})") from error
 
 
+_CALL = re.compile(r'The following call raised this error:\n  File "([^"]+)", line (\d+), in \w+\n +(\S.*)')
+
+
 def _brief(error: BaseException) -> str:
     line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    return f"{type(error).__name__}: {line[:200]}"
+    found = _CALL.search(str(error))
+    place = "" if found is None else f"; at {Path(found[1]).name}, line {found[2]}: {found[3][:80]}"
+    return f"{type(error).__name__}: {line[:200]}{place}"
+
+
+@contextlib.contextmanager
+def _without_graphs() -> Iterator[None]:
+    """Leave out the graph that torch prints to stderr before it raises; what the forward itself prints there stays."""
+    held, unwanted = io.StringIO(), ""
+    try:
+        with contextlib.redirect_stderr(held):
+            yield
+    except Exception as error:
+        unwanted = f"{error.partial_fx_graph}\n" if hasattr(error, "partial_fx_graph") else ""
+        raise
+    finally:
+        sys.stderr.write(held.getvalue().replace(unwanted, "") if unwanted else held.getvalue())
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 
 from bnfold import __version__
 from bnfold.adapters.onnx_file import merged_proto
-from bnfold.adapters.torch_capture import Arguments, CaptureError, arguments, quietly
+from bnfold.adapters.torch_capture import Arguments, CaptureError, arguments, exported, quietly
 from bnfold.adapters.torch_half import half_model, half_proto
 from bnfold.adapters.torch_module import read_at, require_ready
 from bnfold.adapters.torch_onnx_clean import cleaned, with_names, with_properties
@@ -138,14 +138,7 @@ def _exported(module: nn.Module, given: Arguments, axes: Mapping[int, str]) -> E
     shapes: Any = None
     if axes:
         shapes = (*pytree.tree_map(spec, given.args), *pytree.tree_map(spec, dict(given.kwargs)).values())
-    try:
-        with torch.no_grad(), quietly():
-            return torch.export.export(module, given.args, dict(given.kwargs), dynamic_shapes=shapes, strict=False)
-    except Exception as error:
-        line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-        raise CaptureError(
-            f"{type(module).__name__}: torch.export can't follow it ({type(error).__name__}: {line[:200]})"
-        ) from error
+    return exported(module, given, shapes)
 
 
 def _inputs(program: ExportedProgram) -> list[Tensor]:

@@ -8,6 +8,7 @@ import numpy as np
 from bnfold.affine import Affine, Floats
 from bnfold.candidates import Candidate
 from bnfold.graph import Graph, Node
+from bnfold.ops import Einsum, MatMul
 from bnfold.plan import Reason
 from bnfold.relation import Contracted, Site, Tie
 from bnfold.rules import relation
@@ -19,6 +20,7 @@ from bnfold.solving.system import Refused, System, Uneven, row_owners
 from bnfold.solving.twins import divided, joined
 from bnfold.why import Why
 
+OPERATOR = 3.0  # what an operator is worth that needn't be added, beside an unchanged weight
 TENSOR = 1e-3  # what an unchanged tensor is worth beside an unchanged weight
 
 
@@ -103,10 +105,11 @@ class _Problem:
     def solution(self, taken: frozenset[str]) -> Solution:
         """Read the frames off the eliminations."""
         unknowns, axes = self.lowering.unknowns, self.lowering.axes
-        shift = self.system.fewest_changes(Kind.SHIFT, self._weights())
+        shift = self.system.fewest_changes(Kind.SHIFT, self._weights() + self._operators())
         negative = self.system.fewest_changes(Kind.SIGN, self._weights(shift))
         size = self.system.fewest_changes(Kind.SCALE, self._weights(shift, negative))
-        shift = self.system.fewest_changes(Kind.SHIFT, self._weights(size, negative))  # where scales rewrite anyway
+        weights = self._weights(size, negative) + self._operators()  # scales tell now what is rewritten anyway
+        shift = self.system.fewest_changes(Kind.SHIFT, weights)
         scale = np.where(negative == 1, -1.0, 1.0) * np.exp(size)
         moved = unknowns.values_with((scale != 1) | (shift != 0))
         spans = {name: unknowns.span(name) for name in moved}
@@ -125,6 +128,13 @@ class _Problem:
         for end in self.ends:
             if end.node not in rewritten:
                 weight[end.span] += 1
+        return weight
+
+    def _operators(self) -> Floats:
+        """Say what it is worth to leave a shift at 0 where it would need an operator."""
+        weight = np.zeros(self.lowering.unknowns.count)
+        for end in self.ends:
+            weight[end.span] += OPERATOR * end.wants_operator
         return weight
 
     def _hard_rows(
@@ -249,12 +259,16 @@ def _variables(graph: Graph, node: Node) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class _End:
-    """A tensor before or behind a linear node, and its unknowns. takes_shift: the node's bias takes up shifts there."""
+    """A tensor before or behind a linear node, and its unknowns.
+
+    takes_shift: the node's bias takes up shifts there. wants_operator: it has none, and would need one of its own.
+    """
 
     node: str
     value: str
     span: slice
-    takes_shift: bool
+    takes_shift: bool = False
+    wants_operator: bool = False
 
 
 def _linear_ends(lowering: Lowering, ties: Mapping[str, tuple[Tie, ...]]) -> Iterator[_End]:
@@ -262,9 +276,16 @@ def _linear_ends(lowering: Lowering, ties: Mapping[str, tuple[Tie, ...]]) -> Ite
         for tie in node_ties:
             if isinstance(tie, Contracted):
                 if lowering.axes.get(tie.source) == tie.source_axis:
-                    yield _End(name, tie.source, lowering.unknowns.span(tie.source), False)
+                    yield _End(name, tie.source, lowering.unknowns.span(tie.source))
                 if lowering.axes.get(tie.target) == tie.target_axis:
-                    yield _End(name, tie.target, lowering.unknowns.span(tie.target), True)
+                    costs = _wants_operator(lowering.graph, name, tie)
+                    yield _End(name, tie.target, lowering.unknowns.span(tie.target), not costs, costs)
+
+
+def _wants_operator(graph: Graph, name: str, tie: Contracted) -> bool:
+    """Whether a bias costs an Add: an Einsum takes none, and a MatMul only of matrices, which makes it a Gemm."""
+    op, matrices = graph.by_name[name].op, all(len(graph.shape(end) or ()) == 2 for end in (tie.source, tie.target))
+    return not tie.bias and (isinstance(op, Einsum) or (isinstance(op, MatMul) and not matrices))
 
 
 __all__ = ["Solution", "solve"]

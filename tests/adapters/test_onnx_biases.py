@@ -51,6 +51,14 @@ FOLDS = [
         "Relu Transpose MatMul Add",
         id="layout between, before",
     ),
+    pytest.param(
+        "(float[2,6,5] x) => (float[2,3,5] y) { "
+        + EINSUM
+        + "m = Mul(c, s) a = Add(m, b) y = Conv<kernel_shape=[1]>(a, v) }",
+        {**COLUMN, "v": (3, 4, 1)},
+        "Einsum Conv",
+        id="a shift that the next layer's bias takes",
+    ),
     pytest.param(COLUMNS + "{ " + EINSUM + "y = BN(c) }", BN, "Einsum Add", id="einsum bn"),
     pytest.param(COLUMNS + "{ " + EINSUM + "m = Mul(c, s) y = Add(m, b) }", COLUMN, "Einsum Add", id="einsum mul add"),
     pytest.param(COLUMNS + "{ " + EINSUM + "a = Add(c, d) y = BN(a) }", {**BN, "d": (4, 1)}, "Einsum Add", id="add bn"),

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from bnfold.affine import Floats
 from bnfold.ops import Op, Unknown
@@ -107,6 +107,11 @@ class Graph:
     def by_name(self) -> Mapping[str, Node]:
         """The nodes by their names."""
         return {node.name: node for node in self.nodes}
+
+    @cached_property
+    def answers(self) -> dict[str, tuple[Node, Any]]:
+        """What `bnfold.rules.linear.contraction` found of each node: it is asked again and again."""
+        return {}
 
     def shape(self, name: str) -> tuple[Dim, ...] | None:
         """The shape of a value or constant; None where the rank is unknown."""

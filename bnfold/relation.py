@@ -134,7 +134,8 @@ class Site:
     @property
     def has_ranks(self) -> bool:
         """Whether the rank of every value that the node reads or computes is known."""
-        return all(self.graph.shape(name) is not None for name in self.tensors_of)
+        values = map(self.graph.values.get, self.node.inputs + self.node.outputs)
+        return all(value is None or value.shape is not None for value in values)
 
     @property
     def tensors_of(self) -> tuple[str, ...]:

@@ -25,6 +25,14 @@ def contraction(site: Site) -> Contracted | None:
 
     A tensor of unknown rank has no axis to contract.
     """
+    node, found = site.graph.answers.get(site.node.name, (None, None))
+    if node is not site.node:
+        found = _contraction(site)
+        site.graph.answers[site.node.name] = site.node, found
+    return found
+
+
+def _contraction(site: Site) -> Contracted | None:
     if any(name in site.graph.values for name in site.node.inputs if name != _moving(site)) or not site.has_ranks:
         return None
     return contracted_by(site.node.op, site)

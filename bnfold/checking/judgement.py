@@ -41,7 +41,8 @@ class Judgement:
         """
         before = self.sums, self.channels and self.channels.copy()
         self._include(errors)
-        if not self.settled and self._latest_excess_of_all() > _DOUBT and (better := spread()) is not None:
+        # The level of a typical sample is known when all are in; until then, none relies on it.
+        if not self.settled and self._excess_with(level=0.0) > _DOUBT and (better := spread()) is not None:
             self.samples.pop()
             self.sums, self.channels = before[0], before[1] and before[1].copy()
             self._include(errors.widened(better))
@@ -49,7 +50,7 @@ class Judgement:
             self.blind.append(self.samples.pop())
             self.sums, self.channels = before
             return False
-        self.settled = self.settled or self._latest_excess_of_all() > 1
+        self.settled = self.settled or self._excess_with(self._level()) > 1
         return True
 
     def _include(self, errors: Errors) -> None:
@@ -100,12 +101,12 @@ class Judgement:
         """How far beyond (or within) the budget the latest sample is, by rms and by its peak."""
         return max(excess(test.measured, test.allowed) for test in self._of_sample(self.samples[-1], self._level()))
 
-    def _latest_excess_of_all(self) -> float:
-        """The same, and all that the sample adds to."""
-        level, whole = self._level(), self._of_all()
+    def _excess_with(self, level: float) -> float:
+        """How far beyond (or within) the budget the latest sample is, and all that it adds to."""
+        tests = [self._of_all(), *self._of_sample(self.samples[-1], level)]
         _, error, allowed = self._by_channel(level)
         channels = float(_excesses(error, allowed).max(initial=0.0))
-        return max(excess(whole.measured, whole.allowed), self.latest_excess(), channels)
+        return max(channels, *(excess(test.measured, test.allowed) for test in tests))
 
     def worst_channels(self) -> tuple[ChannelRecord, ...]:
         """The channels that are nearest to their budgets, or furthest beyond them, worst first."""

@@ -1,7 +1,9 @@
 """An exported program under change: its graph, its signature and its weights, kept in step."""
 
 import re
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor, fx, nn
@@ -27,27 +29,37 @@ class ProgramGraph:
         self.module = _copied(original.graph_module)
         self.by_name: dict[str, fx.Node] = {node.name: node for node in self.module.graph.nodes}
         self.state: dict[str, Tensor] = dict(original.state_dict)
+        self.versions: dict[str, list[tuple[fx.Node, Tensor]]] = {}  # parameters that were added, by what they are of
+        self.wanted: dict[str, str] = {}  # the path that a parameter should have, where that was taken
         self.inputs = list(original.graph_signature.input_specs)
         self.outputs = list(original.graph_signature.output_specs)
         self.fake_mode = _fake_mode(self.module)
 
-    def parameter(self, path: str, numbers: Floats, dtype: torch.dtype) -> tuple[fx.Node, Tensor]:
+    def parameter(self, path: str, numbers: Floats, dtype: torch.dtype, of: str = "") -> tuple[fx.Node, Tensor]:
         """Add a parameter, float64 numbers rounded once to `dtype`; gives its placeholder and itself.
 
-        Its name is `path`, or that with underscores where it is taken. Raises BnfoldError where the dtype overflows.
+        of: what it is a version of. Where there is one with the same numbers already, that is given: a layer that is
+        called twice keeps one weight. Its name is `path`, or that with underscores where what has it stays.
+        Raises BnfoldError where the dtype overflows.
         """
-        path = re.sub(r"[^\w.]", "_", path)
+        path = wanted = re.sub(r"[^\w.]", "_", path)
         while path in self.state or any(spec.target == path for spec in self.inputs):
             path += "_"
         old = next(iter(self.state.values()), None)
         device = old.device if old is not None else torch.device("cpu")
         tensor = finite(path, rounded(numbers, torch.empty(0, dtype=dtype, device=device)))
+        for known in self.versions.get(of, []) if of else []:
+            if known[1].dtype == dtype and torch.equal(known[1], tensor):
+                return known
         self.state[path] = nn.Parameter(tensor, requires_grad=False)
         first = next(node for node in self.module.graph.nodes if node.op == "placeholder" or node.op == "output")
         with self.module.graph.inserting_before(first):
             node: fx.Node = self.module.graph.placeholder(f"p_{re.sub(r'[^a-zA-Z0-9_]', '_', path)}")
         node.meta["val"] = self.fake_mode.from_tensor(tensor, static_shapes=True)
         self.inputs.insert(0, InputSpec(InputKind.PARAMETER, TensorArgument(node.name), path))
+        self.versions.setdefault(of, []).append((node, tensor))
+        if path != wanted:
+            self.wanted[path] = wanted
         return node, tensor
 
     def bypass(self, old: fx.Node, new: fx.Node) -> None:
@@ -73,6 +85,7 @@ class ProgramGraph:
         graph = self.module.graph
         graph.eliminate_dead_code()
         self._drop_unused()
+        self._take_over_names()
         graph.lint()
         self.module.recompile()
         program = self.original
@@ -103,6 +116,17 @@ class ProgramGraph:
             else:
                 kept.append(spec)
         self.inputs = kept
+
+    def _take_over_names(self) -> None:
+        """Give parameters the paths that became free, and the old weights' places in the order."""
+        taken = {spec.target for spec in self.inputs}
+        new = {path: wanted for path, wanted in self.wanted.items() if path in taken and wanted not in taken}
+        times = Counter(new.values())
+        new = {path: wanted for path, wanted in new.items() if times[wanted] == 1}
+        self.inputs = [replace(spec, target=new.get(str(spec.target), spec.target)) for spec in self.inputs]
+        named = {new.get(path, path): item for path, item in self.state.items()}
+        old = [path for path in self.original.state_dict if path in named]
+        self.state = {path: named[path] for path in dict.fromkeys([*old, *named])}
 
 
 def _copied(module: fx.GraphModule) -> fx.GraphModule:

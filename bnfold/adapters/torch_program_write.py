@@ -140,7 +140,8 @@ class _Writer:
             name = _BATCH_NORM[index] if isinstance(node.op, ops.BatchNorm) else "bias"
         else:
             name = next(key for key, item in zip(names, _arguments(target, names), strict=True) if item is old)
-        value = self._placeholder(f"{source}.{name}", numbers, dtype, (node.name, index))
+        of = "" if old is None else old.name
+        value = self._placeholder(f"{source}.{name}", numbers, dtype, (node.name, index), of)
         _put(target, names, name, value)
 
     def _operand_node(self, operand: Operand) -> fx.Node | None:
@@ -154,10 +155,10 @@ class _Writer:
         return _DTYPES[found]
 
     def _placeholder(
-        self, path: str, numbers: Floats, dtype: torch.dtype, operand: tuple[str, int] | None = None
+        self, path: str, numbers: Floats, dtype: torch.dtype, operand: tuple[str, int] | None = None, of: str = ""
     ) -> fx.Node:
-        """Add a parameter to the program. operand: the node, and which of its operands, that it is."""
-        node, tensor = self.program.parameter(path, numbers, dtype)
+        """Add a parameter to the program. operand: the node, and which of its operands, that it is. of: its origin."""
+        node, tensor = self.program.parameter(path, numbers, dtype, of)
         if operand is not None:
             self.numbers[operand] = as_numpy(tensor)
         return node
@@ -183,7 +184,8 @@ class _Writer:
     def _set_own_bias(self, node: Node, linear: fx.Node, bias: Floats) -> None:
         source = self._source(node)
         names = [argument.name for argument in linear.target._schema.arguments]  # type: ignore[union-attr]
-        value = self._placeholder(f"{source}.bias", bias, _DTYPES[self.graph.values[node.output].dtype], (node.name, 2))
+        dtype, weight = _DTYPES[self.graph.values[node.output].dtype], node.inputs[1]
+        value = self._placeholder(f"{source}.bias", bias, dtype, (node.name, 2), f"{weight}#bias")
         _put(linear, names, "bias", value)
 
     def _add_behind(self, node: Node, bias: Floats) -> None:

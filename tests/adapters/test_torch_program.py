@@ -152,3 +152,36 @@ def test_a_norm_in_training_mode_is_told(decomposed: bool) -> None:
     buffers = [spec.target for spec in result.model.graph_signature.output_specs if spec.target]
     assert "1.running_mean" in buffers
     torch.testing.assert_close(result.model.module()(image()), program.module()(image()), rtol=1e-4, atol=1e-5)
+
+
+def test_weights_keep_their_names_and_their_order():
+    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4))
+    folded = fold_program(exported(randomised(module), image())).model
+    assert list(folded.state_dict) == ["0.weight", "0.bias", "3.weight", "3.bias"]
+
+
+class Towers(nn.Module):
+    """Shared layers on two inputs; `head` is behind one of them only. bias: whether the shared layer has one."""
+
+    def __init__(self, bias: bool) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 4, 3, bias=bias), nn.BatchNorm2d(4)
+        self.head = nn.BatchNorm2d(4)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.norm(self.conv(x)), self.head(self.norm(self.conv(x.flip(2))))
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_layer_that_is_called_twice_keeps_one_weight_where_the_calls_want_the_same(bias):
+    both = randomised(Towers(bias))
+    both.head = nn.Identity()
+    folded = fold_program(exported(both, image())).model
+    assert list(folded.state_dict) == ["conv.weight", "conv.bias"]
+    assert calls(folded, "conv2d") == 2
+
+
+def test_calls_that_want_other_numbers_get_weights_of_their_own():
+    folded = fold_program(exported(randomised(Towers(True)), image())).model
+    assert sorted(folded.state_dict) == ["conv.bias", "conv.weight", "conv_1.bias", "conv_1.weight"]
+    assert calls(folded, "batch_norm") == 0

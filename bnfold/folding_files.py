@@ -1,6 +1,5 @@
 """Folding model files of every kind: which adapter, where the result goes, and which plan is carried out."""
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
@@ -130,6 +129,8 @@ def _fold_onnx(request: Request) -> FoldResult:
         return write(target, dry_run=True)
     if not request.verify and plan is None:  # what a file tells may lack an edit: no changed weight shows that
         return _with_note(write(target), AUDITED)
+    import tempfile
+
     with tempfile.TemporaryDirectory(prefix="bnfold-") as folder:
         _verify(request.source, write(Path(folder) / "folded.onnx").model)
     return _with_note(write(target), VERIFIED)

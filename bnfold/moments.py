@@ -7,6 +7,7 @@ half precision asks for them, where a wrong one costs nothing but its use), so t
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import TypeAlias
 
 import numpy as np
@@ -20,8 +21,7 @@ from bnfold.rules.affine import MEAN, VARIANCE, affine_of
 
 Function: TypeAlias = Callable[[Floats], Floats]
 
-NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(32)  # for expectations of a normal variable
-NODES, WEIGHTS = NODES.astype(np.float64), (WEIGHTS / WEIGHTS.sum()).astype(np.float64)
+POINTS = 32  # of a quadrature, for expectations of a normal variable
 RAISED = 0.75  # deviations by which the greatest of a window lies above the mean: 4 independent ones 1.03, alike ones 0
 
 
@@ -152,13 +152,21 @@ def _times_itself(function: Function) -> Function:
     return lambda x: x * function(x)
 
 
+@cache
+def _quadrature() -> tuple[Floats, Floats]:
+    """Give nodes and weights for a standard normal variable (Gauss and Hermite)."""
+    nodes, weights = np.polynomial.hermite_e.hermegauss(POINTS)
+    return nodes.astype(np.float64), (weights / weights.sum()).astype(np.float64)
+
+
 def _through(function: Function, x: Moments) -> Moments:
     """Integrate function(x) and its square for a normal x."""
-    points = x.mean[:, None] + np.sqrt(x.variance)[:, None] * NODES
+    nodes, weights = _quadrature()
+    points = x.mean[:, None] + np.sqrt(x.variance)[:, None] * nodes
     with np.errstate(all="ignore"):
         values = function(points)
-        mean = values @ WEIGHTS
-        variance = (values - mean[:, None]) ** 2 @ WEIGHTS
+        mean = values @ weights
+        variance = (values - mean[:, None]) ** 2 @ weights
     return Moments(x.axis, mean, variance)
 
 

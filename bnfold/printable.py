@@ -10,6 +10,8 @@ def visible(text: str) -> str:
 
     Names come from files that somebody else made; the result is valid in XML, UTF-8 and a terminal.
     """
+    if text.isprintable():
+        return text
     line = " ".join(text.splitlines())
     return "".join(_escaped(char) if unicodedata.category(char) in _HIDDEN else char for char in line)
 

@@ -16,18 +16,21 @@ if TYPE_CHECKING:
     from bnfold.result import FoldResult
 
 _FILE = click.Path(path_type=Path)
+_SETTINGS = "bnfold.settings"  # among what click keeps for a command
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 _Option = Callable[[Any], Any]
 
 
 def _as_set(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
     """Take what the project's pyproject.toml sets, where the command line says nothing and gives no plan."""
-    from bnfold import settings
-
     name = param.name or ""
     if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT or ctx.params.get("plan") is not None:
         return value
-    return getattr(settings.load(), name)
+    if _SETTINGS not in ctx.meta:
+        from bnfold import settings
+
+        ctx.meta[_SETTINGS] = settings.load()
+    return getattr(ctx.meta[_SETTINGS], name)
 
 
 _SELECTION: tuple[_Option, ...] = (

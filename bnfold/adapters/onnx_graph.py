@@ -11,6 +11,7 @@ from bnfold.adapters.onnx_completing import completed, of_branches
 from bnfold.adapters.onnx_constants import EVALUATED, Known, evaluated, literal, stored
 from bnfold.adapters.onnx_external import Folder
 from bnfold.adapters.onnx_model import Initializer, Model
+from bnfold.adapters.onnx_plain import plain_shapes
 from bnfold.adapters.onnx_scopes import FileNode, Scope, scopes
 from bnfold.adapters.onnx_shapes import Shapes, inferred, settled, shapes
 from bnfold.adapters.onnx_skeleton import ATTRIBUTE, ATTRIBUTE_TENSOR, INITIALIZER, NODE, Skeleton
@@ -25,7 +26,8 @@ _LIMITABLE = {"Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum", "BatchNormali
 
 def model(file: Skeleton, folder: Folder | None, freeze_inputs: bool = False) -> Model:
     """Read the file's structure as a Graph. Raises BnfoldError where the model is no valid one."""
-    reader = Model(file, folder, freeze_inputs, scopes(file, inferred(file.proto)))
+    plain = plain_shapes(file.proto)
+    reader = Model(file, folder, freeze_inputs, scopes(file, inferred(file.proto) if plain is None else file.proto))
     if 0 < reader.opset < OLDEST:
         raise BnfoldError(f"{reader.name}: has opset {reader.opset}; wanted {OLDEST} or newer (onnx.version_converter)")
     newest = onnx.defs.onnx_opset_version()
@@ -34,7 +36,7 @@ def model(file: Skeleton, folder: Folder | None, freeze_inputs: bool = False) ->
     for scope in reader.scopes.scopes:
         _read_initializers(reader, scope)
     refuse_overlaps((item.tensor for item in reader.initializers.values()), reader.name)
-    types = {id(scope): _types(reader, scope) for scope in reader.scopes.scopes}
+    types = {id(scope): _types(reader, scope, plain) for scope in reader.scopes.scopes}
     for scope in reader.scopes.scopes:
         _read_inputs(reader, scope, types[id(scope)])
     for node in reader.scopes.nodes:
@@ -42,7 +44,9 @@ def model(file: Skeleton, folder: Folder | None, freeze_inputs: bool = False) ->
     return reader
 
 
-def _types(reader: Model, scope: Scope) -> Shapes:
+def _types(reader: Model, scope: Scope, plain: Shapes | None) -> Shapes:
+    if plain is not None and scope.parent is None:
+        return plain
     stored = {local: reader.known.get(name) for local, name in scope.names.items()}
     sizes = {local: item.shape for local, item in stored.items() if item is not None}
     nodes = (

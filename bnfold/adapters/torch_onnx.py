@@ -75,6 +75,7 @@ def export(
     result = (
         fold_program(program, level=level, only=only, skip=skip, plan=plan, merge=False, verify=False) if fold else None
     )
+    output_names = output_names or _output_names(program)
     proto = _to_onnx(program if result is None else result.model, opset, input_names, output_names)
     with_names(proto, _symbols(program, BATCH if dynamic is None else dynamic))
     if result is None:
@@ -145,6 +146,14 @@ def _inputs(program: ExportedProgram) -> list[Tensor]:
     names = set(program.graph_signature.user_inputs)
     nodes = [node for node in program.graph.nodes if node.op == "placeholder" and node.name in names]
     return [node.meta["val"] for node in nodes if isinstance(node.meta.get("val"), Tensor)]
+
+
+def _output_names(program: ExportedProgram) -> list[str] | None:
+    """Name the outputs as the program does before it is folded; None where it names too few of them."""
+    names = [name for name in program.graph_signature.user_outputs if isinstance(name, str)]
+    taken = set(program.graph_signature.user_inputs) | set(program.graph_signature.buffers)
+    whole = len(names) == len(program.graph_signature.user_outputs) and len(names) == len(set(names))
+    return names if whole and taken.isdisjoint(names) else None
 
 
 def _is_dynamic(program: ExportedProgram, axis: int) -> bool:

@@ -193,3 +193,27 @@ def test_onnx_is_refused(model, tmp_path):
     invoke(model, "-o", tmp_path / "out.onnx")
     with pytest.raises(BnfoldError, match="is ONNX already"):
         invoke(tmp_path / "out.onnx")
+
+
+class TwoHeads(nn.Module):
+    """Ends in a BatchNorm, and in a ReLU that is read elsewhere too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)
+        self.head, self.last = nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        y = torch.relu(self.norm(self.conv(x)))
+        return self.last(self.head(y)), y
+
+
+def test_the_names_of_the_outputs_do_not_depend_on_the_fold(tmp_path):
+    torch.manual_seed(0)
+    module, x = randomise_(TwoHeads(), 0).eval(), torch.randn(2, 3, 4, 4)
+    names = {}
+    for fold in (True, False):
+        bnfold.export(module, x, tmp_path / f"{fold}.onnx", fold=fold)
+        names[fold] = [item.name for item in onnx.load(tmp_path / f"{fold}.onnx").graph.output]
+    assert names[True] == names[False] == ["batch_norm_1", "relu"]
+    assert bnfold.check(tmp_path / "False.onnx", tmp_path / "True.onnx").passed

@@ -117,6 +117,7 @@ def show(graph: Graph, plan: Plan, console: "Console") -> None:
 
     found = rows(graph, plan)
     table = Table("affine", "kind", "outcome", "into, or why it stays", box=None, pad_edge=False, header_style="bold")
+    table.columns[0].overflow = "fold"  # a name that ends in dots can't be given to --only
     styles: Mapping[bool, str] = {True: "green", False: "yellow"}
     for row in found:
         word = f"[{styles[row.folded]}]{row.word}[/]"

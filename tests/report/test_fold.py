@@ -123,6 +123,16 @@ def test_the_table_in_colour_says_the_same() -> None:
         assert " ".join(line.split()) in words
 
 
+def test_a_narrow_terminal_shows_whole_names() -> None:
+    from rich.console import Console
+
+    b, name, stream = Builder(), "/features/features.0/features.0.1/BatchNormalization", io.StringIO()
+    graph = b.graph(b.batch_norm(name, b.conv("/features/features.0/Conv", b.input(2, 3, 8, 8), 6)))
+    show(graph, fold(graph), Console(file=stream, width=60, color_system=None))
+    first = "".join(line.split(" ")[0] for line in stream.getvalue().split("\n")[1:5])
+    assert name in first
+
+
 def test_json_has_everything() -> None:
     graph = network()
     data = json.loads(json.dumps(fold_json(graph, fold(graph), model="m.onnx", notes=("a note",), level="default")))

@@ -16,7 +16,6 @@ _PARTS: Mapping[Any, Callable[..., Any]] = get_decompositions(
     [_ATEN.native_batch_norm, _ATEN.native_layer_norm, _ATEN.native_group_norm, _ATEN._native_batch_norm_legit]
 )
 _SUMS = ("mean", "sum", "var", "var_mean", "std", "std_mean", "linalg_vector_norm")
-_PRODUCTS = ("convolution", "mm", "addmm", "bmm", "baddbmm", "mv", "addmv", "dot", "vdot")
 # Computed as a number of size 1, or as one times x, from which most is subtracted where x is negative.
 _OF_ONE, _OF_INPUT = ("sigmoid", "softplus"), ("silu", "gelu", "mish")
 
@@ -52,7 +51,7 @@ class NoiseMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         def moved(value: Any) -> Any:
             if not _is_float(value):
                 return value
-            return nudge(value, self._unit, self._generator, _size(func, args, kwargs, read[0], value))
+            return nudge(value, self._unit, self._generator, _size(func, read[0], value))
 
         if not func._schema.is_mutable:
             return tree_map(moved, results)
@@ -61,11 +60,10 @@ class NoiseMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return results
 
 
-def _size(func: Any, args: Any, kwargs: Any, x: Tensor, result: Tensor) -> Any:
-    """What the rounding of a result is relative to.
+def _size(func: Any, x: Tensor, result: Tensor) -> Tensor | float:
+    """What the rounding of a result is relative to. A sum of n numbers rounds n times: a random walk of sqrt(n) steps.
 
-    n numbers of one sign, added one by one, round as a random walk does: sqrt(n) times their sum. n products of both
-    signs round with each part of their sum, which is in all the sum of their magnitudes.
+    A sum of products needs no such thing, since its weights are moved too, each on its own.
     """
     name = func._schema.name.removeprefix("aten::").strip("_")
     if name in _OF_ONE:
@@ -74,13 +72,7 @@ def _size(func: Any, args: Any, kwargs: Any, x: Tensor, result: Tensor) -> Any:
         return x.abs()
     if name in _SUMS:
         return result.abs() * math.sqrt(x.numel() / max(result.numel(), 1))
-    if name in _PRODUCTS:
-        return func(*_magnitudes(args), **_magnitudes(kwargs))
     return result.abs()
-
-
-def _magnitudes(values: Any) -> Any:
-    return tree_map(lambda value: value.abs() if _is_float(value) else value, values)
 
 
 def _is_float(value: object) -> bool:

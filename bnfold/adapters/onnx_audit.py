@@ -8,7 +8,7 @@ what the frames mean, T = scale * T' + shift, and shares neither the rules nor t
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -95,10 +95,11 @@ class Audit:
         if source.shift.any():
             weight = self.graph.constants[contracted.weight]
             for rows, slab in weight.slabs():
-                places = _channels(contracted, weight.shape, (rows, *(slice(None),) * (slab.ndim - 1)))
-                terms = contracted.alpha * slab * source.shift[places[1]]
-                others = tuple(axis for axis, count in enumerate(places[0].shape) if count == 1)
-                at = places[0].reshape(-1)
+                block = (rows, *(slice(None),) * (slab.ndim - 1))
+                outputs_at, inputs_at = (_channels(contracted, weight.shape, block, side) for side in (0, 1))
+                terms = contracted.alpha * slab * source.shift[inputs_at]
+                others = tuple(axis for axis, count in enumerate(outputs_at.shape) if count == 1)
+                at = outputs_at.reshape(-1)
                 total += np.bincount(at, terms.sum(others).reshape(-1), outputs)
                 size += np.bincount(at, np.abs(terms, out=terms).sum(others).reshape(-1), outputs)
         scale = np.where(target.scale == 0, 1.0, target.scale)
@@ -106,23 +107,23 @@ class Audit:
         expected = (flat + total - target.shift) / scale
         return expected, (np.abs(flat) + size + np.abs(target.shift)) / np.abs(scale)
 
-    def parts(self, content: Content, name: str) -> Iterator[memoryview]:
-        """Give the bytes of a tensor, part by part, each checked; a part holds until the next is asked for.
+    def stream(self, content: Content, name: str, write: Callable[[memoryview], None]) -> None:
+        """Give the bytes of a tensor to `write`, part by part, each checked; a part holds until `write` returns.
 
         Raises AuditError, or BnfoldError where the dtype overflows.
         """
-        if isinstance(content, Scaled):
-            factors = self._factors(content)
-            for block, before in content.blocks(self.scratch):
-                channels = _channels(content.contracted, content.shape, block)
-                factor = math.prod(factor[channels[side]] for factor, side in factors)
-                with row_by_row():
-                    after = content.scaled(block, before, self.scratch)
-                    _check(after, before, factor, content.dtype, self.scratch, name)
-                yield _bytes(after)
+        if isinstance(content, Dense):
+            write(_dense(content, name))
             return
-        assert isinstance(content, Dense)
-        yield _dense(content, name)
+        assert isinstance(content, Scaled)
+        factors = self._factors(content)
+        with row_by_row():
+            for block, before in content.blocks(self.scratch):
+                after = content.scaled(block, before, self.scratch)
+                places = (_channels(content.contracted, content.shape, block, side) for _, side in factors)
+                factor = math.prod(factor[place] for (factor, _), place in zip(factors, places, strict=True))
+                _check(after, before, factor, content.dtype, self.scratch, name)
+                write(_bytes(after))
 
     def _frame(self, value: str, axis: int, channels: int) -> Affine:
         frame = self.plan.frames.get(value)
@@ -175,13 +176,13 @@ def _bytes(array: Array) -> memoryview:
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
 
-def _channels(contracted: Contracted, shape: tuple[int, ...], block: Block) -> tuple[Places, Places]:
-    """Number the output and the input channel of each element of a block, shaped to broadcast against it."""
-    outputs, inputs = (_along(axis, shape, block) for axis in (contracted.out_axis, contracted.in_axis))
-    if contracted.groups == 1:
-        return outputs, inputs
-    first = _along(0, shape, block) // (shape[0] // contracted.groups) * shape[1]
-    return (outputs, first + inputs) if contracted.out_axis == 0 else (first + outputs, inputs)
+def _channels(contracted: Contracted, shape: tuple[int, ...], block: Block, side: int) -> Places:
+    """Number the output (side 0) or input (1) channel of each element of a block, shaped to broadcast against it."""
+    axis, other = (contracted.out_axis, contracted.in_axis)[:: -1 if side else 1]
+    channels = _along(axis, shape, block)
+    if contracted.groups == 1 or axis < other:
+        return channels
+    return _along(0, shape, block) // (shape[0] // contracted.groups) * shape[1] + channels
 
 
 def _along(axis: int, shape: tuple[int, ...], block: Block) -> Places:

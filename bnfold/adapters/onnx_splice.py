@@ -149,15 +149,14 @@ class Literal:
 
 @dataclass(frozen=True, slots=True)
 class Streamed:
-    """New bytes that are made while they are written; `parts` gives them, one after the other."""
+    """New bytes that are made while they are written; `make` gives them to the function that it gets, part by part."""
 
     length: int
-    parts: Callable[[], Iterator[bytes | memoryview]]
+    make: Callable[[Callable[[bytes | memoryview], None]], None]
 
     def write(self, sink: Sink) -> None:
         """Make and write them."""
-        for part in self.parts():
-            sink.write(part)
+        self.make(sink.write)
 
 
 Piece: TypeAlias = Copied | Literal | Streamed

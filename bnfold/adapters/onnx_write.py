@@ -218,7 +218,7 @@ class _Writer:
         del proto.dims[:]
         proto.dims.extend(content.shape)
         proto.data_type = CODES[content.dtype]
-        numbers = Streamed(content.nbytes, partial(self.audit.parts, content, added.name))
+        numbers = Streamed(content.nbytes, partial(self.audit.stream, content, added.name))
         was_external = old.external is not None if old is not None else self.has_external
         return _field(INITIALIZER, self._stored(proto, [numbers], self._goes_out(content.nbytes, was_external)))
 

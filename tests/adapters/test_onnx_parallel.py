@@ -27,7 +27,11 @@ def many_threads(monkeypatch):
 
 
 def streamed(data, size=1000):
-    return Streamed(len(data), lambda: (data[start : start + size] for start in range(0, len(data), size)))
+    def make(write):
+        for start in range(0, len(data), size):
+            write(data[start : start + size])
+
+    return Streamed(len(data), make)
 
 
 @pytest.mark.usefixtures("many_threads")
@@ -54,9 +58,9 @@ def test_an_empty_file_has_no_pieces(tmp_path):
 @pytest.mark.parametrize("place", [0, 1, 30])
 @pytest.mark.usefixtures("many_threads")
 def test_what_fails_in_a_thread_is_raised_when_all_have_ended(tmp_path, fault, place):
-    def fail():
+    def fail(write):
+        write(b"some")
         raise fault
-        yield b""
 
     pieces = [streamed(DATA[:5000]) for _ in range(40)]
     pieces[place] = Streamed(5000, fail)

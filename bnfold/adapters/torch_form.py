@@ -41,7 +41,7 @@ def form(
             lines.append((_operator(node, graph), operands[0]))
         else:
             lines.append((_operator(node, graph), *operands))
-    lines.append(("output", *(origin.get(name, name) for name in graph.outputs)))
+    lines.append(("output", *dict.fromkeys(origin.get(name, name) for name in graph.outputs)))
     return tuple(lines)
 
 

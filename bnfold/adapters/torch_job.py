@@ -17,6 +17,7 @@ from bnfold.adapters.torch_runs import MORE, Run, enough, run, standard
 from bnfold.adapters.torch_sizes import Followed, shapes
 from bnfold.adapters.torch_steps import Steps, is_as_planned
 from bnfold.adapters.torch_trace import trace
+from bnfold.adapters.torch_walk import Walk, walked
 from bnfold.adapters.torch_write import Written, write
 from bnfold.errors import BnfoldError, DifferentError
 from bnfold.graph import Graph, Node
@@ -77,8 +78,8 @@ class Job:
         unknown = next((edit.node for edit in plan.edits if edit.node not in self.graph.by_name), None)
         if unknown is not None:
             raise BnfoldError(f"the plan names {unknown}, which this module hasn't; make the plan anew")
-        steps, reference = self.followed.run or torch_truth.recorded_outputs(self.module, self.given)
-        before = self._runs(reference)
+        own = self.followed.walk or walked(self.module, self.given)
+        before = self._runs(own.outputs)
         in_place = self.in_place(plan)
         original = self.graph
         if target is self.module:
@@ -86,15 +87,16 @@ class Job:
         done = write(target, original, plan, self.replacements, self.owners, in_place)
         try:
             torch_audit.require_audited(original, plan, torch_audit.written_in(original, target, done.biased))
-            after, folded = self._run_folded(target)
-            self._require_path(plan, target, done, self.given, steps, after)
-            for size, steps in self.followed.traces:
-                self._require_path(plan, target, done, size, steps, trace(target, size))
-            own, unit = standard(before), torch_truth.rounding(self.module)
+            after = self._run_folded(target)
+            self._require_path(plan, target, done, self.given, own.steps, after.steps)
+            for size, steps in self._sizes_to_follow(own, after):
+                again = trace(target, size, exporting=own.tape is not None)
+                self._require_path(plan, target, done, size, steps, again)
+            errors, unit = standard(before), torch_truth.rounding(self.module)
             for one in before:
-                got = folded if one.given is self.given else torch_truth.outputs(target, one.given)
+                got = after.outputs if one.given is self.given else torch_truth.outputs(target, one.given)
                 where = f"{type(target).__name__} with inputs {shapes(one.given)}"
-                torch_truth.require_same(one.truth, one.reference, got, where, unit, own)
+                torch_truth.require_same(one.truth, one.reference, got, where, unit, errors)
         except BaseException:
             done.take_back()
             raise
@@ -113,9 +115,16 @@ class Job:
     def _is_small(self) -> bool:
         return sum(parameter.numel() for parameter in self.module.parameters()) < _SMALL
 
-    def _run_folded(self, target: nn.Module) -> tuple[Steps, list[Tensor]]:
+    def _sizes_to_follow(self, own: Walk, after: Walk) -> Sequence[tuple[Arguments, Steps]]:
+        """Give the sizes to trace the written module at.
+
+        Where nobody asks for a length, the path is the same at any size, and the farthest one confirms it.
+        """
+        return self.followed.traces[-1:] if own.blind and after.blind else self.followed.traces
+
+    def _run_folded(self, target: nn.Module) -> Walk:
         try:
-            return torch_truth.recorded_outputs(target, self.given)
+            return walked(target, self.given)
         except Exception as error:
             raise OtherPathError(
                 f"{type(target).__name__}: the folded module takes another path: it fails with "

@@ -18,8 +18,9 @@ from bnfold.adapters.torch_job import Job, OtherPathError, prepared, without_rem
 from bnfold.adapters.torch_limits import limited
 from bnfold.adapters.torch_reading import AliasedError, Reading, read_captured
 from bnfold.adapters.torch_runs import MORE, enough, run, standard
-from bnfold.adapters.torch_sizes import same_at_other_sizes, shapes, varying
+from bnfold.adapters.torch_sizes import followed, shapes, varying
 from bnfold.adapters.torch_submodules import called_with, fold_submodules
+from bnfold.adapters.torch_walk import confirmed, read_walk
 from bnfold.adapters.torch_watched import looked_at
 from bnfold.adapters.torch_write import Written
 from bnfold.errors import BnfoldError
@@ -143,17 +144,18 @@ def _folded(module: nn.Module, given: Arguments, wanted: _Wanted) -> tuple[FoldR
 
 
 def _fold_whole(module: nn.Module, given: Arguments, wanted: _Wanted) -> tuple[FoldResult, Written]:
-    reading = read_at(module, given)
-    followed = same_at_other_sizes(module, given, partial(read_at, module), reading)
-    notes = followed.notes
-    writable, graph = prepared(reading, limited(reading, module, varying(followed.sizes)))
+    found = confirmed(module, given)
+    reading = read_walk(found, module, given) or read_at(module, given)
+    path = followed(module, given, partial(read_at, module), found, reading)
+    notes = path.notes
+    writable, graph = prepared(reading, limited(reading, module, varying(path.sizes)))
     plan = fold(graph, **wanted.settings) if wanted.plan is None else wanted.plan
     if wanted.dry_run:
         return FoldResult(wanted.original, plan, graph, notes), Written(ModuleEdits())
     target = wanted.target(module, _scaled(plan, graph, reading))
     if not plan.edits:
         return FoldResult(target, plan, graph, notes), Written(ModuleEdits())
-    job = Job(module, given, followed, reading, writable, graph, read_at)
+    job = Job(module, given, path, reading, writable, graph, read_at)
     try:
         done = job.carry_out(plan, target)
     except OtherPathError:

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,8 +11,15 @@ from torch import Tensor, nn
 _SMALL = 1 << 14  # elements of a parameter: a forward may clamp a learned temperature, and rewrites no whole layer
 
 
+@dataclass
+class Changes:
+    """Whether a run of a module changed anything of it; known once it is put back."""
+
+    found: bool = False
+
+
 @contextlib.contextmanager
-def unchanged(module: nn.Module, *, numbers: bool = True) -> Iterator[None]:
+def unchanged(module: nn.Module, *, numbers: bool = True) -> Iterator[Changes]:
     """Put back what running the module changes, of itself and its submodules.
 
     Every attribute that it sets; what it puts into or takes out of lists, dicts and sets; and the numbers of buffers,
@@ -23,15 +31,16 @@ def unchanged(module: nn.Module, *, numbers: bool = True) -> Iterator[None]:
     contents = [(item, type(item)(item)) for item in items if type(item) in (list, dict, set)]
     tensors = {id(item): item for item in items if _may_be_written(item)} if numbers else {}
     copies = [(item, item.detach().clone()) for item in tensors.values()]
+    changes = Changes()
     try:
-        yield
+        yield changes
     finally:
-        for item, old in copies:
-            _put_back(item, old)
-        for item, old in contents:
-            _refill(item, old)
+        put_back = [_put_back(item, old) for item, old in copies]
+        refilled = [_refill(item, old) for item, old in contents]
+        changes.found = any(put_back) or any(refilled)
         for place, attributes in zip(places, before, strict=True):
             if place.keys() != attributes.keys() or any(place[name] is not item for name, item in attributes.items()):
+                changes.found = True
                 place.clear()
                 place.update(attributes)
 
@@ -50,22 +59,26 @@ def _may_be_written(item: Any) -> bool:
     return not isinstance(item, nn.Parameter) or item.numel() <= _SMALL
 
 
-def _put_back(item: Tensor, old: Tensor) -> None:
-    """Compare the numbers: what is written by way of `.data` leaves no trace in the version."""
+def _put_back(item: Tensor, old: Tensor) -> bool:
+    """Compare the numbers, for `.data` leaves no trace in the version; gives whether they differ."""
     with torch.no_grad():
         if item.shape != old.shape or item.dtype != old.dtype:
             item.data = old
-        elif not torch.equal(item, old):
-            item.copy_(old)
+            return True
+        if torch.equal(item, old):
+            return False
+        item.copy_(old)
+        return True
 
 
-def _refill(item: Any, old: Any) -> None:
-    """Give a container the very items that it had."""
+def _refill(item: Any, old: Any) -> bool:
+    """Give a container the very items that it had; and whether it had others."""
     same = len(item) == len(old) and all(one is other for one, other in zip(item, old, strict=True))
     if same and (not isinstance(item, dict) or all(item[key] is old[key] for key in old)):
-        return
+        return False
     item.clear()
     if isinstance(item, list):
         item.extend(old)
     else:
         item.update(old)
+    return True

@@ -4,16 +4,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from torch import Tensor, nn
+from torch import nn
 
 from bnfold.adapters.torch_capture import Arguments, CaptureError, other_batches, other_sizes
 from bnfold.adapters.torch_form import difference, form
 from bnfold.adapters.torch_reading import Reading
+from bnfold.adapters.torch_replay import Replay
 from bnfold.adapters.torch_steps import Steps, same_path
 from bnfold.adapters.torch_trace import trace
-from bnfold.adapters.torch_truth import recorded_outputs
+from bnfold.adapters.torch_walk import FAR, Walk, confirmed, far_from
 
-FAR = 65  # a batch beyond what forwards look for ("at least 8", "more than 64"); it is traced and never run
 ReadAt: TypeAlias = Callable[[Arguments], Reading]
 
 
@@ -21,25 +21,30 @@ ReadAt: TypeAlias = Callable[[Arguments], Reading]
 class Followed:
     """A forward that takes one path at all the sizes that it takes.
 
-    sizes: those to check at, the given one first. notes: what was tried, for the report. run: the steps and the outputs
-    at the given size, where a run takes the steps that a trace takes. traces: the path at other sizes, where traced.
+    sizes: those to check at, the given one first. notes: what was tried, for the report. walk: at the given size, where
+    it takes the steps that a trace takes. traces: the path at other sizes, where it was traced or can be no other.
     """
 
     sizes: Sequence[Arguments]
     notes: tuple[str, ...]
-    run: tuple[Steps, list[Tensor]] | None
+    walk: Walk | None
     traces: Sequence[tuple[Arguments, Steps]]
 
 
-def same_at_other_sizes(
-    module: nn.Module, given: Arguments, read_at: ReadAt, reading: Reading | None = None
-) -> Followed:
+def same_at_other_sizes(module: nn.Module, given: Arguments, read_at: ReadAt) -> Followed:
     """Follow the forward at other sizes and demand the same path.
 
-    read_at: captures the module; reading: what it gave at the given sizes. Traces decide where they can, captures
-    where not. Raises CaptureError where forward takes another path.
+    read_at: captures the module. Traces decide where they can, captures where not. Raises CaptureError where forward
+    takes another path.
     """
-    search = _Search(module, given, read_at, reading)
+    return followed(module, given, read_at, confirmed(module, given))
+
+
+def followed(
+    module: nn.Module, given: Arguments, read_at: ReadAt, found: Walk | None, reading: Reading | None = None
+) -> Followed:
+    """Do what `same_at_other_sizes` does. found: the run at the given size. reading: what `read_at` gives for it."""
+    search = _Search(module, given, read_at, found, reading)
     tried = [("batch", other) for other in other_batches(given)] + [("size", other) for other in other_sizes(given)]
     taken = [search.takes(kind, other) for kind, other in tried]
     search.look_far()
@@ -51,7 +56,7 @@ def same_at_other_sizes(
         notes.append(f"not checked with {'; '.join(map(shapes, refused))}: the module doesn't take them")
     if given.kwargs:
         notes.append(f"holds for these keyword arguments: {', '.join(given.kwargs)}")
-    return Followed(sizes, tuple(notes), search.run, search.traces)
+    return Followed(sizes, tuple(notes), search.walk, search.traces)
 
 
 def varying(sizes: Sequence[Arguments]) -> frozenset[int]:
@@ -72,26 +77,31 @@ def shapes(given: Arguments) -> str:
 
 
 class _Search:
-    def __init__(self, module: nn.Module, given: Arguments, read_at: ReadAt, reading: Reading | None) -> None:
+    def __init__(
+        self, module: nn.Module, given: Arguments, read_at: ReadAt, found: Walk | None, reading: Reading | None
+    ) -> None:
         self.module, self.given, self.read_at, self.reading = module, given, read_at, reading
-        self.run = _run_as_traced(module, given)
+        self.walk = found
+        self.replay = Replay(found.tape, module) if found is not None and found.blind and found.tape else None
         self.traces: list[tuple[Arguments, Steps]] = []
         self.went_far = False
 
     def takes(self, kind: str, other: Arguments) -> bool:
         """Whether the module takes a size; raises CaptureError where it takes another path for it."""
-        if self.run is None:
+        if self.walk is None:
             return self._captured(kind, other)
-        steps = trace(self.module, other)
+        replayed = self.replay is not None and self.replay.takes(other)
+        steps = self.walk.steps if replayed else trace(self.module, other)
         if steps is None:
             return False
         self.traces.append((other, steps))
-        return same_path(self.run[0], steps) or self._captured(kind, other)
+        return same_path(self.walk.steps, steps) or self._captured(kind, other)
 
     def look_far(self) -> None:
-        """Trace a batch that would be long to run."""
-        if self.run is not None and self.given.batch is not None:
-            self.went_far = self.takes("batch", self.given.resized(None, FAR))
+        """Follow a batch that would be long to run."""
+        far = far_from(self.given)
+        if self.walk is not None and far is not None:
+            self.went_far = self.takes("batch", far)
 
     def _captured(self, kind: str, other: Arguments) -> bool:
         """Compare captures. False where the module can't be captured with these inputs."""
@@ -107,17 +117,3 @@ class _Search:
                 f"{parted}; fold the submodules that don't look at the {kind}"
             )
         return True
-
-
-def _run_as_traced(module: nn.Module, given: Arguments) -> tuple[Steps, list[Tensor]] | None:
-    """Run, and trace: a forward can look at the device, or at numbers, and then a trace tells nothing."""
-    steps = trace(module, given)
-    if steps is None:
-        return None
-    try:
-        run = recorded_outputs(module, given)
-    except Exception as error:
-        line = (str(error).splitlines() or [""])[0][:200]
-        name = type(module).__name__
-        raise CaptureError(f"{name} doesn't take these inputs ({type(error).__name__}: {line})") from error
-    return run if run[0] == steps else None

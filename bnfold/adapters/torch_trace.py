@@ -11,7 +11,6 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
@@ -114,46 +113,56 @@ class Recorder(TorchFunctionMode):
         self.paths = {id(part): path for path, part in module.named_modules()}
         self.stack: list[tuple[str, Modules]] = [("", {})]
         self.calls: dict[str, int] = {}
-        self.weights = [self.origins.keep(tensor, name, is_weight=True) for name, tensor in _named(module)]
+        self.weights = [self.origins.keep(tensor, name, is_weight=True) for name, tensor in named_tensors(module)]
         self._held = {origin.memory for origin in self.weights}
 
     def run(self, module: nn.Module, given: Arguments) -> Any:
         """Run the forward; its outputs are the last step."""
         for index, item in enumerate(pytree.tree_leaves((given.args, dict(given.kwargs)))):
             if isinstance(item, Tensor):
-                self.origins.keep(item, f"input {index}")
+                self.keep_input(item, index)
         with self.watching(), self:
             result = module(*given.args, **given.kwargs)
         outputs = [self._text(item, self._origin(item)) for item in pytree.tree_leaves(result)]
         self.steps.append(Step("", "output", tuple(outputs), ""))
-        for origin in self.weights:
-            tensor = origin.tensor()
-            self.complete = self.complete and tensor is not None and version_of(tensor) == origin.version
+        unwritten = [version_of(tensor) == origin.version for tensor, origin in self.living_weights()]
+        self.complete = self.complete and len(unwritten) == len(self.weights) and all(unwritten)
         return result
+
+    def keep_input(self, item: Tensor, index: int) -> Origin:
+        """Take in an input, unless it is known."""
+        return self.origins.of(item) or self.origins.keep(item, f"input {index}")
+
+    def living_weights(self) -> Iterator[tuple[Tensor, Origin]]:
+        """Give the weights that are still there."""
+        pairs = ((origin.tensor(), origin) for origin in self.weights)
+        return ((tensor, origin) for tensor, origin in pairs if tensor is not None)
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
-        """Know in which module each call is made."""
-        handles = [
-            register_module_forward_pre_hook(self._enter),
-            register_module_forward_hook(self._leave, always_call=True),
-        ]
+        """Know in which module each call is made, its own hooks included."""
+        plain = nn.Module.__call__
+
+        def call(part: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            self._enter(part)
+            try:
+                return plain(part, *args, **kwargs)
+            finally:
+                self.stack.pop()
+
+        nn.Module.__call__ = call  # type: ignore[method-assign]
         try:
             yield
         finally:
-            for handle in handles:
-                handle.remove()
+            nn.Module.__call__ = plain  # type: ignore[method-assign]
 
-    def _enter(self, part: nn.Module, args: Any) -> None:
+    def _enter(self, part: nn.Module) -> None:
         path, around = self.paths.get(id(part)), self.stack[-1][1]
         if path is None:
             self.stack.append(("", around))
             return
         count = self.calls[path] = self.calls.get(path, -1) + 1
         self.stack.append((path, {**around, f"{path}@{count}": (path, type(part).__name__)}))
-
-    def _leave(self, part: nn.Module, args: Any, result: Any) -> None:
-        self.stack.pop()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Note what goes in, and call what comes out by the number of the step."""
@@ -173,24 +182,24 @@ class Recorder(TorchFunctionMode):
         operands = tuple(map(self._text, leaves, origins))
         return Before(operands, [origin for origin in origins if origin is not None], _first_version(args))
 
-    def after(self, func: Any, args: Any, result: Any, before: "Before") -> Sequence[Origin]:
-        """Note what came out of a call; gives where its tensors come from."""
+    def after(self, func: Any, args: Any, result: Any, before: "Before") -> "After":
+        """Note what came out of a call."""
         leaves = leaves_of((result,), ())
         made = [item for item in leaves if isinstance(item, Tensor)]
-        changed = _first_version(args) != before.version
+        wrote = _first_version(args) != before.version
         told = sum(item is not None for item in leaves) > len(made)
-        if told or not (made or changed):
+        if told or not (made or wrote):
             self._told(_name(func), before.origins)
-        if not made and not changed:
-            return ()
+        if not made and not wrote:
+            return After((), False)
         label = str(len(self.steps))
         self.steps.append(Step(self.stack[-1][0], _name(func), before.operands, label))
-        near, first = [*before.origins], len(before.origins)
+        near = [*before.origins]
         for index, item in enumerate(made):
             near.append(self.origins.add(item, f"{label}.{index}", near))
-        if changed:
+        if wrote:
             self._wrote(args[0])
-        return near[first:]
+        return After(tuple(zip(made, near[len(before.origins) :], strict=True)), wrote)
 
     def _told(self, name: str, operands: Sequence[Origin]) -> None:
         """Judge a call that gave something else than tensors."""
@@ -200,15 +209,16 @@ class Recorder(TorchFunctionMode):
             self.complete = False
 
     def _wrote(self, tensor: Tensor) -> None:
-        memory = self._known(tensor).memory
+        memory = self.known_origin(tensor).memory
         self.writes[memory] = self.writes.get(memory, 0) + 1
         self.origins.written(memory)
         self.complete = self.complete and memory not in self._held
 
     def _origin(self, item: Any) -> Origin | None:
-        return self._known(item) if isinstance(item, Tensor) else None
+        return self.known_origin(item) if isinstance(item, Tensor) else None
 
-    def _known(self, tensor: Tensor) -> Origin:
+    def known_origin(self, tensor: Tensor) -> Origin:
+        """Say where a tensor comes from; one that nothing here made is a constant."""
         found = self.origins.of(tensor)
         if found is None:
             self.complete = False
@@ -233,8 +243,16 @@ class Before:
     version: int
 
 
-def _named(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor of the module by its path; the first path of each."""
+@dataclass(frozen=True, slots=True)
+class After:
+    """What came out of a call: tensors with where they come from; and whether it wrote to its first argument."""
+
+    results: tuple[tuple[Tensor, Origin], ...]
+    wrote: bool
+
+
+def named_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Give every tensor of a module by its path; the first path of each."""
     seen: set[int] = set()
     for path, part in module.named_modules():
         for name, item in (*part._parameters.items(), *part._buffers.items(), *vars(part).items()):

@@ -13,8 +13,6 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from bnfold.adapters.torch_capture import Arguments
 from bnfold.adapters.torch_restoring import unchanged
-from bnfold.adapters.torch_steps import Step
-from bnfold.adapters.torch_trace import recorded
 from bnfold.errors import DifferentError, UnverifiedError
 
 FACTOR = 3.0  # correct folds measured 0.68 to 1.26 times the unfolded model's error; the least wrong one 5
@@ -110,13 +108,6 @@ def truth(module: nn.Module, given: Arguments) -> Truth:
             result = module(*args, **kwargs)
         tensors = [item for item in pytree.tree_leaves(result) if isinstance(item, Tensor)]
         return Truth([item.detach() for item in tensors], [mode.scale(item) for item in tensors])
-
-
-def recorded_outputs(module: nn.Module, given: Arguments) -> tuple[tuple[Step, ...], list[Tensor]]:
-    """Give the steps that the forward took as well."""
-    with torch.no_grad(), unchanged(module):
-        steps, result = recorded(module, fresh(given))
-        return steps, _tensors(result)
 
 
 def _tensors(result: Any) -> list[Tensor]:

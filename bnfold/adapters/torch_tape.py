@@ -1,0 +1,128 @@
+"""A run as a tape: every call of a function of torch, what it was given and what it gave, without the numbers."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from bnfold.adapters.torch_capture import Arguments
+from bnfold.adapters.torch_origins import Origin
+from bnfold.adapters.torch_trace import After, Before, Modules, Recorder
+
+_NUMBERS = (int, float, complex, str, bool, type(None), type(...))
+_KINDS = (torch.dtype, torch.device, torch.layout, torch.memory_format)
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A tensor as a call saw it. number: which one it is. memory: a number for what it shows."""
+
+    number: int
+    memory: int
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    offset: int
+    dtype: torch.dtype
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A call that gave tensors or wrote to its first one. args, kwargs: with `Seen` in the place of each tensor."""
+
+    func: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    results: tuple[Seen, ...]
+    writes: bool
+    modules: Modules
+
+
+@dataclass(frozen=True, eq=False)
+class Tape:
+    """A run. inputs: by place among the leaves of the arguments. weights: by path. outputs: its tensors, in order."""
+
+    calls: Sequence[Call]
+    inputs: Mapping[int, Seen]
+    weights: Mapping[str, Seen]
+    outputs: Sequence[Seen]
+
+
+def filled(item: Any, tensor_of: Callable[[Seen], Any]) -> Any:
+    """Put something else in the place of each `Seen`."""
+    match item:
+        case Seen():
+            return tensor_of(item)
+        case tuple() | list():
+            return type(item)(filled(part, tensor_of) for part in item)
+        case dict():
+            return {key: filled(part, tensor_of) for key, part in item.items()}
+        case slice():
+            return slice(*(filled(part, tensor_of) for part in (item.start, item.stop, item.step)))
+        case _:
+            return item
+
+
+class Taping(Recorder):
+    """Records a run. tape: None where it was given, called with or gave something that a tape can't hold."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__(module)
+        self.tape: Tape | None = None
+        self._calls: list[Call] = []
+        self._lost = False
+
+    def run(self, module: nn.Module, given: Arguments) -> Any:
+        """Run the forward and keep the tape."""
+        leaves = pytree.tree_leaves((given.args, dict(given.kwargs)))
+        tensors = {index: item for index, item in enumerate(leaves) if isinstance(item, Tensor)}
+        inputs = {index: self._seen(item, self.keep_input(item, index)) for index, item in tensors.items()}
+        weights = {origin.label: self._seen(tensor, origin) for tensor, origin in self.living_weights()}
+        result = super().run(module, given)
+        outputs = [self._described(item) for item in pytree.tree_leaves(result)]
+        if self.complete and not self._lost:
+            kept = [item for item in outputs if isinstance(item, Seen)]
+            self.tape = Tape(self._calls, inputs, weights, kept)
+        return result
+
+    def before(self, args: Any, kwargs: Any) -> "_Taped":
+        """Describe the arguments as well."""
+        noted = super().before(args, kwargs)
+        return _Taped(noted.operands, noted.origins, noted.version, *map(self._described, (tuple(args), kwargs)))
+
+    def after(self, func: Any, args: Any, result: Any, before: Before) -> After:
+        """Keep a call that gave tensors or wrote to one."""
+        after = super().after(func, args, result, before)
+        if isinstance(before, _Taped) and (after.results or after.wrote):
+            results = tuple(self._seen(tensor, origin) for tensor, origin in after.results)
+            modules = self.stack[-1][1]
+            self._calls.append(Call(func, before.args, before.kwargs, results, after.wrote, modules))
+        return after
+
+    def _described(self, item: Any) -> Any:
+        if isinstance(item, Tensor):
+            return self._seen(item, self.known_origin(item))
+        if isinstance(item, (tuple, list)) and type(item) in (tuple, list, torch.Size):
+            return (list if type(item) is list else tuple)(map(self._described, item))
+        if type(item) is dict:
+            return {key: self._described(part) for key, part in item.items()}
+        if isinstance(item, slice):
+            return slice(*map(self._described, (item.start, item.stop, item.step)))
+        self._lost = self._lost or not (type(item) in _NUMBERS or isinstance(item, _KINDS))
+        return item
+
+    def _seen(self, item: Tensor, origin: Origin) -> Seen:
+        plain = type(item) in (Tensor, nn.Parameter) and item.layout is torch.strided
+        if not plain or item.is_quantized or item.is_conj() or item.is_neg() or item.is_inference():
+            self._lost = True
+            return Seen(origin.number, origin.memory, (), (), 0, item.dtype)
+        offset = int(item.storage_offset())
+        return Seen(origin.number, origin.memory, tuple(item.shape), item.stride(), offset, item.dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class _Taped(Before):
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Container, Mapping
 
 import torch
 from torch import fx, nn
@@ -25,6 +25,11 @@ def call_of(node: fx.Node) -> str:
     """Tell one call of the innermost module from its other calls."""
     keys = list(node.meta.get("nn_module_stack") or {})
     return str(keys[-1]) if keys else ""
+
+
+def value_name(name: str, weights: Container[str]) -> str:
+    """Name what an fx node gives: as the node, but where a weight has that path (a buffer `mean`, and `x.mean()`)."""
+    return f"{name}:value" if name in weights else name
 
 
 class Names:
@@ -75,6 +80,11 @@ class Paths:
         own = [alias for alias in self._aliases.get(path, ()) if alias.rpartition(".")[0] == owner]
         deeper = [alias for alias in self._aliases.get(path, ()) if alias.startswith(prefix)]
         return (own or deeper or [path])[0]
+
+    @property
+    def of_tensors(self) -> Collection[str]:
+        """Every path of a parameter or buffer."""
+        return self._aliases.keys()
 
     def aliases(self, path: str) -> tuple[str, ...]:
         """Give every path of the same tensor."""

@@ -17,17 +17,21 @@ from torch.export.graph_signature import (
     TensorArgument,
 )
 
+from bnfold.adapters.torch_names import value_name
 from bnfold.adapters.torch_numbers import finite, rounded
 from bnfold.affine import Floats
 
 
 class ProgramGraph:
-    """A copy of a program's graph. by_name: what stands for each of its nodes now."""
+    """A copy of a program's graph. by_name: what stands for each of its nodes, and of the values they give, now."""
 
     def __init__(self, original: ExportedProgram) -> None:
         self.original = original
         self.module = _copied(original.graph_module)
-        self.by_name: dict[str, fx.Node] = {node.name: node for node in self.module.graph.nodes}
+        self.weights = {*original.state_dict, *original.constants}
+        self.by_name: dict[str, fx.Node] = {}
+        for node in self.module.graph.nodes:
+            self.by_name |= {node.name: node, value_name(node.name, self.weights): node}
         self.state: dict[str, Tensor] = dict(original.state_dict)
         self.versions: dict[str, list[tuple[fx.Node, Tensor]]] = {}  # parameters that were added, by what they are of
         self.wanted: dict[str, str] = {}  # the path that a parameter should have, where that was taken
@@ -78,7 +82,7 @@ class ProgramGraph:
         made = {new, *new.all_input_nodes}
         old.replace_all_uses_with(new, delete_user_cb=lambda user: user not in made)
         self.outputs = [_renamed(spec, old.name, new.name) for spec in self.outputs]
-        self.by_name[old.name] = new
+        self.by_name |= {old.name: new, value_name(old.name, self.weights): new}
 
     def finished(self) -> ExportedProgram:
         """Give the program, without what nobody reads any more."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx
 
 from bnfold.adapters.torch_call import length, shape_of
-from bnfold.adapters.torch_names import Paths
+from bnfold.adapters.torch_names import Paths, value_name
 from bnfold.adapters.torch_nodes import changes_first
 from bnfold.affine import Floats
 from bnfold.errors import BnfoldError
@@ -57,11 +57,12 @@ class Constants:
 
     def chain(self, node: fx.Node) -> str:
         """Name what is computed from weights alone."""
-        if node.name not in self.found:
+        name = value_name(node.name, self.held)
+        if name not in self.found:
             self._mark_chained(node)
             shape, dtype = tuple(map(length, shape_of(node))), name_of(node.meta["val"].dtype)
-            self.found[node.name] = Constant(node.name, shape, dtype, partial(self._evaluate, node))
-        return node.name
+            self.found[name] = Constant(name, shape, dtype, partial(self._evaluate, node))
+        return name
 
     def numbers(self, node: fx.Node) -> Floats | None:
         """Give the numbers of a tensor, float64; None where they are not known before the run."""

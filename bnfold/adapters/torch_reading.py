@@ -17,7 +17,7 @@ from bnfold.adapters import (  # noqa: F401 - importing a family registers its r
 )
 from bnfold.adapters.torch_call import Derived, Draft, Operand, bind, dim_of, draft, is_tensor
 from bnfold.adapters.torch_captured import Captured
-from bnfold.adapters.torch_names import Names, Paths, path_of
+from bnfold.adapters.torch_names import Names, Paths, path_of, value_name
 from bnfold.adapters.torch_nodes import (
     any_tensor,
     changes_first,
@@ -68,6 +68,7 @@ class _Reading:
         self.calls = [node for node in self.fx_nodes if node.op == "call_function"]
         self.names = Names([node for node in self.calls if node.target is not operator.getitem])
         self.paths = Paths(module)
+        self.weights = frozenset({*captured.tensors, *self.paths.of_tensors})
         self.values: dict[str, Value] = {}
         self.nodes: list[Node] = []
         self.sources: dict[str, fx.Node] = {}
@@ -98,8 +99,9 @@ class _Reading:
             if path is not None and node not in mutated:
                 self.constants.add(node, path)
             elif is_tensor(node):
-                self.values[node.name] = _value(node.name, node.meta["val"])
-                inputs.append(node.name)
+                name = value_name(node.name, self.weights)
+                self.values[name] = _value(name, node.meta["val"])
+                inputs.append(name)
         return inputs
 
     def _mutated(self) -> set[fx.Node]:
@@ -165,11 +167,13 @@ class _Reading:
         """Name what a node gives: by itself, or by the getitems that pick from it."""
         value = node.meta.get("val")
         if isinstance(value, Tensor):
-            self.values[node.name] = _value(node.name, value)
-            return (node.name,)
+            name = value_name(node.name, self.weights)
+            self.values[name] = _value(name, value)
+            return (name,)
         if not isinstance(value, (list, tuple)):
             return ()
-        picked = {user.args[1]: user.name for user in node.users if user.target is operator.getitem}
+        getitems = [user for user in node.users if user.target is operator.getitem]
+        picked = {user.args[1]: value_name(user.name, self.weights) for user in getitems}
         names = []
         for index, item in enumerate(value):
             if isinstance(item, Tensor):
@@ -197,13 +201,15 @@ class _Reading:
             return self.constants.weight(item, self.paths.as_used_in(owner, self.constants.known[item]))
         if item in self.constants.fixed:
             return self.constants.chain(item)
-        if item.target is operator.getitem or item.name in self.values:
-            return item.name if item.name in self.values else self._name(item.args[0], owner)  # type: ignore[arg-type]
+        name = value_name(item.name, self.weights)
+        if item.target is operator.getitem or name in self.values:
+            return name if name in self.values else self._name(item.args[0], owner)  # type: ignore[arg-type]
         return self._several(item)
 
     def _several(self, item: fx.Node) -> str:
         """Name the first tensor of a node that gives several, where an unknown operator takes them all."""
-        return next(name for name in (f"{item.name}.0", *(user.name for user in item.users)) if name in self.values)
+        picked = (value_name(user.name, self.weights) for user in item.users)
+        return next(name for name in (f"{item.name}.0", *picked) if name in self.values)
 
 
 def _value(name: str, tensor: Tensor) -> Value:

@@ -119,10 +119,10 @@ class ModuleSubject:
 
         def look(norm: nn.Module, arguments: tuple[Tensor, ...]) -> None:
             running = getattr(norm, "running_var", None)
-            if isinstance(running, Tensor) and not found:
+            if isinstance(running, Tensor) and arguments and not found:
                 found.append(variance_ratio(arguments[0], running))
 
-        norms = [m for m in self.double.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        norms = [module for module in self.double.modules() if _reads_channels_first(module)]
         handles = [norm.register_forward_pre_hook(look) for norm in norms]
         try:
             self.truth(feed)
@@ -147,6 +147,12 @@ class ModuleSubject:
         )
         module = copy_module(self.module).to(device) if provider == "cuda" else self.module
         return ModuleRunner(self, module, device, tf32=target.mode == "tf32")
+
+
+def _reads_channels_first(module: nn.Module) -> bool:
+    """Whether it is a BatchNorm whose input is what it normalises: a forward of its own may transpose first."""
+    norm = nn.modules.batchnorm._BatchNorm
+    return isinstance(module, norm) and type(module).forward in (norm.forward, nn.SyncBatchNorm.forward)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import onnx
 import pytest
 import torch
 from onnx import helper
-from torch import nn
+from torch import Tensor, nn
 
 from bnfold.checking import Frame, check
 from bnfold.checking.subject import load_subject
@@ -323,3 +323,29 @@ def test_samples_alone_suffice_where_no_drawn_size_is_accepted():
     result = check(Picky().eval(), Picky().eval(), x)
     assert result.passed
     assert "only the samples that were given" in result.assumptions[0]
+
+
+class TokenNorm(nn.BatchNorm1d):
+    """Normalises (N, L, C)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.transpose(1, 2)).transpose(1, 2)
+
+
+class ByName(nn.Module):
+    """Calls its norm by keyword."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(input=x)
+
+
+@pytest.mark.parametrize(
+    ("module", "shape"), [(nn.Sequential(nn.Linear(3, 4), TokenNorm(4)), (5, 7, 3)), (ByName(), (5, 4))]
+)
+def test_norms_that_tell_nothing_of_the_input_s_scale(module, shape):
+    found = load_subject(module.eval())
+    assert found.input_scale((np.random.default_rng(0).normal(size=shape).astype(np.float32),)) == 1.0

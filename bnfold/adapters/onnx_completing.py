@@ -29,13 +29,18 @@ def completed(value: Value, kind: str, proto: onnx.NodeProto, operands: Sequence
     A symbol that inference made (of a weight that is itself computed, say) gives way to a number; batches stay.
     """
     x = operands[0] if operands else None
-    if x is None or (value.shape is not None and all(isinstance(dim, int) for dim in value.shape[1:])):
+    if x is None or is_settled(value):
         return value
     shape = _shape(kind, proto, operands)
     if value.shape is not None:
         return value if shape is None else Value(value.name, _numbered(value.shape, shape), value.dtype)
     weight = operands[1] if len(operands) > 1 else None
     return Value(value.name, shape, weight.dtype if weight is not None and x.dtype == "unknown" else x.dtype)
+
+
+def is_settled(value: Value) -> bool:
+    """Whether all lengths but the batch's are known."""
+    return value.shape is not None and all(isinstance(dim, int) for dim in value.shape[1:])
 
 
 def of_branches(value: Value, branches: Sequence[Operand]) -> Value:

@@ -7,7 +7,7 @@ import onnx
 
 from bnfold import ops
 from bnfold.adapters import onnx_elementwise, onnx_layout, onnx_linear, onnx_pooling  # noqa: F401  (they register)
-from bnfold.adapters.onnx_completing import completed, of_branches
+from bnfold.adapters.onnx_completing import completed, is_settled, of_branches
 from bnfold.adapters.onnx_constants import EVALUATED, Known, evaluated, literal, stored
 from bnfold.adapters.onnx_external import Folder
 from bnfold.adapters.onnx_model import Initializer, Model
@@ -111,9 +111,9 @@ def _read_node(reader: Model, node: FileNode, types: Shapes) -> None:
         name in reader.known or name in reader.dequantized for name in node.inputs
     ):
         reader.dequantized.update(outputs)
-    if outputs:
-        first = next(iter(outputs))
-        reader.values[first] = completed(outputs[first], node.kind, node.proto, _operands(reader, node))
+    first = next(iter(outputs.values()), None)
+    if first is not None and not is_settled(first):
+        reader.values[first.name] = completed(first, node.kind, node.proto, _operands(reader, node))
     parts = _parts(reader, node)
     if parts is None:
         reader.nodes.append(Node(node.name, ops.Unknown(node.kind), node.inputs, node.outputs))
@@ -140,7 +140,7 @@ def _parts(reader: Model, node: FileNode) -> list[Part] | None:
     find = READERS.get(node.kind)
     if find is None or node.bodies or (node.proto.domain, node.proto.op_type) in reader.functions:
         return None
-    if any(item.ref_attr_name for item in node.proto.attribute):
+    if any(item.ref_attr_name for item in node.attributes.values()):
         return None
     view = View(node, reader.known, reader.values, reader.opset, reader.overridable, reader.shared, reader.dequantized)
     try:

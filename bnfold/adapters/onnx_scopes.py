@@ -5,7 +5,7 @@ like the model's, and what it captures from outside is read like any other value
 """
 
 import heapq
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import onnx
@@ -63,16 +63,18 @@ class FileNode:
     inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
     bodies: list[Scope] = field(default_factory=list)
+    kind: str = field(init=False)  # its operator: the type, with the domain where that isn't ONNX's own
+    attributes: Mapping[str, onnx.AttributeProto] = field(init=False)  # by name; the first of each
 
-    @property
-    def kind(self) -> str:
-        """The operator: its type, with the domain where that isn't ONNX's own."""
-        proto = self.proto
-        return proto.op_type if proto.domain in ("", "ai.onnx") else f"{proto.domain}.{proto.op_type}"
+    def __post_init__(self) -> None:
+        """Read the proto's parts once: every access to one costs."""
+        kind, domain = self.proto.op_type, self.proto.domain
+        self.kind = kind if domain in ("", "ai.onnx") else f"{domain}.{kind}"
+        self.attributes = {item.name: item for item in reversed(self.proto.attribute)}
 
     def attribute(self, name: str) -> onnx.AttributeProto | None:
         """Give an attribute; None where the node has none of that name."""
-        return next((item for item in self.proto.attribute if item.name == name), None)
+        return self.attributes.get(name)
 
 
 @dataclass(eq=False)
@@ -168,12 +170,12 @@ class _Naming:
 
     def _order(
         self, graph: onnx.GraphProto, made: Mapping[str, int], bodies: Mapping[int, list[onnx.GraphProto]]
-    ) -> list[int]:
+    ) -> Sequence[int]:
         """Sort the nodes by what they read; those of a sorted file stay in their order."""
-        needs = [
-            {made[name] for name in _reads(proto, bodies.get(index, [])) if name in made}
-            for index, proto in enumerate(graph.node)
-        ]
+        reads = [_reads(proto, bodies.get(index, [])) for index, proto in enumerate(graph.node)]
+        if all(made.get(name, -1) < index for index, names in enumerate(reads) for name in names):
+            return range(len(reads))
+        needs = [{made[name] for name in names if name in made} for names in reads]
         readers: dict[int, list[int]] = {}
         for index, before in enumerate(needs):
             for other in before:

@@ -114,83 +114,83 @@ def tensor(proto: onnx.TensorProto, start: int, file: Skeleton, folder: Folder |
 
     Raises BnfoldError where dtype, shape and bytes disagree; UnsafeError where its data file is out of bounds.
     """
-    name = f"{file.source.name}: tensor {proto.name!r}"
-    if proto.data_type == _T.STRING:
-        return Tensor(proto.name, tuple(proto.dims), "str", proto, None)
-    if proto.data_type not in DTYPES:
-        raise BnfoldError(f"{name} has the unknown type {proto.data_type}")
-    if any(dim < 0 for dim in proto.dims):
-        raise BnfoldError(f"{name} has a negative dimension: {tuple(proto.dims)}")
-    dtype, bits = DTYPES[proto.data_type]
-    shape = tuple(proto.dims)
+    shape, code = tuple(proto.dims), proto.data_type
+    if code == _T.STRING:
+        return Tensor(proto.name, shape, "str", proto, None)
+    if code not in DTYPES:
+        raise BnfoldError(f"{_called(proto, file)} has the unknown type {code}")
+    if min(shape, default=0) < 0:
+        raise BnfoldError(f"{_called(proto, file)} has a negative dimension: {shape}")
+    dtype, bits = DTYPES[code]
     wanted = -(-math.prod(shape) * bits // 8)
     if proto.data_location == _T.EXTERNAL:
-        return _external(proto, shape, dtype, wanted, folder, name)
+        return _external(proto, shape, dtype, wanted, folder, file)
     payload = file.payloads.get(start)
     if payload is None:
-        return _inline(proto, shape, dtype, wanted, name)
-    if (payload.number, None) in _PLAIN or (payload.number, proto.data_type) in _PLAIN:
-        _demand(payload.end - payload.body == wanted, name, payload.end - payload.body, shape, dtype, wanted)
+        return _inline(proto, shape, dtype, wanted, file)
+    if (payload.number, None) in _PLAIN or (payload.number, code) in _PLAIN:
+        _demand(payload.end - payload.body, shape, dtype, wanted, proto, file)
         return Tensor(proto.name, shape, dtype, proto, file.source, payload.body)
-    return _typed(proto, payload.start, payload.end, file, name)
+    return _typed(proto, payload.start, payload.end, file)
 
 
-def _demand(fits: bool, name: str, got: int, shape: tuple[int, ...], dtype: str, wanted: int) -> None:
-    if not fits:
-        raise BnfoldError(f"{name} holds {got} bytes; its shape {shape} of {dtype} wants {wanted}")
+def _called(proto: onnx.TensorProto, file: Skeleton) -> str:
+    return f"{file.source.name}: tensor {proto.name!r}"
 
 
-def _inline(proto: onnx.TensorProto, shape: tuple[int, ...], dtype: str, wanted: int, name: str) -> Tensor:
+def _demand(got: int, shape: tuple[int, ...], dtype: str, wanted: int, proto: onnx.TensorProto, file: Skeleton) -> None:
+    if got != wanted:
+        raise BnfoldError(f"{_called(proto, file)} holds {got} bytes; its shape {shape} of {dtype} wants {wanted}")
+
+
+def _inline(proto: onnx.TensorProto, shape: tuple[int, ...], dtype: str, wanted: int, file: Skeleton) -> Tensor:
     """A tensor whose numbers are all in the skeleton."""
     if proto.HasField("raw_data"):
-        _demand(len(proto.raw_data) == wanted, name, len(proto.raw_data), shape, dtype, wanted)
-        return Tensor(proto.name, shape, dtype, proto, Memory(proto.raw_data, name))
+        data = proto.raw_data
+        _demand(len(data), shape, dtype, wanted, proto, file)
+        return Tensor(proto.name, shape, dtype, proto, Memory(data, file.source.name))
     typed = (proto.float_data, proto.int32_data, proto.int64_data, proto.double_data, proto.uint64_data)
     elements = sum(len(items) for items in typed)
-    _demand_elements(elements, math.prod(shape), dtype, name)
+    packed = dtype in ("int4", "uint4", "float4_e2m1fn")
+    size = math.prod(shape)
+    entries = 2 * size if dtype.startswith("complex") else -(-size // 2) if packed else size
+    if elements not in (entries, size):  # complex numbers take two entries, and two 4-bit numbers one
+        raise BnfoldError(f"{_called(proto, file)} holds {elements} numbers; its shape wants {size}")
     return Tensor(proto.name, shape, dtype, proto, None)
 
 
-def _demand_elements(elements: int, wanted: int, dtype: str, name: str) -> None:
-    """Check the length of a typed field; complex numbers take two entries, and two 4-bit numbers take one."""
-    packed = dtype in ("int4", "uint4", "float4_e2m1fn")
-    entries = 2 * wanted if dtype.startswith("complex") else -(-wanted // 2) if packed else wanted
-    if elements not in (entries, wanted):
-        raise BnfoldError(f"{name} holds {elements} numbers; its shape wants {wanted}")
-
-
-def _typed(proto: onnx.TensorProto, start: int, end: int, file: Skeleton, name: str) -> Tensor:
+def _typed(proto: onnx.TensorProto, start: int, end: int, file: Skeleton) -> Tensor:
     """A tensor in a typed field that is no plain array (half floats as varints): decode it."""
     full = onnx.TensorProto()
     full.CopyFrom(proto)
     full.MergeFromString(file.source.exactly(start, end - start))
-    return _inline(full, tuple(proto.dims), DTYPES[proto.data_type][0], 0, name)
+    return _inline(full, tuple(proto.dims), DTYPES[proto.data_type][0], 0, file)
 
 
 def _external(
-    proto: onnx.TensorProto, shape: tuple[int, ...], dtype: str, wanted: int, folder: Folder | None, name: str
+    proto: onnx.TensorProto, shape: tuple[int, ...], dtype: str, wanted: int, folder: Folder | None, file: Skeleton
 ) -> Tensor:
     if folder is None:
-        raise BnfoldError(f"{name} has external data; give the path of the model file instead")
-    place = _place(proto, name)
+        raise BnfoldError(f"{_called(proto, file)} has external data; give the path of the model file instead")
+    place = _place(proto, file)
     data = folder.file(place.location)
-    length = wanted if place.length is None else place.length
-    _demand(length == wanted, name, length, shape, dtype, wanted)
+    _demand(wanted if place.length is None else place.length, shape, dtype, wanted, proto, file)
     if place.offset + wanted > data.size:
         raise UnsafeError(
-            f"{name} wants bytes {place.offset} to {place.offset + wanted} of {place.location!r}, which has {data.size}"
+            f"{_called(proto, file)} wants bytes {place.offset} to {place.offset + wanted} of {place.location!r}, "
+            f"which has {data.size}"
         )
     return Tensor(proto.name, shape, dtype, proto, data, place.offset, place)
 
 
-def _place(proto: onnx.TensorProto, name: str) -> Place:
+def _place(proto: onnx.TensorProto, file: Skeleton) -> Place:
     entries = {entry.key: entry.value for entry in proto.external_data}
     try:
         offset, length = int(entries.get("offset", "0")), int(entries["length"]) if "length" in entries else None
     except ValueError:
-        raise BnfoldError(f"{name} has an offset or length that is no number") from None
+        raise BnfoldError(f"{_called(proto, file)} has an offset or length that is no number") from None
     if offset < 0 or (length is not None and length < 0):
-        raise UnsafeError(f"{name} has a negative offset or length")
+        raise UnsafeError(f"{_called(proto, file)} has a negative offset or length")
     return Place(entries.get("location", ""), offset, length)
 
 

@@ -144,27 +144,24 @@ def fields(source: Source, start: int, end: int) -> Iterator[Field]:
     while start < end:
         if start + _HEAD > begin + len(window) < end:
             begin, window = start, source.read(start, min(_STRETCH, end - start))
-        field = _field(source, window[start - begin : start - begin + _HEAD], start, end)
+        field = _field(source, window, start - begin, start, end)
         yield field
         start = field.end
 
 
-def _field(source: Source, head: bytes, start: int, end: int) -> Field:
-    """Decode the field at `start`, whose tag and length are in `head`."""
-    if not head:
+def _field(source: Source, window: bytes, at: int, start: int, end: int) -> Field:
+    """Decode the field at `start`, whose tag and length are at `window[at:]`."""
+    if at >= len(window):
         raise _malformed(source, start, "a message that goes on behind the end")
-    if head[0] < 0x80:  # as nearly all tags are
-        tag, used = head[0], 1
-    else:
-        tag, used = _varint(source, head, 0, start)
+    tag, after = _varint(source, window, at, start)
     number, wire = tag >> 3, tag & 7
-    value, body = 0, start + used
+    value, body = 0, start + after - at
     if wire == VARINT:
-        value, used = _varint(source, head, used, start)
-        stop = start + used
+        value, after = _varint(source, window, after, start)
+        stop = start + after - at
     elif wire == BYTES:
-        length, used = _varint(source, head, used, start)
-        body = start + used
+        length, after = _varint(source, window, after, start)
+        body = start + after - at
         stop = body + length
     elif wire in (FIXED64, FIXED32):
         stop = body + (8 if wire == FIXED64 else 4)
@@ -175,14 +172,15 @@ def _field(source: Source, head: bytes, start: int, end: int) -> Field:
     return Field(number, wire, start, body, stop, value)
 
 
-def _varint(source: Source, head: bytes, at: int, start: int) -> tuple[int, int]:
-    """Decode the varint at `head[at:]`: its value, and where it ends."""
-    value = 0
-    for index in range(at, min(at + _MAX_VARINT, len(head))):
-        byte = head[index]
-        value |= (byte & 0x7F) << (7 * (index - at))
+def _varint(source: Source, window: bytes, at: int, start: int) -> tuple[int, int]:
+    """Decode the varint at `window[at:]`: its value, and where it ends."""
+    value = shift = 0
+    for byte in window[at : at + _MAX_VARINT]:
+        at += 1
         if byte < 0x80:
-            return value, index + 1
+            return value | byte << shift, at
+        value |= (byte & 0x7F) << shift
+        shift += 7
     raise _malformed(source, start, "a number that doesn't end")
 
 

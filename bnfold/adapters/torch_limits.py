@@ -8,11 +8,12 @@ from torch import nn
 
 from bnfold import ops
 from bnfold.adapters import torch_parts
-from bnfold.adapters.torch_aliasing import is_overwritten, updates
+from bnfold.adapters.torch_aliasing import Updates
 from bnfold.adapters.torch_names import Paths, path_of, stack_of
 from bnfold.adapters.torch_reading import Reading
 from bnfold.adapters.torch_replacing import Replacement, replacements
 from bnfold.graph import Graph, Node
+from bnfold.raising.parameters import reads_as_data
 from bnfold.why import Why
 
 LINEAR = (ops.Conv, ops.ConvTranspose, ops.Linear, ops.Gemm, ops.MatMul, ops.Einsum)
@@ -47,13 +48,12 @@ def limited(
 class _Limits:
     def __init__(self, reading: Reading, module: nn.Module, varying: Set[int], relied: Collection[str]) -> None:
         self.reading = reading
-        self.relied = relied
         self.varying = varying
         self.graph = reading.graph
         self.module = module
         self.paths = Paths(module)
         self.replacements = replacements(reading, module)
-        self.updates = updates(reading)
+        self.updates = Updates(reading, module, relied)
         self.owner = {name: self.paths.module(path_of(source)) for name, source in reading.sources.items()}
         self.owned = Counter(self.owner[node.name] for node in self.graph.nodes)
 
@@ -71,7 +71,26 @@ class _Limits:
             found = {"constants": Why.CODE}
         elif isinstance(node.op, ops.Reduce) and self._has_open_length(node.op):
             found = {"length": Why.LENGTH}
+        found |= self._operands(node)
         return replace(node, limits={**found, **node.limits}, unit=unit)
+
+    def _operands(self, node: Node) -> dict[str, Why]:
+        """Say why a constant that the node reads as data can't get other numbers."""
+        for name in node.inputs:
+            if name in self.graph.constants and reads_as_data(node, name):
+                why = self._held_data(name)
+                if why is not None:
+                    return {"operand": why}
+        return {}
+
+    def _held_data(self, name: str) -> Why | None:
+        if name not in self.reading.tensors:
+            return Why.COMPUTED
+        tensor = torch_parts.attribute(self.module, name)
+        if tensor is None or not torch_parts.is_floating_strided(tensor):
+            return Why.CODE
+        alone = all(reads_as_data(reader, name) for reader in self.graph.readers[name])
+        return None if alone and name not in self.reading.chained else Why.SHARED
 
     def _is_lone_relu(self, node: Node) -> bool:
         """Whether the node is all that an nn.ReLU does, so that another activation can take its place."""
@@ -124,7 +143,7 @@ class _Limits:
         replacement = self.replacements.get(node.name)
         if replacement is None:
             found["remove"] = self._why_not_removed(node)
-        elif is_overwritten(self.reading, self.module, self.reading.sources[node.name], self.updates, self.relied):
+        elif self.updates.overwrite(self.reading.sources[node.name]):
             found["remove"] = Why.OVERWRITTEN
         if not self._can_be_rewritten(node):
             found["constants"] = Why.CODE

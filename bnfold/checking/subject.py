@@ -117,8 +117,9 @@ def _load_file(
 
         return OnnxSubject.from_file(path)
     from bnfold.adapters.torch_load import load_module
-    from bnfold.checking.torch_module import ModuleSubject
+    from bnfold.checking.torch_module import ModuleSubject, fixed_inputs
 
     loaded = load_module(path, arch=arch, arch_kwargs=arch_kwargs, trust=trust)
     own = examples or [tensor.numpy() for tensor in loaded.example_inputs]
-    return ModuleSubject(loaded.module, path.name, own, str(path))
+    fixed = () if loaded.program is None else fixed_inputs(loaded.program)
+    return ModuleSubject(loaded.module, path.name, own, str(path), fixed)

@@ -5,9 +5,9 @@ import copy
 import inspect
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ml_dtypes
 import numpy as np
@@ -23,6 +23,9 @@ from bnfold.checking.tolerance import budget_for
 from bnfold.checking.torch_coverage import Recorder
 from bnfold.checking.torch_noise import NoiseMode, nudge
 from bnfold.errors import BnfoldError, UnverifiedError
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
 
 _NARROW = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -41,7 +44,8 @@ class UpcastMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
 class ModuleSubject:
     """An nn.Module. It is copied where it can be, and never changed.
 
-    `examples`: arrays that it takes, one an input; the first axis is taken for the batch.
+    `examples`: arrays that it takes, one an input; the first axis is taken for the batch. `fixed`: the inputs, by
+    place, that have one shape only.
     """
 
     named = False
@@ -52,8 +56,10 @@ class ModuleSubject:
         label: str,
         examples: Sequence[Array] = (),
         source_name: str = "",
+        fixed: Collection[int] = (),
     ) -> None:
         self.label, self.source_name = label, source_name
+        self.fixed = fixed
         self.assumptions: tuple[str, ...] = ()
         self.module = self._prepared(module)
         self.double = as_double(self.module)
@@ -80,7 +86,7 @@ class ModuleSubject:
             InputSpec(
                 name=names[i] if i < len(names) else f"input_{i}",
                 dtype=self.dtype if np.issubdtype(example.dtype, np.floating) else example.dtype.name,
-                dims=("batch", *example.shape[1:]) if example.ndim else (),
+                dims=("batch", *example.shape[1:]) if example.ndim and i not in self.fixed else example.shape,
                 limit=min(limits, default=2),
             )
             for i, example in enumerate(np.asarray(array) for array in examples)
@@ -147,6 +153,14 @@ class ModuleSubject:
         )
         module = copy_module(self.module).to(device) if provider == "cuda" else self.module
         return ModuleRunner(self, module, device, tf32=target.mode == "tf32")
+
+
+def fixed_inputs(program: "ExportedProgram") -> frozenset[int]:
+    """Tell which tensor inputs of a program, by place, have a first axis of one length only."""
+    values = {node.name: node.meta.get("val") for node in program.graph.nodes if node.op == "placeholder"}
+    given = [values.get(name) for name in program.graph_signature.user_inputs if isinstance(name, str)]
+    tensors = [item for item in given if isinstance(item, Tensor)]
+    return frozenset(i for i, item in enumerate(tensors) if item.ndim and isinstance(item.shape[0], int))
 
 
 def _reads_channels_first(module: nn.Module) -> bool:

@@ -349,3 +349,27 @@ class ByName(nn.Module):
 def test_norms_that_tell_nothing_of_the_input_s_scale(module, shape):
     found = load_subject(module.eval())
     assert found.input_scale((np.random.default_rng(0).normal(size=shape).astype(np.float32),)) == 1.0
+
+
+class Started(nn.Module):
+    """Its program for a batch of two gives two rows for one, too: what it starts from has two, and broadcasts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn, self.head = nn.Linear(3, 4), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        start = torch.zeros(x.shape[0], 4)
+        return self.head(self.rnn(x)[:, -1] + start)
+
+
+@pytest.mark.parametrize(("dynamic", "dims"), [(False, (2, 5, 3)), (True, ("batch", 5, 3))])
+def test_a_program_of_one_batch_size_is_run_at_that_one(dynamic, dims, tmp_path):
+    torch.manual_seed(0)
+    x, path = torch.randn(2, 5, 3), tmp_path / "program.pt2"
+    shapes = ({0: torch.export.Dim.DYNAMIC},) if dynamic else None
+    torch.export.save(torch.export.export(Started().eval(), (x,), dynamic_shapes=shapes), path)
+    assert load_subject(path).inputs[0].dims == dims
+    result = check(path, path)
+    assert result.passed
+    assert {shape[0] for record in result.inputs for _, shape in record.shapes} == ({8, 1, 3} if dynamic else {2})

@@ -7,6 +7,7 @@ file holds: a file of 167 bytes can ask for 11 GB.
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import TypeAlias
 
 import numpy as np
@@ -21,7 +22,7 @@ from bnfold.graph import Constant
 Array: TypeAlias = NDArray[np.generic]
 LIMIT = 1 << 16  # elements that a chain may make of fewer
 _ARITHMETIC = ("Add", "Sub", "Mul", "Div")
-_FEW = 4096  # elements that may be evaluated to learn a shape
+_FEW = 4096  # elements that may be evaluated to learn a shape, or kept in memory
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,8 +50,14 @@ class Known:
         return self.node is not None and self.node.kind == "DequantizeLinear"
 
     def constant(self) -> Constant:
-        """Give it as the Graph has it."""
-        return Constant(self.name, self.shape, self.dtype, self.load, self._rows if self.tensor is not None else None)
+        """Give it as the Graph has it; a small one is read once, for statistics are asked for by many."""
+        load = cache(self._shared) if self.size <= _FEW else self.load
+        return Constant(self.name, self.shape, self.dtype, load, self._rows if self.tensor is not None else None)
+
+    def _shared(self) -> Floats:
+        numbers = self.load()
+        numbers.flags.writeable = False
+        return numbers
 
     def _rows(self, start: int, stop: int) -> Floats:
         """Read a stretch of axis 0 from the file."""

@@ -18,7 +18,7 @@ from bnfold.errors import BnfoldError
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 _MAX_VARINT = 10
 _HEAD = 2 * _MAX_VARINT  # a tag and a length
-_WINDOW = 1 << 16
+_WINDOW = 1 << 13
 _STRETCH = 1 << 10  # bytes of a message that are looked at together
 
 

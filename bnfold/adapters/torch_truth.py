@@ -186,7 +186,13 @@ def _require_near(
         raise UnverifiedError(f"{where}: the original gives nothing but NaN and infinities")
     own, error = _rms((before.double() - true)[finite]), _rms((after.double() - true)[finite])
     if own > CEILING * scale and error > CEILING * scale:
-        raise UnverifiedError(f"{where}: the original itself is {own / scale:.2g} of its scale away from float64")
+        way_out = "give inputs like those it was trained on"
+        if max(unit, torch.finfo(before.dtype).eps) > torch.finfo(torch.float32).eps:
+            way_out = "fold it in float32, then convert"
+        raise UnverifiedError(
+            f"{where}: the original itself is {own / scale:.2g} of its scale away from float64, so that it can't show "
+            f"what folding changes; {way_out}"
+        )
     unit = max(unit, torch.finfo(before.dtype).eps)
     floor = FLOAT64 if unit == torch.finfo(torch.float64).eps else FLOOR
     factor = FACTOR * (1 + _FEW / math.sqrt(max(known.numbers, 1)))

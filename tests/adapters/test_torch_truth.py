@@ -5,8 +5,8 @@ import torch
 from torch import Tensor, nn
 
 from bnfold.adapters.torch_capture import arguments
-from bnfold.adapters.torch_truth import outputs, require_same, truth
-from bnfold.errors import DifferentError
+from bnfold.adapters.torch_truth import Truth, outputs, require_same, truth
+from bnfold.errors import DifferentError, UnverifiedError
 
 
 class NearlyDead(nn.Module):
@@ -45,3 +45,13 @@ def test_rounding_before_a_relu_passes_and_a_fault_does_not(offset: float, passe
         return
     with pytest.raises(DifferentError, match="it: output 0: error"):
         require_same(truth(NearlyDead(False), given), right, wrong, "it")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "way_out"), [(torch.float32, "inputs like those it was trained on"), (torch.bfloat16, "in float32")]
+)
+def test_a_reference_that_proves_nothing_is_told_with_a_way_out(dtype: torch.dtype, way_out: str) -> None:
+    wide = torch.linspace(-1, 1, 32, dtype=torch.float64)
+    off = (wide * 1.3).to(dtype)
+    with pytest.raises(UnverifiedError, match=f"it: output 0: the original itself is 0.3 of its scale.*; .*{way_out}"):
+        require_same(Truth([wide], [float(wide.square().mean().sqrt())]), [off], [off], "it")

@@ -38,10 +38,8 @@ def captured_from(tape: Tape, module: nn.Module, given: Arguments) -> Captured |
     weights = assembly.weights(tape)
     for place, seen in tape.inputs.items():
         assembly.placeholder(names[place], seen)
-    for call in tape.calls:
-        kind = kind_of(call)
-        if not assembly.add(call, kind.operands, functions[kind.key]):
-            return None
+    if not all(assembly.add(call, functions[kind_of(call)]) for call in tape.calls):
+        return None
     graph = assembly.finished(tape)
     paths = set(weights.values())
     tensors = {path: item for path, item in named_tensors(module) if path in paths}
@@ -81,7 +79,7 @@ class _Assembly:
 
     def weights(self, tape: Tape) -> dict[str, str]:
         """Make placeholders of the weights that are read; gives their paths by name."""
-        read = {seen.number for call in tape.calls for seen in kind_of(call).operands}
+        read = {seen.number for call in tape.calls for seen in call.operands}
         read.update(seen.number for seen in tape.outputs)
         used = {path: seen for path, seen in tape.weights.items() if seen.number in read}
         return {self.placeholder(f"p_{re.sub(r'[^a-zA-Z0-9]', '_', path)}", seen): path for path, seen in used.items()}
@@ -94,9 +92,9 @@ class _Assembly:
         self.nodes[seen.number] = node
         return node.name
 
-    def add(self, call: Call, operands: Sequence[Seen], function: Lowered) -> bool:
+    def add(self, call: Call, function: Lowered) -> bool:
         """Add a call's operators; False where the function gave something else in the run than it gives there."""
-        pairs = list(zip(function.operands, operands, strict=True))
+        pairs = list(zip(function.operands, call.operands, strict=True))
         places = {storage(node): (seen.memory, seen.offset) for node, seen in pairs}
         if not _is_as_run(call, function, places):
             return False
@@ -145,15 +143,20 @@ class _Assembly:
 def _is_as_run(call: Call, function: Lowered, places: dict[int | None, tuple[int, int]]) -> bool:
     """Whether the results have the shapes and dtypes that they had in the run, and show the same memories.
 
+    Shapes are compared where the function was lowered for operands of these very shapes.
     places: by storage of the operands, the memory and the offset in it; those of the results are added. A function of
     one operator may share otherwise: torch.export takes an idle dropout for a copy.
     """
     if len(function.results) != len(call.results):
         return False
     given = {memory for memory, _ in places.values()}
+    pairs = zip(function.operands, call.operands, strict=True)
+    alike = all(tuple(node.meta["val"].shape) == seen.shape for node, seen in pairs)
     for node, seen in zip(function.results, call.results, strict=True):
         value, key = node.meta["val"], storage(node)
-        if (tuple(value.shape), value.dtype) != (seen.shape, seen.dtype):
+        if (value.ndim, value.dtype) != (len(seen.shape), seen.dtype):
+            return False
+        if alike and tuple(value.shape) != seen.shape:
             return False
         if key not in places and seen.memory not in given:
             places[key] = seen.memory, 0

@@ -1,7 +1,8 @@
 """What functions of torch are in ATen operators: torch.export is asked once for all calls that are alike.
 
 What a call is lowered to depends on its function, the shapes, strides and dtypes of its tensors, which of these are the
-same, and its other arguments; a deep network has few calls that differ in these.
+same, and its other arguments; a deep network has few calls that differ in these. Of functions that are one operator
+whatever the lengths are, only ranks and dtypes count.
 """
 
 import itertools
@@ -9,9 +10,9 @@ import operator
 from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export import ExportedProgram
@@ -20,7 +21,7 @@ from torch.utils import _pytree as pytree
 
 from bnfold.adapters.torch_capture import quietly
 from bnfold.adapters.torch_names import path_of
-from bnfold.adapters.torch_tape import Call, Seen, filled
+from bnfold.adapters.torch_tape import Call, filled
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,47 +33,27 @@ class Lowered:
     results: tuple[fx.Node, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """What a call has in common with others by `key`, and which tensors it is given, each once."""
+ONE_OPERATOR = frozenset(
+    {torch.conv1d, torch.conv2d, torch.conv3d, torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d}
+    | {F.batch_norm, F.linear, F.relu, F.relu6, F.leaky_relu, F.silu, F.gelu, F.hardswish, F.hardtanh, F.layer_norm}
+    | {torch.relu, torch.sigmoid, Tensor.sigmoid, Tensor.relu, Tensor.relu_}
+    | {Tensor.add, Tensor.add_, Tensor.sub, Tensor.sub_, Tensor.mul, Tensor.mul_, Tensor.div, torch.add, torch.mul}
+)
 
-    key: Hashable
-    operands: tuple[Seen, ...]
 
-
-def kind_of(call: Call) -> Kind:
-    """Tell what a call is alike with."""
-    order: dict[int, int] = {}
-    operands: list[Seen] = []
-
-    def key(item: Any) -> Hashable:
-        match item:
-            case Seen():
-                if item.number not in order:
-                    order[item.number] = len(order)
-                    operands.append(item)
-                return (Seen, order[item.number], item.shape, item.stride, item.dtype)
-            case tuple() | list():
-                return (type(item), *map(key, item))
-            case dict():
-                return (dict, *((name, key(part)) for name, part in item.items()))
-            case slice():
-                return (slice, *map(key, (item.start, item.stop, item.step)))
-            case float() | complex():
-                return (type(item), repr(item))  # -0.0 equals 0.0
-            case _:
-                return (type(item), item)
-
-    return Kind((call.func, call.writes, key(call.args), key(call.kwargs)), tuple(operands))
+def kind_of(call: Call) -> Hashable:
+    """Tell what a call is lowered alike with."""
+    if call.func in ONE_OPERATOR:
+        return call.frame, tuple((len(seen.shape), seen.dtype) for seen in call.operands)
+    return call.frame, tuple(seen.form for seen in call.operands)
 
 
 def lowered(calls: Iterable[Call]) -> dict[Hashable, Lowered] | None:
     """Lower one call of each kind; None where torch.export can't, or where one isn't made of plain operators."""
-    different: dict[Hashable, tuple[Call, Kind]] = {}
+    different: dict[Hashable, Call] = {}
     for call in calls:
-        kind = kind_of(call)
-        different.setdefault(kind.key, (call, kind))
-    functions = _Functions(different.values())
+        different.setdefault(kind_of(call), call)
+    functions = _Functions(list(different.values()))
     try:
         with quietly(), torch.no_grad():
             program = torch.export.export(functions, tuple(functions.inputs), strict=False)
@@ -87,31 +68,26 @@ def lowered(calls: Iterable[Call]) -> dict[Hashable, Lowered] | None:
 class _Functions(nn.Module):
     """Calls each function once. inputs: for all of them; those that give new memory share the inputs that are alike."""
 
-    def __init__(self, calls: Iterable[tuple[Call, Kind]]) -> None:
+    def __init__(self, calls: Sequence[Call]) -> None:
         super().__init__()
-        self.functions = nn.ModuleList()
-        self.calls: list[Call] = []
+        self.functions = nn.ModuleList(map(_Function, calls))
+        self.calls = calls
         self.inputs: list[Tensor] = []
-        self.places: list[list[int]] = []
         shared: dict[Hashable, int] = {}
         with FakeTensorMode():
-            for call, kind in calls:
-                self.functions.append(_Function(call, kind.operands))
-                self.calls.append(call)
-                self.places.append(self._places(call, kind, shared))
+            self.places = [self._places(index, call, shared) for index, call in enumerate(calls)]
 
-    def _places(self, call: Call, kind: Kind, shared: dict[Hashable, int]) -> list[int]:
-        given = {seen.memory for seen in kind.operands}
+    def _places(self, index: int, call: Call, shared: dict[Hashable, int]) -> list[int]:
+        given = {seen.memory for seen in call.operands}
         own = call.writes or any(seen.memory in given for seen in call.results)
         alike: Counter[Hashable] = Counter()
         places = []
-        for seen in kind.operands:
-            form = (seen.shape, seen.stride, seen.dtype)
-            place = shared.setdefault((form, alike[form], kind.key if own else None), len(self.inputs))
-            if place == len(self.inputs):
+        for seen in call.operands:
+            key = (seen.form, alike[seen.form], index if own else None)
+            places.append(shared.setdefault(key, len(self.inputs)))
+            if places[-1] == len(self.inputs):
                 self.inputs.append(torch.empty_strided(seen.shape, seen.stride, dtype=seen.dtype))
-            alike[form] += 1
-            places.append(place)
+            alike[seen.form] += 1
         return places
 
     def forward(self, *tensors: Tensor) -> list[list[Tensor]]:
@@ -136,13 +112,12 @@ class _Functions(nn.Module):
 
 
 class _Function(nn.Module):
-    def __init__(self, call: Call, operands: Sequence[Seen]) -> None:
+    def __init__(self, call: Call) -> None:
         super().__init__()
         self.call = call
-        self.operands = operands
 
     def forward(self, *tensors: Tensor) -> list[Tensor]:
-        by_number = {seen.number: tensor for seen, tensor in zip(self.operands, tensors, strict=True)}
+        by_number = {seen.number: tensor for seen, tensor in zip(self.call.operands, tensors, strict=True)}
         args, kwargs = filled((self.call.args, self.call.kwargs), lambda seen: by_number[seen.number])
         return [item for item in pytree.tree_leaves(self.call.func(*args, **kwargs)) if isinstance(item, Tensor)]
 

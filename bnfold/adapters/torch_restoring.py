@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+_CONTAINERS = frozenset({list, dict, set})
 _SMALL = 1 << 14  # elements of a parameter: a forward may clamp a learned temperature, and rewrites no whole layer
 
 
@@ -25,24 +26,30 @@ def unchanged(module: nn.Module, *, numbers: bool = True) -> Iterator[Changes]:
     Every attribute that it sets; what it puts into or takes out of lists, dicts and sets; and the numbers of buffers,
     of other tensors and of small parameters that it writes to. numbers=False: where it doesn't run on these tensors.
     """
-    places = holders(module)
-    before = [dict(place) for place in places]
-    items = [item for place in before for item in place.values()]
-    contents = [(item, type(item)(item)) for item in items if type(item) in (list, dict, set)]
+    places = [(place, dict(place), _ids(place)) for place in holders(module)]
+    own = {id(place) for place, *_ in places}
+    items = [item for _, attributes, _ in places for item in attributes.values()]
+    holding = [item for item in items if type(item) in _CONTAINERS and id(item) not in own]
+    contents = [(item, type(item)(item)) for item in holding]
     tensors = {id(item): item for item in items if _may_be_written(item)} if numbers else {}
     copies = [(item, item.detach().clone()) for item in tensors.values()]
     changes = Changes()
     try:
         yield changes
     finally:
-        put_back = [_put_back(item, old) for item, old in copies]
+        with torch.no_grad():
+            put_back = [_put_back(item, old) for item, old in copies]
         refilled = [_refill(item, old) for item, old in contents]
         changes.found = any(put_back) or any(refilled)
-        for place, attributes in zip(places, before, strict=True):
-            if place.keys() != attributes.keys() or any(place[name] is not item for name, item in attributes.items()):
+        for place, attributes, ids in places:
+            if place.keys() != attributes.keys() or _ids(place) != ids:
                 changes.found = True
                 place.clear()
                 place.update(attributes)
+
+
+def _ids(place: dict[str, Any]) -> list[int]:
+    return list(map(id, place.values()))
 
 
 def holders(module: nn.Module) -> list[dict[str, Any]]:
@@ -61,14 +68,13 @@ def _may_be_written(item: Any) -> bool:
 
 def _put_back(item: Tensor, old: Tensor) -> bool:
     """Compare the numbers, for `.data` leaves no trace in the version; gives whether they differ."""
-    with torch.no_grad():
-        if item.shape != old.shape or item.dtype != old.dtype:
-            item.data = old
-            return True
-        if torch.equal(item, old):
-            return False
-        item.copy_(old)
+    if item.shape != old.shape or item.dtype != old.dtype:
+        item.data = old
         return True
+    if torch.equal(item, old):
+        return False
+    item.copy_(old)
+    return True
 
 
 def _refill(item: Any, old: Any) -> bool:

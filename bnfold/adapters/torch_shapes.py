@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-_LEAF = (Tensor, int, float, str, type(None))
-_PLAIN = (int, float, str, bool, type(None), torch.dtype, torch.memory_format)
+_PLAIN = frozenset({int, float, str, bool, type(None), torch.dtype, torch.memory_format})
+_ATOMS = _PLAIN | {Tensor, nn.Parameter}
 
 
 class KnownShapes:
@@ -22,13 +22,13 @@ class KnownShapes:
 
     def call(self, func: Any, args: Any, kwargs: Any) -> Any:
         """Make the tensor that the function would give, or ask the function."""
-        leaves = leaves_of(args, kwargs.values())
         with torch._C.DisableTorchFunction():
-            key = _key(func, args, kwargs, leaves)
+            key = _key(func, args, kwargs)
             if key in self._known:
                 shape, stride, dtype = self._known[key]
                 return torch.empty_strided(shape, stride, dtype=dtype, device="meta")
-        operands = [item for item in leaves if isinstance(item, Tensor)] if key is not None else []
+        leaves = [] if key is None else leaves_of((*args, *kwargs.values()))
+        operands = [item for item in leaves if isinstance(item, Tensor)]
         versions = [item._version for item in operands]
         result = func(*args, **kwargs)
         with torch._C.DisableTorchFunction():
@@ -37,24 +37,34 @@ class KnownShapes:
         return result
 
 
-def leaves_of(args: Iterable[Any], others: Iterable[Any]) -> list[Any]:
-    """Give what pytree.tree_leaves gives of arguments, which seldom hold lists."""
-    items = [*args, *others]
-    return pytree.tree_leaves(items) if any(not isinstance(item, _LEAF) for item in items) else items
-
-
-def _key(func: Any, args: Any, kwargs: Any, leaves: Sequence[Any]) -> Hashable | None:
-    """Tell calls apart; None for what isn't a function of plain tensors and numbers."""
-    nested = any(isinstance(item, (list, tuple, dict)) for item in (*args, *kwargs.values()))
-    parts: list[Hashable] = []
-    for item in leaves:
-        if type(item) in (Tensor, nn.Parameter) and item.device.type == "meta" and item.layout is torch.strided:
-            parts.append((item.shape, item.stride(), item.dtype, item.requires_grad))
-        elif isinstance(item, _PLAIN):
-            parts.append((type(item), item))
+def leaves_of(items: Iterable[Any]) -> list[Any]:
+    """Give what pytree.tree_leaves gives of arguments or of a result, most of which hold at most numbers in tuples."""
+    found: list[Any] = []
+    for item in items:
+        if type(item) in _ATOMS:
+            found.append(item)
+        elif type(item) in (tuple, list):
+            found += leaves_of(item)
         else:
-            return None
-    return (func, pytree.tree_structure((args, kwargs)) if nested else None, *kwargs, *parts)
+            found += pytree.tree_leaves(item)
+    return found
+
+
+def _key(func: Any, args: Any, kwargs: Any) -> Hashable | None:
+    """Tell calls apart; None for what isn't a function of plain tensors and numbers."""
+    parts = [_part(item) for item in (*args, *kwargs.values())]
+    return None if None in parts else (func, *kwargs, *parts)
+
+
+def _part(item: Any) -> Hashable | None:
+    kind = type(item)
+    if kind in (Tensor, nn.Parameter):
+        plain = item.device.type == "meta" and item.layout is torch.strided
+        return (item.shape, item.stride(), item.dtype, item.requires_grad) if plain else None
+    if kind in (tuple, list):
+        parts = [_part(part) for part in item]
+        return None if None in parts else (kind, *parts)
+    return (kind, item) if kind in _PLAIN else None
 
 
 def _is_new(result: Any, operands: Sequence[Tensor]) -> bool:

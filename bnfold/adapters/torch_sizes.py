@@ -82,7 +82,7 @@ class _Search:
     ) -> None:
         self.module, self.given, self.read_at, self.reading = module, given, read_at, reading
         self.walk = found
-        self.replay = Replay(found.tape, module) if found is not None and found.blind and found.tape else None
+        self.replay = Replay(found.tape) if found is not None and found.blind and found.tape else None
         self.traces: list[tuple[Arguments, Steps]] = []
         self.went_far = False
 

@@ -1,8 +1,9 @@
 """A run as a tape: every call of a function of torch, what it was given and what it gave, without the numbers."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -27,8 +28,16 @@ class Seen:
     offset: int
     dtype: torch.dtype
 
+    @property
+    def form(self) -> "Form":
+        """Tell its lengths, how they lie in memory, and its dtype."""
+        return self.shape, self.stride, self.dtype
 
-@dataclass(frozen=True, slots=True)
+
+Form: TypeAlias = tuple[tuple[int, ...], tuple[int, ...], torch.dtype]
+
+
+@dataclass(frozen=True, eq=False)
 class Call:
     """A call that gave tensors or wrote to its first one. args, kwargs: with `Seen` in the place of each tensor."""
 
@@ -39,6 +48,17 @@ class Call:
     writes: bool
     modules: Modules
 
+    @cached_property
+    def operands(self) -> Sequence[Seen]:
+        """Its tensors, each once, in the order of the arguments."""
+        return tuple({seen.number: seen for seen in seen_in((self.args, self.kwargs))}.values())
+
+    @cached_property
+    def frame(self) -> Hashable:
+        """What it has in common with calls that differ in their tensors alone: its function and its other arguments."""
+        places = {seen.number: place for place, seen in enumerate(self.operands)}
+        return (self.func, self.writes, _key(self.args, places), _key(self.kwargs, places))
+
 
 @dataclass(frozen=True, eq=False)
 class Tape:
@@ -48,6 +68,36 @@ class Tape:
     inputs: Mapping[int, Seen]
     weights: Mapping[str, Seen]
     outputs: Sequence[Seen]
+
+
+def _key(item: Any, places: Mapping[int, int]) -> Hashable:
+    match item:
+        case Seen():
+            return (Seen, places[item.number])
+        case tuple() | list():
+            return (type(item), *(_key(part, places) for part in item))
+        case dict():
+            return (dict, *((name, _key(part, places)) for name, part in item.items()))
+        case slice():
+            return (slice, *(_key(part, places) for part in (item.start, item.stop, item.step)))
+        case float() | complex():
+            return (type(item), repr(item))  # -0.0 equals 0.0
+        case _:
+            return (type(item), item)
+
+
+def seen_in(item: Any) -> Iterator[Seen]:
+    """Give every tensor among arguments."""
+    match item:
+        case Seen():
+            yield item
+        case tuple() | list():
+            for part in item:
+                yield from seen_in(part)
+        case dict():
+            yield from seen_in(tuple(item.values()))
+        case slice():
+            yield from seen_in((item.start, item.stop, item.step))
 
 
 def filled(item: Any, tensor_of: Callable[[Seen], Any]) -> Any:

@@ -177,14 +177,14 @@ class Recorder(TorchFunctionMode):
     def before(self, args: Any, kwargs: Any) -> "Before":
         """Note what goes into a call."""
         named = [item for pair in sorted(kwargs.items()) if pair[0] != "inplace" for item in pair]
-        leaves = leaves_of(args, named)
+        leaves = leaves_of((*args, *named))
         origins = [self._origin(item) for item in leaves]
         operands = tuple(map(self._text, leaves, origins))
         return Before(operands, [origin for origin in origins if origin is not None], _first_version(args))
 
     def after(self, func: Any, args: Any, result: Any, before: "Before") -> "After":
         """Note what came out of a call."""
-        leaves = leaves_of((result,), ())
+        leaves = leaves_of((result,))
         made = [item for item in leaves if isinstance(item, Tensor)]
         wrote = _first_version(args) != before.version
         told = sum(item is not None for item in leaves) > len(made)

@@ -61,8 +61,9 @@ class NoiseMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _size(func: Any, x: Tensor, result: Tensor) -> Tensor | float:
-    """What the rounding of a result is relative to. A sum of n numbers rounds n times: a random walk of sqrt(n) steps.
+    """What the rounding of a result is relative to.
 
+    Added one by one, n like numbers round at k / n of their sum for k = 1 to n, at random: sqrt(n / 3) times it in all.
     A sum of products needs no such thing, since its weights are moved too, each on its own.
     """
     name = func._schema.name.removeprefix("aten::").strip("_")
@@ -71,7 +72,7 @@ def _size(func: Any, x: Tensor, result: Tensor) -> Tensor | float:
     if name in _OF_INPUT:
         return x.abs()
     if name in _SUMS:
-        return result.abs() * math.sqrt(x.numel() / max(result.numel(), 1))
+        return result.abs() * math.sqrt(max(x.numel() / (3 * max(result.numel(), 1)), 1.0))
     return result.abs()
 
 

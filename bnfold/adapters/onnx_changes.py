@@ -14,6 +14,20 @@ from bnfold.adapters.onnx_skeleton import NODE_INPUT, NODE_OUTPUT
 from bnfold.adapters.onnx_work import Edited, Use, Work
 from bnfold.affine import Affine
 
+_PARTS = {  # what an operand is called, by operator and index
+    ("Conv", 2): "bias",
+    ("ConvTranspose", 2): "bias",
+    ("Gemm", 2): "bias",
+    ("Mul", 1): "scale",
+    ("Add", 1): "shift",
+    ("Max", 1): "min",
+    ("Min", 1): "max",
+    ("BatchNormalization", 1): "scale",
+    ("BatchNormalization", 2): "shift",
+    ("BatchNormalization", 3): "mean",
+    ("BatchNormalization", 4): "var",
+}
+
 
 @dataclass(frozen=True, eq=False)
 class NewTensor:
@@ -147,12 +161,8 @@ class _Settling:
     def _wish(self, use: Use, old: str) -> str:
         if old and "#" not in old:
             return f"{self.local.get(old, old)}_folded"
-        kind = use.work.proto.op_type
-        part = {("Gemm", 2): "bias", ("Conv", 2): "bias", ("ConvTranspose", 2): "bias", ("Mul", 1): "scale"}
-        part |= {("Add", 1): "shift", ("Max", 1): "min", ("Min", 1): "max"}
-        part |= {("BatchNormalization", k): n for k, n in enumerate(("scale", "shift", "mean", "var"), start=1)}
         base = use.work.node.proto.name or use.work.node.proto.output[0]
-        return f"{base}.{part.get((kind, use.index), f'constant{use.index}')}"
+        return f"{base}.{_PARTS.get((use.work.proto.op_type, use.index), f'constant{use.index}')}"
 
     def _unique(self, wish: str) -> str:
         name, number = wish, 2
@@ -205,6 +215,8 @@ class _Settling:
         same = work.replaced is None and work.proto is work.node.proto and len(work.inputs) == len(work.node.inputs)
         if not same:
             self.result.nodes[work.node] = [self._proto(step) for step in work.final]
+            return
+        if (*work.inputs,) == work.node.inputs and (*work.outputs,) == work.node.outputs:
             return
         old = {(NODE_INPUT, k): name for k, name in enumerate(work.node.proto.input)}
         old |= {(NODE_OUTPUT, k): name for k, name in enumerate(work.node.proto.output)}

@@ -65,14 +65,14 @@ class _Tensors:
     def __init__(self, starts: Indices) -> None:
         self.starts = starts
         self.ends = dict(itertools.pairwise(starts.tolist()))
-        self._seen: dict[int, tuple[Indices, list[int], bool]] = {}
+        self._seen: dict[int, tuple[Indices, tuple[list[int], bool]]] = {}
 
     def of(self, unknowns: Indices) -> tuple[list[int], bool]:
         """Give the tensors, and whether the unknowns are the whole of one, in order."""
         seen = self._seen.get(id(unknowns))
         if seen is None:
-            seen = self._seen[id(unknowns)] = (unknowns, *self._look(unknowns))  # held: so its id stays its own
-        return seen[1:]
+            seen = self._seen[id(unknowns)] = unknowns, self._look(unknowns)  # held: so its id stays its own
+        return seen[1]
 
     def _look(self, unknowns: Indices) -> tuple[list[int], bool]:
         first = int(unknowns[0])
@@ -109,18 +109,19 @@ def _tied_tensors(rows: Sequence[Row], tensors: _Tensors) -> list[list[int]]:
 def _aligned(rows: Sequence[Row], members: Sequence[int], tensors: _Tensors) -> Group | None:
     """Make one group, a lane a channel, of rows that all take their tensors whole; None where one doesn't."""
     length = len(rows[members[0]].terms[0][0])
-    first = set()
+    starts: list[list[int]] = []
     for number in members:
+        starts.append([])
         for unknowns, _ in rows[number].terms:
-            (start, *_), whole = tensors.of(unknowns)
+            named, whole = tensors.of(unknowns)
             if not whole or len(unknowns) != length:
                 return None
-            first.add(start)
-    place = {start: index for index, start in enumerate(sorted(first))}
+            starts[-1] += named
+    place = {start: index for index, start in enumerate(sorted({start for own in starts for start in own}))}
     lane_rows = []
-    for number in members:
+    for number, own in zip(members, starts, strict=True):
         row = rows[number]
-        terms = tuple((place[int(unknowns[0])], value) for unknowns, value in row.terms)
+        terms = tuple((place[start], value) for start, (_, value) in zip(own, row.terms, strict=True))
         lane_rows.append(LaneRow(number, row.kind, terms, row.right))
     return Group(np.array(list(place))[:, None] + np.arange(length), tuple(lane_rows))
 

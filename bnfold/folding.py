@@ -81,19 +81,34 @@ def _with_restored(
     level: str,
     relaxed: frozenset[str],
 ) -> tuple[list[Candidate], _Attempt]:
-    """Take back refusals that weren't the cause: another affine, refused too, forced the frame that broke numbers."""
-    refused = [new.node for old, new in zip(found, allowed, strict=True) if new.refusal is not old.refusal]
-    groups = dict.fromkeys(node.unit or node.name for node in refused)
+    """Take back refusals that weren't the cause: another affine, refused too, forced the frame that broke numbers.
+
+    But one stays where it alone tells that the numbers can't bear another: a fold of the result would take that.
+    """
+    groups = _refused(found, allowed)
     if len(groups) < 2:  # the only one was the cause
         return allowed, attempt
-    for group in list(groups)[:TRIES]:
-        wider = [
-            old if (old.node.unit or old.node.name) == group else new for old, new in zip(found, allowed, strict=True)
-        ]
+    for group in groups[:TRIES]:
+        wider = _with(found, allowed, group)
         other = _attempt(graph, wider, level, relaxed)
-        if not other.trouble and len(other.solution.taken) > len(attempt.solution.taken):
+        if other.trouble or len(other.solution.taken) <= len(attempt.solution.taken):
+            continue
+        more = (_attempt(graph, _with(found, wider, rest), level, relaxed) for rest in _refused(found, wider))
+        if all(any(reason.node not in other.solution.taken for reason in one.trouble) for one in more):
             allowed, attempt = wider, other
     return allowed, attempt
+
+
+def _refused(found: Sequence[Candidate], allowed: Sequence[Candidate]) -> list[str]:
+    """Name the groups of affines (the calls of one module) that are refused for numbers' sake."""
+    refused = [new.node for old, new in zip(found, allowed, strict=True) if new.refusal is not old.refusal]
+    return list(dict.fromkeys(node.unit or node.name for node in refused))
+
+
+def _with(found: Sequence[Candidate], allowed: Sequence[Candidate], group: str) -> list[Candidate]:
+    """Take back the refusals of one group."""
+    pairs = zip(found, allowed, strict=True)
+    return [old if (old.node.unit or old.node.name) == group else new for old, new in pairs]
 
 
 def _solve(

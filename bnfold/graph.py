@@ -58,11 +58,13 @@ class Node:
     limits: what of this node can't be rewritten, and why, by part: "weight", "weight_in" (the weight can be scaled by
     output channel only), "bias", "constants" (of an affine, a PReLU or a clip), "remove" (an affine that can't go),
     "frames" (of an Unknown: why its tensors must stay as they are), "sides" (a clip by channel has bounds on one side
-    and isn't to get those of the other), "length" (what a sum adds up is of any length).
+    and isn't to get those of the other), "length" (what a sum adds up is of any length), "operand" (a constant that is
+    added, multiplied, joined or looked up).
     unit: nodes of one unit are one thing in the model (a module that is called twice): their constants stay the same
     and they go together. Empty: the node stands for itself.
     sources: the nodes of the model that this one stands for, in the order of the data, where it stands for several (an
     affine made of arithmetic, a MatMul with the Add of its bias; `bnfold.raising`). Empty: the node of its own name.
+    Those of a Parameter are the nodes that read it.
     """
 
     name: str

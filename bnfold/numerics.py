@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from bnfold.affine import Affine, Floats, Frames
 from bnfold.candidates import Candidate
 from bnfold.graph import Constant, Graph, Node
-from bnfold.ops import BatchNorm
-from bnfold.plan import Edit, Reason, ScaleWeight, SetBias
+from bnfold.ops import BatchNorm, Parameter
+from bnfold.plan import Edit, Reason, ScaleWeight, SetBias, SetConstants
 from bnfold.relation import Contracted, Site
 from bnfold.rules.linear import contraction, weight_factors
 from bnfold.why import Why
@@ -33,10 +33,13 @@ def unbearable(graph: Graph, found: Sequence[Candidate], frames: Frames, edits: 
     found: those that stay, too: what they tell of their inputs holds all the same.
     """
     for edit in edits:
+        why = None
         if isinstance(edit, (ScaleWeight, SetBias)):
             why = _range_of(graph, graph.by_name[edit.node], edit)
-            if why is not None:
-                yield Reason(edit.node, why)
+        elif isinstance(edit, SetConstants) and isinstance(graph.by_name[edit.node].op, Parameter):
+            why = _range_of_parameter(graph, graph.by_name[edit.node], edit)
+        if why is not None:
+            yield Reason(edit.node, why)
     for candidate in found:
         why = None if candidate.held else _size_of(graph, candidate, frames)
         if why is not None:
@@ -57,6 +60,11 @@ def _range_of(graph: Graph, node: Node, edit: ScaleWeight | SetBias) -> Why | No
         return Why.OVERFLOW
     faded = (peak > 0) & (peak < 2 * smallest) & (old_peak >= 2 * smallest)
     return Why.UNDERFLOW if faded.any() else None
+
+
+def _range_of_parameter(graph: Graph, node: Node, edit: SetConstants) -> Why | None:
+    constant = graph.constants[node.inputs[0]]
+    return None if _below(edit.constants[0], LIMITS[constant.dtype][0]) else Why.OVERFLOW
 
 
 def _peaks(linear: Contracted, weight: Constant, edit: ScaleWeight) -> tuple[Floats, Floats]:

@@ -27,6 +27,14 @@ class ShapeOf(Op):
     """Reads the shape of x and none of its numbers."""
 
 
+@dataclass(frozen=True, slots=True)
+class Parameter(Op):
+    """y is the constant that is its input: numbers that are data and no weight, as a position embedding or a token.
+
+    `raising` puts one before what reads such a constant.
+    """
+
+
 # Linear operators: y = W x + b.
 
 
@@ -277,6 +285,11 @@ class Select(Op):
 
     axis: int
     index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lookup(Op):
+    """The rows of a table, x (V, *S), that computed indices name: y (*indices, *S). An embedding."""
 
 
 @dataclass(frozen=True, slots=True)

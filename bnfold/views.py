@@ -75,6 +75,17 @@ class Kept(View):
 
 
 @dataclass(frozen=True, slots=True)
+class Looked(View):
+    """y has `rank` axes in the place of x's first one, whose rows they name."""
+
+    rank: int
+
+    def image(self, axis: int, channels: int) -> Image | None:
+        """Give the same axis counted from the right."""
+        return whole(axis - 1 + self.rank, channels) if axis > 0 else None
+
+
+@dataclass(frozen=True, slots=True)
 class Permuted(View):
     """numpy.transpose(x, permutation)."""
 

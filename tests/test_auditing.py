@@ -106,6 +106,16 @@ def einsum(b: Builder) -> str:
     return b.conv("next", b.batch_norm("bn", b.relu("relu", y)), 3, pad=0)
 
 
+def embedded(b: Builder) -> str:
+    """Tokens of a table, with their positions added."""
+    table = b.node("tokens", ops.Parameter(), [b.constant("table", b.rng.normal(size=(9, 6)))], (9, 6))
+    x = b.node("lookup", ops.Lookup(), [table, b.constant("ids", np.array([[4.0, 0, 8], [1, 1, 3]]))], (2, 3, 6))
+    places = b.node("places", ops.Parameter(), [b.constant("where", b.rng.normal(size=(3, 6)))], (3, 6))
+    x = b.node("add", ops.Sum((1.0, 1.0)), [x, places], (2, 3, 6))
+    b.input(2, 3, 6)  # which nothing reads
+    return b.relu("relu", b.batch_norm("bn", b.node("turn", ops.Transpose((0, 2, 1)), [x], (2, 6, 3))))
+
+
 NETWORKS = [
     two_convs,
     unpadded,
@@ -116,6 +126,7 @@ NETWORKS = [
     kept_behind,
     products,
     transposed,
+    embedded,
 ]
 
 

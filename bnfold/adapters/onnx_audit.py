@@ -22,7 +22,7 @@ from bnfold.adapters.onnx_tensors import numpy_dtype
 from bnfold.affine import Affine, Floats
 from bnfold.errors import BnfoldError
 from bnfold.graph import Graph
-from bnfold.plan import Plan, Remove, ScaleWeight, SetBias
+from bnfold.plan import Plan, Remove, ScaleWeight, SetBias, SetConstants
 from bnfold.relation import Contracted, Site
 from bnfold.rules.affine import affine_of
 from bnfold.rules.linear import channels_of, contraction
@@ -85,6 +85,18 @@ class Audit:
             wrong = np.abs(edit.bias.reshape(-1) - expected) > _SAME * terms
             if wrong.any():
                 raise AuditError(f"{edit.node}: its bias isn't what the frames say; nothing was written")
+
+    def parameters(self) -> None:
+        """Check the new numbers of constants that are data: c = scale c' + shift."""
+        for edit in self.plan.edits:
+            node = self.graph.by_name[edit.node]
+            if not isinstance(edit, SetConstants) or not isinstance(node.op, ops.Parameter):
+                continue
+            old, new = self.graph.constants[node.inputs[0]].load(), edit.constants[0]
+            frame = self.plan.frames.get(node.output, Affine.identity(old.ndim - 1, old.shape[-1]))
+            terms = np.abs(old) + np.abs(old - frame(np.zeros_like(old)))
+            if new.shape != old.shape or np.any(np.abs(frame(new) - old) > _SAME * terms):
+                raise AuditError(f"{node.name}: its numbers aren't what the frames say; nothing was written")
 
     def _bias(self, contracted: Contracted, inputs: int, outputs: int) -> tuple[Floats, Floats]:
         """Give b' and the sum of the sizes of its terms."""

@@ -22,6 +22,7 @@ from bnfold.graph import Constant
 Array: TypeAlias = NDArray[np.generic]
 LIMIT = 1 << 16  # elements that a chain may make of fewer
 _ARITHMETIC = ("Add", "Sub", "Mul", "Div")
+_STEPS = 1024  # evaluations that a tensor may take: one that is read twice at each of 60 steps takes 2 ** 60
 _FEW = 4096  # elements that may be evaluated to learn a shape, or kept in memory
 
 
@@ -29,7 +30,8 @@ _FEW = 4096  # elements that may be evaluated to learn a shape, or kept in memor
 class Known:
     """A tensor that is known before the run; `array` gives it as it is stored.
 
-    tensor: its place in the file, where it has one. node: what makes it, where a node does.
+    tensor: its place in the file, where it has one. node: what makes it, where a node does. steps: how many nodes are
+    evaluated for it, each as often as it is read.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Known:
     array: Callable[[], Array]
     tensor: Tensor | None = None
     node: FileNode | None = None
+    steps: int = 0
 
     @property
     def size(self) -> int:
@@ -118,7 +121,8 @@ def evaluated(
     largest = max((item.size for item in operands), default=0)
     if evaluate is None or not operands or any(item.dtype in ("str", "unknown") for item in operands):
         return None
-    if not _can_be(node, operands):
+    steps = 1 + sum(item.steps for item in operands)
+    if steps > _STEPS or not _can_be(node, operands):
         return None
 
     def compute() -> Array:
@@ -127,7 +131,7 @@ def evaluated(
 
     if shape is not None and dtype in CODES:
         within = math.prod(shape) <= max(LIMIT, largest)
-        return Known(node.outputs[0], shape, dtype, compute, None, node) if within else None
+        return Known(node.outputs[0], shape, dtype, compute, None, node, steps) if within else None
     if largest > _FEW:
         return None
     try:

@@ -58,6 +58,8 @@ class _Editor:
                 self._set_bias(edit.bias, node, works)
             case SetConstants() if isinstance(node.op, ops.Affine):
                 self._set_affine(edit.constants, node, works)
+            case SetConstants() if isinstance(node.op, ops.Parameter):
+                self._set_parameter(edit.constants[0], node.inputs[0], works)
             case SetConstants() if isinstance(node.op, ops.ChannelClip):
                 sides = [edit.constants.get(k, self.graph.constants[node.inputs[k]].load()) for k in (1, 2)]
                 self._clip(node, works, node.op.axis, *sides)
@@ -123,6 +125,12 @@ class _Editor:
         if known is not None and known.size == numbers.size:
             numbers = numbers.reshape(known.shape)
         self._use(work, index, Dense(np.asarray(numbers, np.float64), dtype), old)
+
+    def _set_parameter(self, numbers: Floats, name: str, works: list[Work]) -> None:
+        """Give those that read a constant as data new numbers for it."""
+        for work in works:
+            for index in [index for index, other in enumerate(work.inputs) if other == name]:
+                self._set_operand(work, index, numbers, self._dtype(name))
 
     def _use(self, work: Work, index: int, content: Content, old: str) -> None:
         work.inputs += [""] * (index + 1 - len(work.inputs))

@@ -41,20 +41,18 @@ for _name, _kind in _UNARY.items():
 
 def _held(view: View) -> dict[str, Why]:
     if not view.held.intersection(view.node.inputs):
-        return {}
-    return {"remove": Why.OVERRIDABLE, "constants": Why.OVERRIDABLE}
+        return view.data_limits()
+    return {"remove": Why.OVERRIDABLE, "constants": Why.OVERRIDABLE, **view.data_limits()}
 
 
 @reads("Sum")
 def _sum(view: View) -> Reading:
-    """Of two it is an Add; of more, a sum of tensors that are computed."""
+    """Of two it is an Add."""
     if len(view.node.inputs) == 1:
         return ops.Identity()
     if len(view.node.inputs) == 2:
         return Part(ops.Binary("add"), limits=_held(view))
-    if any(name in view.known for name in view.node.inputs):
-        return None
-    return ops.Sum((1.0,) * len(view.node.inputs))
+    return Part(ops.Sum((1.0,) * len(view.node.inputs)), limits=view.data_limits())
 
 
 @reads("Relu")

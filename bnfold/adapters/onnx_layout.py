@@ -21,7 +21,7 @@ def _reshape(view: View) -> Reading:
 
 @reads("Expand")
 def _expand(view: View) -> Reading:
-    return Part(ops.Expand(), view.node.inputs[:1])
+    return Part(ops.Expand(), view.node.inputs[:1], view.data_limits())
 
 
 @reads("Tile")
@@ -68,6 +68,8 @@ def _crop(view: View, axes: tuple[int, ...]) -> Reading:
 @reads("Gather")
 def _gather(view: View) -> Reading:
     axis, shape, indices = view.axis(view.number("axis")), view.shape(), view.ints(1)
+    if axis == 0 and indices is None and view.constant(0) is not None and view.rank(1) is not None:
+        return Part(ops.Lookup(), limits=view.data_limits())
     if axis is None or shape is None or indices is None:
         return None
     size = shape[axis]
@@ -102,9 +104,9 @@ def _split(view: View) -> Reading:
 @reads("Concat")
 def _concat(view: View) -> Reading:
     shape = view.shape_of_output()
-    if shape is None or any(name in view.known for name in view.node.inputs):
+    if shape is None:
         return None
-    return ops.Concat(view.number("axis") % len(shape))
+    return Part(ops.Concat(view.number("axis") % len(shape)), limits=view.data_limits())
 
 
 @reads("DepthToSpace")

@@ -132,6 +132,12 @@ class View:
         """Give the limits of parts of the node, each by the index of the operand that it is made of."""
         return {part: Why.OVERRIDABLE for part, index in parts.items() if self.input(index) in self.held}
 
+    def data_limits(self) -> dict[str, Why]:
+        """Say why a constant that is added, multiplied, joined or looked up can't get other numbers."""
+        if self.held.intersection(self.node.inputs):
+            return {"operand": Why.OVERRIDABLE}
+        return {} if self.dequantized.isdisjoint(self.node.inputs) else {"operand": Why.QUANTIZED}
+
 
 Reader: TypeAlias = Callable[[View], Reading]
 READERS: dict[str, Reader] = {}

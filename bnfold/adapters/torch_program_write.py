@@ -77,6 +77,8 @@ class _Writer:
                 self._set_bias(node, bias)
             case SetConstants(_, constants) if isinstance(node.op, ops.Affine):
                 self._rewrite_affine(node, node.op.axis, constants)
+            case SetConstants(_, constants) if isinstance(node.op, ops.Parameter):
+                self._set_parameter(node, constants[0])
             case SetConstants(_, constants):
                 for index, numbers in constants.items():
                     self._set(node, index, numbers.reshape(-1))
@@ -144,15 +146,22 @@ class _Writer:
         value = self._placeholder(f"{source}.{name}", numbers, dtype, (node.name, index), of)
         _put(target, names, name, value)
 
+    def _set_parameter(self, node: Node, numbers: Floats) -> None:
+        """Give those that read a constant as data new numbers for it."""
+        for reader in (self.graph.by_name[name] for name in node.sources):
+            for index in [index for index, name in enumerate(reader.inputs) if name == node.output]:
+                self._set(reader, index, numbers)
+                self.numbers[node.name, 0] = self.numbers[reader.name, index]
+
     def _operand_node(self, operand: Operand) -> fx.Node | None:
         if isinstance(operand, Derived):
             operand = operand.source
         return self.by_name[operand.name] if isinstance(operand, fx.Node) else None
 
     def _dtype_of(self, node: Node, index: int) -> torch.dtype:
-        name = node.inputs[index] if index < len(node.inputs) else ""
-        found = self.graph.constants[name].dtype if name else self.graph.values[node.output].dtype
-        return _DTYPES[found]
+        name = (node.inputs[index] if index < len(node.inputs) else "") or node.output
+        found = self.graph.constants.get(name) or self.graph.values[name]
+        return _DTYPES[found.dtype]
 
     def _placeholder(
         self, path: str, numbers: Floats, dtype: torch.dtype, operand: tuple[str, int] | None = None, of: str = ""

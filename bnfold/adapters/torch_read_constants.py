@@ -15,6 +15,8 @@ from bnfold.affine import Floats
 from bnfold.errors import BnfoldError
 from bnfold.graph import Constant
 
+_ATEN = torch.ops.aten
+
 
 class Constants:
     """The constants of a graph that is being read.
@@ -42,7 +44,7 @@ class Constants:
         target = node.target
         if not isinstance(target, torch._ops.OpOverload) or torch.Tag.nondeterministic_seeded in target.tags:
             return False
-        if not all(item in self.fixed for item in node.all_input_nodes) or changes_first(node):
+        if not all(item in self.fixed for item in node.all_input_nodes) or changes_first(node) or _shows_data(node):
             return False
         self.fixed.add(node)
         return True
@@ -110,6 +112,18 @@ class Constants:
                 arguments = fx.map_arg((node.args, dict(node.kwargs)), lambda item: self._run(item, cache))
                 cache[node] = _computed(node, *arguments)
         return cache[node]
+
+
+def _shows_data(node: fx.Node) -> bool:
+    """Whether it picks rows of a table, or expands a token to a batch: what it shows can be rewritten, as it can't."""
+    kind = _operator(node)
+    return kind is _ATEN.embedding or (
+        kind is _ATEN.expand and all(_operator(user) is _ATEN.cat for user in node.users)
+    )
+
+
+def _operator(node: fx.Node) -> object:
+    return getattr(node.target, "overloadpacket", None)
 
 
 def _computed(node: fx.Node, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:

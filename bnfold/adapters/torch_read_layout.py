@@ -33,6 +33,11 @@ def _expand(call: Call) -> Draft:
     return Draft(ops.Expand(), (call.x,))
 
 
+@reads("embedding.default")
+def _embedding(call: Call) -> Draft:
+    return Draft(ops.Lookup(), (call["weight"], call["indices"]))
+
+
 @reads("permute.default")
 def _permute(call: Call) -> Draft:
     return Draft(ops.Transpose(tuple(axis % call.rank for axis in call["dims"])), (call.x,))

@@ -63,6 +63,10 @@ class _Auditor:
             yield self._identity(node)
             return
         framed = any(name in self.plan.frames for name in (*node.inputs, *node.outputs))
+        if isinstance(node.op, ops.Parameter):
+            if framed:
+                yield self._parameter(node)
+            return
         linear = channels(node, self.graph) if framed else None
         if linear is not None:
             yield from self._linear(node, linear)
@@ -162,6 +166,15 @@ class _Auditor:
         yield self._row(node, 2, "constants", (beta - d_y) / a_y, sizes, dead)
         sizes = np.maximum(np.abs(mean), np.abs(d_x)) / np.abs(a_x)
         yield self._row(node, 3, "constants", (mean - d_x) / a_x, sizes, dead)
+
+    def _parameter(self, node: Node) -> AuditRow:
+        """c' = (c - d) / a."""
+        frame = self.plan.frames[node.output]
+        constant = self.graph.constants[node.inputs[0]].load()
+        place = [-1 if axis == frame.axis else 1 for axis in range(constant.ndim)]
+        scale, shift = frame.scale.reshape(place), frame.shift.reshape(place)
+        sizes = np.maximum(np.abs(constant), np.abs(shift)) / np.abs(scale)
+        return self._row(node, 0, "constants", (constant - shift) / scale, sizes)
 
     def _dead(self, node: Node, a_x: Floats, a_y: Floats) -> NDArray[np.bool_]:
         """Mark the channels that pass an affine unseen, since one ahead multiplied them by 0; all or none of them."""

@@ -8,6 +8,7 @@ from bnfold.raising.constants import with_constants
 from bnfold.raising.emission import with_affines
 from bnfold.raising.fused import with_fused
 from bnfold.raising.layouts import with_rearrangements
+from bnfold.raising.parameters import with_parameters
 
 __all__ = ["raised"]
 
@@ -28,6 +29,10 @@ def raised(graph: Graph) -> Graph:
       place. "remove" and "constants" among the limits of any source are limits of the whole.
     - Reshapes and transpositions that follow each other become one Rearrange; nothing of it is ever rewritten.
     - Sums and products of tensors become Sum and Product; all other arithmetic becomes Unknown.
+    - A constant that is data (it is added to a tensor, multiplied with it, joined to it, or a table of rows) gets a
+      Parameter node, named as the constant, whose output the readers read in its place; `sources` are these readers.
+      A writer that changes the Parameter's constant gives them, and nobody else, new numbers for that operand.
     """
     graph = with_biases(with_fused(with_constants(graph)))
-    return with_rearrangements(with_sums(with_affines(graph, chained(links(graph), graph))))
+    graph = with_sums(with_affines(graph, chained(links(graph), graph)))
+    return with_parameters(with_rearrangements(graph))

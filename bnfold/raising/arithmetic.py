@@ -11,6 +11,7 @@ from bnfold.affine import Affine, Floats
 from bnfold.graph import Constant, Dim, Graph, Node
 from bnfold.raising.axes import channel_axis
 from bnfold.raising.constants import FLOATS, LIMIT
+from bnfold.raising.parameters import is_data
 
 Shape = tuple[Dim, ...]
 
@@ -52,7 +53,7 @@ def with_sums(graph: Graph) -> Graph:
 def _joined(node: Node, graph: Graph) -> Node:
     match node.op:
         case ops.Binary(kind=kind, alpha=alpha):
-            variable = all(name in graph.values and graph.values[name].dtype in FLOATS for name in node.inputs)
+            variable = _joins_tensors(node, graph)
             if variable and kind in ("add", "sub"):
                 return replace(node, op=ops.Sum((1.0, alpha if kind == "add" else -alpha)))
             if variable and kind == "mul" and alpha == 1:
@@ -62,6 +63,14 @@ def _joined(node: Node, graph: Graph) -> Node:
             return replace(node, op=ops.Unknown(kind))
         case _:
             return node
+
+
+def _joins_tensors(node: Node, graph: Graph) -> bool:
+    """Whether the operands are floats that are computed, or one of them a constant that can be data."""
+    computed = [graph.values[name].dtype for name in node.inputs if name in graph.values]
+    constants = [graph.constants[name] for name in node.inputs if name in graph.constants]
+    alike = all(is_data(constant) and [constant.dtype] == computed for constant in constants)
+    return alike and len(computed) + len(constants) == 2 and FLOATS.issuperset(computed)
 
 
 def _link(node: Node, graph: Graph) -> Link | None:

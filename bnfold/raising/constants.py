@@ -126,9 +126,10 @@ def with_constants(graph: Graph) -> Graph:
     constants = dict(graph.constants)
     depth: dict[str, int] = {}
     nodes: list[Node] = []
+    joined = _joined_to_tensors(graph)
     for node in graph.nodes:
         level = 1 + max((depth.get(name, 0) for name in node.inputs), default=0)
-        made = _outputs(node, graph, constants) if level <= DEPTH else ()
+        made = _outputs(node, graph, constants) if level <= DEPTH and node.name not in joined else ()
         if not made:
             nodes.append(node)
         for constant in made:
@@ -136,6 +137,20 @@ def with_constants(graph: Graph) -> Graph:
             depth[constant.name] = level
     values = {name: value for name, value in graph.values.items() if name not in constants}
     return replace(graph, nodes=tuple(nodes), values=values, constants=constants)
+
+
+def _joined_to_tensors(graph: Graph) -> set[str]:
+    """Name the Expands of a constant to a batch, which something computed is joined to: the constant itself is data."""
+    fixed = set(graph.constants)
+    for node in graph.nodes:
+        if node.inputs and fixed.issuperset(filter(None, node.inputs)):
+            fixed.update(node.outputs)
+    found = set()
+    for node in graph.nodes:
+        readers = graph.readers.get(node.output, ()) if isinstance(node.op, ops.Expand) else ()
+        if readers and all(isinstance(one.op, ops.Concat) and not fixed.issuperset(one.inputs) for one in readers):
+            found.add(node.name)
+    return found
 
 
 def _outputs(node: Node, graph: Graph, constants: dict[str, Constant]) -> tuple[Constant, ...]:

@@ -90,7 +90,8 @@ def _count(graph: Graph, nodes: Iterable[Node], more: int) -> Totals:
     costs = [_multiply_adds(graph, node) for node in nodes]
     known = [cost for cost in costs if cost is not None]
     cost = sum(known) if len(known) == len(costs) else None
-    return Totals(norms, affines, sum(len(node.sources) or 1 for node in nodes), numbers, cost)
+    operators = sum(len(node.sources) or 1 for node in nodes if not isinstance(node.op, ops.Parameter))
+    return Totals(norms, affines, operators, numbers, cost)
 
 
 def _multiply_adds(graph: Graph, node: Node) -> int | None:

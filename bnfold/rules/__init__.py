@@ -10,6 +10,7 @@ import bnfold.rules.joining
 import bnfold.rules.layout
 import bnfold.rules.linear
 import bnfold.rules.padding
+import bnfold.rules.parameter
 import bnfold.rules.pooling  # noqa: F401  registering is what importing it is for
 from bnfold.rules.base import relation, rewritten
 

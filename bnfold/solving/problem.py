@@ -8,7 +8,7 @@ import numpy as np
 from bnfold.affine import Affine, Floats
 from bnfold.candidates import Candidate
 from bnfold.graph import Graph, Node
-from bnfold.ops import Einsum, MatMul
+from bnfold.ops import Einsum, MatMul, Parameter
 from bnfold.plan import Reason
 from bnfold.relation import Contracted, Site, Tie
 from bnfold.rules import relation
@@ -82,7 +82,7 @@ class _Problem:
             [row for c in fold if c.function for row in self.lowering.folded(c.tie, c.function)] for fold in self.folds
         ]
         self.rows, self.owner = row_owners(self.lowering.rows, fold_rows)
-        self.ends = list(_linear_ends(self.lowering, ties))
+        self.ends = [*_linear_ends(self.lowering, ties), *_parameters(self.lowering)]
         self.absorbs = np.zeros(self.lowering.unknowns.count, dtype=np.bool_)
         for end in self.ends:
             self.absorbs[end.span] |= end.takes_shift
@@ -280,6 +280,13 @@ def _linear_ends(lowering: Lowering, ties: Mapping[str, tuple[Tie, ...]]) -> Ite
                 if lowering.axes.get(tie.target) == tie.target_axis:
                     costs = _wants_operator(lowering.graph, name, tie)
                     yield _End(name, tie.target, lowering.unknowns.span(tie.target), not costs, costs)
+
+
+def _parameters(lowering: Lowering) -> Iterator[_End]:
+    """A constant that is data takes up shifts, and is rewritten for them."""
+    for node in lowering.graph.nodes:
+        if isinstance(node.op, Parameter) and "constants" not in node.limits and node.output in lowering.axes:
+            yield _End(node.name, node.output, lowering.unknowns.span(node.output), takes_shift=True)
 
 
 def _wants_operator(graph: Graph, name: str, tie: Contracted) -> bool:

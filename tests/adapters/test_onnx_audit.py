@@ -12,11 +12,15 @@ from bnfold.adapters.onnx_content import rounded
 from bnfold.adapters.onnx_file import fold_file, fold_proto
 from bnfold.affine import Affine
 from bnfold.errors import BnfoldError
-from bnfold.plan import ScaleWeight, SetBias
+from bnfold.plan import ScaleWeight, SetBias, SetConstants
 from tests.adapters.onnx_cases import batch_norm, model, numbers
 
 BACK = "(float[N,4,8,8] x) => (float[N,6,8,8] y) { c = Conv<group=2, pads=[1,1,1,1]>(x, w, b) y = BN(c) }"
 FORWARD = "(float[N,4,8,8] x) => (float[N,6,6,6] y) { d = BN(x) y = Conv<group=2>(d, w, b) }"
+
+POSITIONS = (
+    "(float[N,4,8,8] x) => (float[N,3,8,8] y) { s = Sigmoid(x) a = Add(s, p) d = BN(a) y = Conv<pads=[1,1,1,1]>(d, w) }"
+)
 
 
 def cases():
@@ -51,6 +55,16 @@ def test_a_fault_in_an_edit_is_found(name, kind, fault):
     wrong = replace(plan, edits=tuple(fault(edit) if isinstance(edit, kind) else edit for edit in plan.edits))
     with pytest.raises(AuditError, match="nothing was written"):
         fold_proto(proto, plan=wrong)
+
+
+@pytest.mark.parametrize("fault", [lambda x: np.roll(x, 1, -1), lambda x: x * (1 + 1e-6), lambda x: x[:1]])
+def test_a_fault_in_data_is_found(fault):
+    proto = model(POSITIONS, w=(3, 4, 3, 3), p=(4, 8, 8), **batch_norm(4))
+    plan = fold_proto(proto).plan
+    assert [type(edit) for edit in plan.edits if edit.node == "p"] == [SetConstants]
+    wrong = tuple(SetConstants("p", {0: fault(edit.constants[0])}) if edit.node == "p" else edit for edit in plan.edits)
+    with pytest.raises(AuditError, match="nothing was written"):
+        fold_proto(proto, plan=replace(plan, edits=wrong))
 
 
 @pytest.mark.parametrize("name", ["back", "forward"])

@@ -16,8 +16,10 @@ from bnfold.adapters.onnx_view import READERS
 from tests.adapters.onnx_cases import CLOSE, numbers
 
 BOTH = {
+    "Add",
     "AveragePool",
     "BatchNormalization",
+    "Concat",
     "Conv",
     "Dropout",
     "Gather",
@@ -33,6 +35,7 @@ BOTH = {
     "Resize",
     "Slice",
     "Squeeze",
+    "Sub",
     "Transpose",
     "Unsqueeze",
     "Upsample",

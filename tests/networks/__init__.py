@@ -10,7 +10,7 @@ import numpy as np
 from bnfold.graph import Graph
 from tests.networks.elementwise import activation, affine, batch_norm, other_activation
 from tests.networks.growth import Growth
-from tests.networks.joining import branches, concat, extremum, gate, join, residual
+from tests.networks.joining import branches, concat, extremum, gate, join, lookup, position, residual
 from tests.networks.layout import expand, flip, pixels, reshape, shape_of, shuffle, split, stack, take, tile, transpose
 from tests.networks.linear import again, conv, conv_transpose, einsum, gemm, linear, mat_mul, tied
 from tests.networks.sampling import pad, pooling, reduction, resize
@@ -22,6 +22,7 @@ MOVES: dict[Move, float] = {
     batch_norm: 6, affine: 1, conv: 6, conv_transpose: 1, again: 1, tied: 0.5, linear: 1.5, gemm: 1, mat_mul: 1,
     einsum: 0.5, activation: 3, other_activation: 0.7, pooling: 1.5, reduction: 1, resize: 0.7, pad: 0.7,
     transpose: 1, reshape: 1.5, shuffle: 0.5, expand: 0.4, take: 0.7, split: 0.7, pixels: 0.6, concat: 1.5,
+    position: 0.7, lookup: 0.3,
     extremum: 0.4, flip: 0.3, tile: 0.4, stack: 0.4, join: 1.5, residual: 2, branches: 1, gate: 0.5, shape_of: 0.2,
 }  # fmt: skip
 

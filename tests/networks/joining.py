@@ -3,6 +3,7 @@
 import numpy as np
 
 from bnfold import ops
+from bnfold.why import Why
 from tests.networks.growth import Growth
 
 
@@ -37,6 +38,34 @@ def join(g: Growth, x: str) -> None:
         g.put(ops.Sum(tuple(float(g.any(1.0, 1.0, -1.0, 0.5)) for _ in operands)), operands, shape)
     else:
         g.put(ops.Product(), operands, shape)
+
+
+def position(g: Growth, x: str) -> None:
+    """A constant that is added to a tensor, multiplied with it or joined to it."""
+    kind = str(g.any("add", "add", "mul", "cat"))
+    shape = tuple(int(g.any(n, n, 1)) for n in g.shape(x))
+    if kind == "cat":
+        axis = int(g.rng.integers(g.rank(x)))
+        shape = (*g.shape(x)[:axis], 1, *g.shape(x)[axis + 1 :])
+    constant = g.constant(f"p{len(g.constants)}", g.rng.normal(size=shape))
+    limits = {"constants": Why.SHARED} if g.limits and g.chance(0.1) else {}
+    y = g.node(g.name("parameter"), ops.Parameter(), [constant], shape, limits=limits)
+    operands = [x, y] if g.chance(0.5) else [y, x]
+    if kind == "cat":
+        g.put(ops.Concat(axis), operands, (*shape[:axis], g.shape(x)[axis] + 1, *shape[axis + 1 :]))
+    else:
+        g.put(ops.Sum((1.0, float(g.any(1.0, -0.5)))) if kind == "add" else ops.Product(), operands, g.shape(x))
+
+
+def lookup(g: Growth, x: str) -> None:
+    """Rows of a table of tokens, in the place of x (of whose shape they are)."""
+    if g.rank(x) < 2:
+        return
+    channels = g.shape(x)[-1]
+    table = g.constant(f"p{len(g.constants)}", g.rng.normal(size=(6, channels)))
+    y = g.node(g.name("parameter"), ops.Parameter(), [table], (6, channels))
+    rows = g.constant(f"i{len(g.constants)}", g.rng.integers(6, size=g.shape(x)[:-1]).astype(np.float64))
+    g.put(ops.Lookup(), [y, rows], g.shape(x))
 
 
 def residual(g: Growth, x: str) -> None:

@@ -37,6 +37,16 @@ def _take(op: ops.Take, inputs: Operands, shapes: Shapes) -> Array:
 
 
 @compute.register
+def _lookup(op: ops.Lookup, inputs: Operands, shapes: Shapes) -> Array:
+    return inputs[0][inputs[1].astype(int)]
+
+
+@compute.register
+def _parameter(op: ops.Parameter, inputs: Operands, shapes: Shapes) -> Array:
+    return inputs[0]
+
+
+@compute.register
 def _select(op: ops.Select, inputs: Operands, shapes: Shapes) -> Array:
     return np.take(inputs[0], op.index, axis=op.axis)
 

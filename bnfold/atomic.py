@@ -17,9 +17,14 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a temporary path in the folder of `path`, which takes the name `path` when the block ends well.
 
     When the block raises, the temporary file is removed and `path` stays as it was. The new file keeps the
-    permissions of the one that it replaces, and a link is followed, not replaced.
+    permissions of the one that it replaces, and a link is followed, not replaced. Into a device or a pipe
+    (`/dev/stdout`) the whole is written when the block ends well.
     Raises BnfoldError where the folder isn't there or can't be written to, or `path` is a folder.
     """
+    if is_special(path):
+        with _into(path) as temporary:
+            yield temporary
+        return
     final, temporary = _begin(path)
     try:
         yield temporary
@@ -35,11 +40,35 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 def check_writable(path: str | os.PathLike[str]) -> None:
     """Raise BnfoldError where `replacing(path)` would: before long work rather than after it."""
-    _begin(path)[1].unlink()
+    if not is_special(path):
+        _begin(path)[1].unlink()
+
+
+def is_special(path: str | os.PathLike[str]) -> bool:
+    """Whether it is no file that another one could replace: a device, a pipe, or a name of an open file."""
+    found = Path(path)
+    if found.is_dir() or not found.exists():
+        return False
+    return not found.is_file() or found.absolute().parts[1:2] in (("dev",), ("proc",))
+
+
+@contextlib.contextmanager
+def _into(path: str | os.PathLike[str]) -> Iterator[Path]:
+    import shutil
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        temporary = Path(folder) / Path(path).name
+        temporary.touch()
+        yield temporary
+        with temporary.open("rb") as source, Path(path).open("ab") as target:
+            shutil.copyfileobj(source, target)
 
 
 def _begin(path: str | os.PathLike[str]) -> tuple[Path, Path]:
     """Give the file behind `path`, and beside it an empty one."""
+    if str(path) == "-":
+        raise BnfoldError("-: is no file; give a name, or /dev/stdout for a pipe")
     if Path(path).is_dir():
         raise BnfoldError(f"{path}: is a folder; give the name of a file in it")
     final = Path(path).resolve()

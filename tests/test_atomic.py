@@ -2,6 +2,7 @@
 
 import errno
 import os
+import threading
 import time
 
 import pytest
@@ -48,6 +49,38 @@ def test_permissions_are_those_of_the_old_file_or_of_any_new_one(tmp_path):
             temporary.write_bytes(b"x")
     assert old.stat().st_mode & 0o777 == 0o604
     assert new.stat().st_mode == plain.stat().st_mode
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+@pytest.mark.parametrize("linked", [False, True])
+def test_a_pipe_gets_the_whole_and_stays_one(tmp_path, linked):
+    """So does a device: `-o /dev/null` must not put a file in its place."""
+    pipe, target, got = tmp_path / "pipe", tmp_path / ("link" if linked else "pipe"), []
+    os.mkfifo(pipe)
+    if linked:
+        target.symlink_to(pipe)
+    reader = threading.Thread(target=lambda: got.append(pipe.read_bytes()))
+    reader.start()
+    check_writable(target)
+    with replacing(target) as temporary:
+        assert temporary.parent != tmp_path
+        temporary.write_bytes(b"whole")
+    reader.join()
+    assert got == [b"whole"]
+    assert pipe.is_fifo()
+    assert set(tmp_path.iterdir()) == {pipe, target}
+
+
+def test_what_goes_into_a_pipe_comes_only_when_the_block_ends_well(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(ValueError, match="half"):
+        fail_halfway(pipe, ValueError("half"))  # it would wait for a reader if it wrote
+
+
+def test_a_dash_is_no_name():
+    with pytest.raises(BnfoldError, match="/dev/stdout"):
+        check_writable("-")
 
 
 def test_a_link_stays_a_link(tmp_path):

@@ -26,7 +26,7 @@ from bnfold.adapters.onnx_skeleton import (
 from bnfold.adapters.onnx_splice import Copied, Literal, MemorySink, Piece, Splice, Streamed, write
 from bnfold.adapters.onnx_tensors import CODES, Tensor, tensor
 from bnfold.adapters.onnx_wire import Field, header
-from bnfold.atomic import reaching_disk, replacing
+from bnfold.atomic import is_special, reaching_disk, replacing
 from bnfold.errors import BnfoldError
 
 EXTERNAL_DATA = ("auto", "never", "always")
@@ -53,6 +53,10 @@ def to_file(model: Model, changes: Changes, audit: Audit, target: Path, external
     try:
         with replacing(target) as temporary:
             pieces = _fitting(model, changes, audit, external_data, data)
+            if data.pieces and is_special(target):
+                raise BnfoldError(
+                    f"{target}: nothing can lie beside it; give the name of a file, for its external data"
+                )
             if data.pieces:
                 _write(folder / data.name, data.pieces, os.O_CREAT | os.O_EXCL, flush=True)
                 data.written = True

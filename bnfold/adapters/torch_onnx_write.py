@@ -12,7 +12,7 @@ from torch.export import ExportedProgram
 from bnfold.adapters.onnx_write import free_name
 from bnfold.adapters.torch_capture import Arguments
 from bnfold.adapters.torch_onnx_clean import with_properties
-from bnfold.atomic import replacing
+from bnfold.atomic import is_special, replacing
 from bnfold.errors import BnfoldError
 
 if TYPE_CHECKING:
@@ -66,6 +66,8 @@ def write(proto: onnx.ModelProto, path: Path, verified: Callable[[Path], Any] | 
 
 def _write_external(proto: onnx.ModelProto, path: Path, verified: Callable[[Path], Any] | None) -> Any:
     """The data takes a name that nothing has: a model that is there may need its own until it is replaced."""
+    if is_special(path):
+        raise BnfoldError(f"{path}: nothing can lie beside it; give the name of a file, for its external data")
     name = free_name(path)
     with tempfile.TemporaryDirectory(prefix=f".{path.stem}.", dir=path.parent) as folder:
         draft = Path(folder) / path.name

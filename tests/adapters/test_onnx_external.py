@@ -56,6 +56,17 @@ def test_external_data_goes_along(proto, one_file, tmp_path):
     onnx.checker.check_model(str(other / "folded.onnx"), full_check=True)
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_nothing_is_put_beside_a_pipe(tmp_path):
+    source, pipe = tmp_path / "model.onnx", tmp_path / "pipe"
+    wide = TEXT.replace("[N,4,6,6]", "[N,64,6,6]")
+    onnx.save(model(wide, w=(64, 3, 3, 3), big=(1, 64, 6, 6), **batch_norm(64)), source)
+    os.mkfifo(pipe)
+    with pytest.raises(BnfoldError, match="nothing can lie beside it"):
+        fold_file(source, pipe, external_data="always")
+    assert {path.name for path in tmp_path.iterdir()} == {"model.onnx", "pipe"}
+
+
 def test_external_data_stays_outside(tmp_path):
     shapes = {"w": (16, 3, 3, 3), "v": (16, 16, 3, 3)}
     proto = model(

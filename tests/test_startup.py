@@ -1,6 +1,5 @@
 """`--help` and `--version` answer without the libraries that take seconds to import; mistakes get suggestions."""
 
-import gc
 import json
 import os
 import subprocess
@@ -11,8 +10,10 @@ import onnx
 import pytest
 
 from bnfold.commands import COMMANDS
-from bnfold.commands.lean import without_collector
 
+MODEL = """<ir_version: 8, opset_import: ["" : 17]> g (float[N,1,8,8] x) => (float[N,1,8,8] y)
+<float[1,1,1,1] w = {2}, float[1] s = {3}, float[1] b = {4}, float[1] m = {5}, float[1] v = {6}>
+{ c = Conv(x, w) y = BatchNormalization(c, s, b, m, v) }"""
 HEAVY = ("torch", "onnx", "onnxruntime", "onnxsim", "rich", "numpy", "sklearn")
 
 
@@ -31,10 +32,7 @@ def loaded_after(*arguments: str) -> tuple[int, set[str]]:
 
 
 def test_folding_an_onnx_file_imports_no_more_than_it_needs(tmp_path: Path) -> None:
-    text = """<ir_version: 8, opset_import: ["" : 17]> g (float[N,1,8,8] x) => (float[N,1,8,8] y)
-    <float[1,1,1,1] w = {2}, float[1] s = {3}, float[1] b = {4}, float[1] m = {5}, float[1] v = {6}>
-    { c = Conv(x, w) y = BatchNormalization(c, s, b, m, v) }"""
-    onnx.save(onnx.parser.parse_model(text), tmp_path / "model.onnx")
+    onnx.save(onnx.parser.parse_model(MODEL), tmp_path / "model.onnx")
     script = (
         "import json, os, sys\n"
         f"sys.argv = ['bnfold', 'fold', {str(tmp_path / 'model.onnx')!r}]\n"
@@ -50,10 +48,17 @@ def test_folding_an_onnx_file_imports_no_more_than_it_needs(tmp_path: Path) -> N
     assert not slow & set(names)
 
 
-def test_the_collector_is_off_for_a_while_only() -> None:
-    with without_collector():
-        assert not gc.isenabled()
-    assert gc.isenabled()
+@pytest.mark.parametrize(("arguments", "collects"), [(["fold"], False), (["fold", "--verify"], True), (["lint"], True)])
+def test_only_a_short_run_does_without_the_collector(tmp_path: Path, arguments: list[str], collects: bool) -> None:
+    onnx.save(onnx.parser.parse_model(MODEL), tmp_path / "model.onnx")
+    script = (
+        "import gc, sys\n"
+        f"sys.argv = ['bnfold', *{arguments!r}, {str(tmp_path / 'model.onnx')!r}]\n"
+        "from bnfold.commands import main\n"
+        "try:\n    main()\nexcept SystemExit:\n    print(gc.isenabled())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == str(collects)
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:

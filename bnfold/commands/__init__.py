@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import click
 
 from bnfold import __version__
-from bnfold.commands.lean import leave_the_rest
+from bnfold.commands.lean import leave_the_rest, with_collector, without_collector
 from bnfold.errors import BnfoldError
 
 COMMANDS = {
@@ -22,6 +22,7 @@ COMMANDS = {
     "doctor": "Diagnose the installed runtimes and providers.",
     "lint": "Fail on models that still hold foldable BatchNorm.",
 }
+_SHORT = "fold"  # the command that says itself whether it runs long
 INTERRUPTED = 130
 NOBODY_READS = 141  # as a shell says of SIGPIPE
 _COMPLETION = "_BNFOLD_COMPLETE"  # eval "$(_BNFOLD_COMPLETE=bash_source bnfold)"
@@ -39,6 +40,8 @@ class LazyGroup(click.Group):
         if cmd_name not in COMMANDS:
             return None
         module = importlib.import_module(f"bnfold.commands.{cmd_name}")
+        if cmd_name != _SHORT:
+            with_collector()
         command: click.Command = module.command
         return command
 
@@ -88,6 +91,7 @@ def run(arguments: Sequence[str]) -> object:
 
 def main() -> None:
     """Run the command line and end the process with its exit status."""
+    without_collector()
     try:
         status = run(sys.argv[1:])
         sys.stdout.flush()

@@ -1,6 +1,5 @@
 """`bnfold fold`: absorb every BatchNorm that can be absorbed."""
 
-import contextlib
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from click.core import ParameterSource
 
-from bnfold.commands.lean import without_blas_threads, without_collector
+from bnfold.commands.lean import with_collector, without_blas_threads
 
 if TYPE_CHECKING:
     from bnfold.folding_files import Request
@@ -137,9 +136,9 @@ def command(model: Path, output: Path | None, as_json: bool, **options: Any) -> 
     )
     if options["save_plan"] is not None:
         check_writable(options["save_plan"])
-    is_short = kind_of(model) is Kind.ONNX and not request.verify and request.plan is None
-    with without_collector() if is_short else contextlib.nullcontext():
-        result = fold_file(request)
+    if kind_of(model) is not Kind.ONNX or request.verify or request.plan is not None:
+        with_collector()
+    result = fold_file(request)
     if options["save_plan"] is not None:
         _save_plan(options["save_plan"], result)
     written = None if request.dry_run else str(result.model)

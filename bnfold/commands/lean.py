@@ -1,10 +1,8 @@
 """How a process that folds one file is set up: what helps a long run costs a short one."""
 
-import contextlib
 import gc
 import os
 import sys
-from collections.abc import Iterator
 
 
 def without_blas_threads() -> None:
@@ -16,16 +14,14 @@ def without_blas_threads() -> None:
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
-@contextlib.contextmanager
-def without_collector() -> Iterator[None]:
-    """Look for no garbage in cycles: what folding an ONNX file allocates is needed to the end, and is no cycle."""
-    was_enabled = gc.isenabled()
+def without_collector() -> None:
+    """Look for no garbage in cycles until `with_collector`: what is imported, and what a short run allocates, stays."""
     gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
+
+
+def with_collector() -> None:
+    """Look for garbage from now on: a long run leaves some."""
+    gc.enable()
 
 
 def leave_the_rest() -> None:

@@ -126,7 +126,8 @@ class Executor:
             return tuple(inner[name] for name in body.outputs)
         function = implementation(node)
         assert function is not None, node
-        noise = self._noise if self._sizes.isdisjoint(node.outputs) else None
+        still = node.operator in _FIRST_SIZE or not self._sizes.isdisjoint(node.outputs)
+        noise = None if still else self._noise
         with noise or contextlib.nullcontext():
             results = function(node, *arguments)
         return tuple(map(self._stored, results if isinstance(results, tuple) else (results,)))

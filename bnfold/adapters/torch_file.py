@@ -105,7 +105,8 @@ def _target(source: Path, target: str | os.PathLike[str] | None, kind: str, in_p
     if target is None:
         if in_place:
             return source
-        return source.with_name(f"{source.stem}.folded{_SUFFIXES.get(kind, source.suffix)}")
+        own = ".pt" if source.suffix in _BY_SUFFIX else source.suffix  # a state_dict may be called anything
+        return source.with_name(f"{source.stem}.folded{_SUFFIXES.get(kind, own)}")
     path = Path(target)
     if path.exists() and path.samefile(source) and not in_place:
         raise BnfoldError(f"{path}: is the input; give another name, or --in-place")

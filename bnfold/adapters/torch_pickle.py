@@ -30,12 +30,12 @@ def load(path: Path, kind: Kind, *, trust: bool = False, max_bytes: int | None =
     if kind is Kind.TORCH:
         inspect_archive(path, max_bytes)
     if trust:
-        return _reading(path, lambda: torch.load(path, map_location="cpu", weights_only=False))
+        return _reading(path, lambda: _loaded(path, weights_only=False))
     if kind is Kind.TORCH:
         _refuse_foreign_globals(path)
         _refuse_construction(path)
     with _layers_allowed():
-        content = _reading(path, lambda: torch.load(path, map_location="cpu", weights_only=True))
+        content = _reading(path, lambda: _loaded(path, weights_only=True))
     refuse_unexplained_memory(path, content)
     return content
 
@@ -51,11 +51,20 @@ def refuse_unexplained_memory(path: Path, content: object) -> None:
             )
 
 
+def _loaded(path: Path, *, weights_only: bool) -> Any:
+    with path.open("rb") as file:  # of a path, torch.load takes the extension for the kind
+        return torch.load(file, map_location="cpu", weights_only=weights_only)
+
+
 def _reading(path: Path, read: Callable[[], Any]) -> Any:
     try:
         return read()
     except pickle.UnpicklingError as error:
         raise UnsafeError(f"{path}: refused ({_first_line(error)}); {_WAYS_OUT}") from error
+    except ImportError as error:
+        raise BnfoldError(
+            f"{path}: needs code that can't be imported here ({_first_line(error)}); run where it can, with PYTHONPATH"
+        ) from error
     except (MemoryError, RecursionError) as error:
         raise UnsafeError(f"{path}: asks for more memory or depth than a model needs") from error
     except Exception as error:

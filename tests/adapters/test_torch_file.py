@@ -259,3 +259,25 @@ def test_a_killed_write_leaves_the_old_file_or_the_new_one(tmp_path, delay):
         process.wait()
     if path.read_bytes() != b"old":
         assert torch.load(path, weights_only=True)["state_dict"]["weight"].shape == (500, 2000)
+
+
+@pytest.mark.parametrize(
+    ("name", "target"), [("m.onnx", "m.folded.pt"), ("m.safetensors", "m.folded.pt"), ("m.pth", "m.folded.pth")]
+)
+@pytest.mark.parametrize("trust", [False, True])
+def test_an_extension_that_is_another_kind_s_does_not_matter(tmp_path, name, target, trust):
+    module = randomised(conv_bn())
+    torch.save(module, tmp_path / name)
+    result = bnfold.fold(tmp_path / name, "2x3x8x8", trust=trust)
+    assert result.model == tmp_path / target
+    torch.testing.assert_close(run(bnfold.load(result.model), image()), run(module, image()), rtol=1e-4, atol=1e-5)
+
+
+def test_code_that_a_trusted_file_needs_is_named(tmp_path, monkeypatch):
+    (tmp_path / "elsewhere.py").write_text("from torch import nn\n\n\nclass Net(nn.Sequential):\n    pass\n")
+    with monkeypatch.context() as patch:
+        patch.syspath_prepend(tmp_path)
+        torch.save(__import__("elsewhere").Net(nn.ReLU()), tmp_path / "model.pt")
+    del sys.modules["elsewhere"]
+    with pytest.raises(BnfoldError, match=r"needs code that can't be imported here .*No module named 'elsewhere'"):
+        load_module(tmp_path / "model.pt", trust=True)

@@ -120,7 +120,7 @@ class _Assembly:
             places[key] = self.hidden, 0
         memory, offset = places[key]
         offset += int(value.storage_offset())
-        return self._value(Seen(0, memory, tuple(value.shape), value.stride(), offset, value.dtype))
+        return self._value(Seen(0, memory, tuple(value.shape), value.stride(), offset, value.dtype, value.device))
 
     def _value(self, seen: Seen) -> Tensor:
         """Give a tensor without numbers that shows the memory."""

@@ -44,8 +44,8 @@ ONE_OPERATOR = frozenset(
 def kind_of(call: Call) -> Hashable:
     """Tell what a call is lowered alike with."""
     if call.func in ONE_OPERATOR:
-        return call.frame, tuple((len(seen.shape), seen.dtype) for seen in call.operands)
-    return call.frame, tuple(seen.form for seen in call.operands)
+        return call.frame, tuple((len(seen.shape), seen.dtype, seen.device) for seen in call.operands)
+    return call.frame, tuple((*seen.form, seen.device) for seen in call.operands)
 
 
 def lowered(calls: Iterable[Call]) -> dict[Hashable, Lowered] | None:
@@ -83,11 +83,12 @@ class _Functions(nn.Module):
         alike: Counter[Hashable] = Counter()
         places = []
         for seen in call.operands:
-            key = (seen.form, alike[seen.form], index if own else None)
+            form = (*seen.form, seen.device)
+            key = (form, alike[form], index if own else None)
             places.append(shared.setdefault(key, len(self.inputs)))
             if places[-1] == len(self.inputs):
-                self.inputs.append(torch.empty_strided(seen.shape, seen.stride, dtype=seen.dtype))
-            alike[seen.form] += 1
+                self.inputs.append(torch.empty_strided(seen.shape, seen.stride, dtype=seen.dtype, device=seen.device))
+            alike[form] += 1
         return places
 
     def forward(self, *tensors: Tensor) -> list[list[Tensor]]:

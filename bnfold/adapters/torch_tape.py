@@ -27,6 +27,7 @@ class Seen:
     stride: tuple[int, ...]
     offset: int
     dtype: torch.dtype
+    device: torch.device
 
     @property
     def form(self) -> "Form":
@@ -167,9 +168,10 @@ class Taping(Recorder):
         plain = type(item) in (Tensor, nn.Parameter) and item.layout is torch.strided
         if not plain or item.is_quantized or item.is_conj() or item.is_neg() or item.is_inference():
             self._lost = True
-            return Seen(origin.number, origin.memory, (), (), 0, item.dtype)
+            return Seen(origin.number, origin.memory, (), (), 0, item.dtype, item.device)
         offset = int(item.storage_offset())
-        return Seen(origin.number, origin.memory, tuple(item.shape), item.stride(), offset, item.dtype)
+        shape, stride = tuple(item.shape), item.stride()
+        return Seen(origin.number, origin.memory, shape, stride, offset, item.dtype, item.device)
 
 
 @dataclass(frozen=True, slots=True)

@@ -182,14 +182,30 @@ def check(
     budget: Mapping[str, float] | None = None,
     **loading: Any,
 ) -> CheckResult:
-    """Hold `candidate` to the recorded truth, as `bnfold.check` would to the model's."""
+    """Hold `candidate` to the recorded truth, as `bnfold.check` would to the model's, on the inputs that it takes.
+
+    Raises BnfoldError where it takes none of them.
+    """
     side = load_subject(candidate, examples=golden.records[0].sample.feed, **loading)
+    feeds = [item.sample.feed for item in golden.records if _fits(golden, side.inputs, item.sample.feed)]
+    if not feeds:
+        raise BnfoldError(f"{side.label} takes none of the {len(golden.records)} inputs that were recorded")
     options = Options(
         golden.seed, allow_missing=allow_missing, allow_fallback=allow_fallback, by_position=by_position, budget=budget,
         localise=False, only_given=True,
     )  # fmt: skip
     subject: Any = Recorded(golden)
-    return Check(subject, [side], parse_targets(providers), options).run([item.sample.feed for item in golden.records])
+    return Check(subject, [side], parse_targets(providers), options).run(feeds)
+
+
+def _fits(golden: Golden, specs: Sequence[InputSpec], feed: Feed) -> bool:
+    """Whether every dimension that is fixed is that of `feed`; another number of inputs is for the check to tell."""
+    named = {spec.name: spec for spec in specs}
+    return len(specs) != len(feed) or all(
+        isinstance(dim, str) or dim == size
+        for ours, theirs, array in zip(golden.inputs, specs, feed, strict=True)
+        for dim, size in zip(named.get(ours.name, theirs).dims, array.shape, strict=False)
+    )
 
 
 class Recorded:

@@ -10,9 +10,11 @@ from bnfold import golden
 from bnfold.checking import Verdict, check
 from bnfold.checking.torch_executor import Executor
 from bnfold.checking.torch_noise import NoiseMode, nudge
+from bnfold.errors import BnfoldError
+from tests.checking.building import Layer, Network
 
 UNIT = 2.0**-24
-SEEDS = range(6)
+SEEDS = (0, 1, 4, 10, 11, 45)
 
 
 def drawn(module, seed):
@@ -142,6 +144,22 @@ def test_a_golden_file_of_an_arg_max():
     recorded = golden.record(model, (torch.randn(4, 7, generator=torch.Generator().manual_seed(0)),))
     assert golden.check(recorded, model).passed
     assert golden.check(recorded, other).verdict is Verdict.DIFFERENT
+
+
+def test_a_golden_file_serves_a_candidate_of_one_batch_size():
+    model, x = drawn(nn.Linear(7, 5), 0), torch.randn(4, 7, generator=torch.Generator().manual_seed(0))
+    recorded = golden.record(model, (x,))
+    layer = Layer("y", "Gemm", model.weight.double().numpy(), model.bias.double().numpy())
+    candidate = Network("one", (7,), [layer], ("y",)).model()
+    for batch, taken in ((3, 1), (4, 1), (5, 0)):
+        candidate.graph.input[0].type.tensor_type.shape.dim[0].dim_value = batch
+        if not taken:
+            with pytest.raises(BnfoldError, match="takes none of the"):
+                golden.check(recorded, candidate)
+            continue
+        result = golden.check(recorded, candidate)
+        assert result.passed, result.reasons
+        assert {shape for record in result.inputs for _, shape in record.shapes} == {(batch, 7)}
 
 
 def test_deep_standardisation_is_verified_on_the_inputs_that_tell():

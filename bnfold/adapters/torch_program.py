@@ -81,6 +81,8 @@ def require_same_program(program: ExportedProgram, folded: ExportedProgram, give
         before, after = program.module(), folded.module()
         try:
             runs = enough(before, [run(before, given)], MORE)
+        except BnfoldError:
+            raise
         except Exception as error:
             raise BnfoldError(f"the program doesn't run with its inputs ({type(error).__name__}: {error})") from error
         own, unit = standard(runs), torch_truth.rounding(after)

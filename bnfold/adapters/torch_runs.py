@@ -9,6 +9,7 @@ from torch.utils import _pytree as pytree
 
 from bnfold.adapters import torch_truth
 from bnfold.adapters.torch_capture import Arguments
+from bnfold.errors import UnverifiedError
 
 ENOUGH = 16  # numbers of an output, in all runs together, that tell a module's own error
 MORE = ENOUGH - 1  # runs, at most, that are added for that
@@ -35,8 +36,12 @@ def enough(module: nn.Module, runs: Sequence[Run], most: int) -> list[Run]:
     """Add up to `most` runs on fainter inputs where an output has few numbers.
 
     The error of a single number is small by luck at times, and a right fold is not as lucky.
+    Raises UnverifiedError where every output of every run is empty.
     """
     found, first = list(runs), runs[0].given
+    outputs = [item for one in runs for item in one.reference]
+    if outputs and not any(item.numel() for item in outputs):
+        raise UnverifiedError("nothing can be compared: every output is empty; give inputs of at least one row")
     if not any(item.is_floating_point() for item in first.tensors):
         return found
     for step in range(1, most + 1):

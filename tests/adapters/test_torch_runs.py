@@ -4,11 +4,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import bnfold
 from bnfold.adapters import torch_truth
 from bnfold.adapters.torch_capture import arguments
 from bnfold.adapters.torch_runs import ENOUGH, MORE, enough, run, standard
 from bnfold.adapters.torch_truth import Own, require_same
-from bnfold.errors import DifferentError
+from bnfold.errors import DifferentError, UnverifiedError
 
 
 class Counted(nn.Linear):
@@ -42,6 +43,11 @@ def test_a_module_of_few_outputs_runs_more_often(outputs, most, runs):
 def test_inputs_that_it_does_not_take_end_the_search():
     module = network(1, least=0.95)
     assert len(enough(module, [run(module, arguments(torch.ones(1, 32)))], MORE)) == 4
+
+
+def test_outputs_without_a_number_prove_nothing():
+    with pytest.raises(UnverifiedError, match="every output is empty; give inputs of at least one row"):
+        bnfold.fold(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)).eval(), torch.ones(0, 3))
 
 
 def test_whole_numbers_are_not_made_fainter():

@@ -92,7 +92,7 @@ def test_features_that_become_one_channel_have_one_frame() -> None:
     maps = b.node("reshape", ops.Reshape(), [features], (2, 3, 2, 2))
     graph = b.graph(b.conv("next", b.batch_norm("other", maps), 2, 1, pad=0))
     plan = check(graph)
-    assert into(plan) == {"other": ("bn",)}
+    assert into(plan) == {"other": ("next",)}
     assert Why.RESHAPE in whys(plan)["bn"]
 
 

@@ -1,6 +1,6 @@
 """A graph's frames as one problem: which affines can be folded together, and the frames that this gives."""
 
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -8,12 +8,12 @@ import numpy as np
 from bnfold.affine import Affine, Floats
 from bnfold.candidates import Candidate
 from bnfold.graph import Graph, Node
-from bnfold.ops import Einsum, MatMul, Parameter
 from bnfold.plan import Reason
-from bnfold.relation import Contracted, Site, Tie
+from bnfold.relation import Site, Tie
 from bnfold.rules import relation
 from bnfold.solving.axes import frame_axes
 from bnfold.solving.choice import choose
+from bnfold.solving.ends import kept_ends, linear_ends, parameter_ends
 from bnfold.solving.lanes import groups
 from bnfold.solving.rows import Kind, Lowering
 from bnfold.solving.system import Refused, System, Uneven, row_owners
@@ -75,6 +75,7 @@ class _Problem:
         ties: dict[str, tuple[Tie, ...]] = {
             node.name: relation(Site(node, graph, node.name in relaxed, tensors)) for node in graph.nodes
         }
+        self.ties = ties
         self.lowering = Lowering(graph, frame_axes(graph, ties), ties)
         self._hard_rows(ties, found, held, gone)
         self.folds = _folds(self.lowering, found, held)
@@ -82,7 +83,7 @@ class _Problem:
             [row for c in fold if c.function for row in self.lowering.folded(c.tie, c.function)] for fold in self.folds
         ]
         self.rows, self.owner = row_owners(self.lowering.rows, fold_rows)
-        self.ends = [*_linear_ends(self.lowering, ties), *_parameters(self.lowering)]
+        self.ends = [*linear_ends(self.lowering, ties), *parameter_ends(self.lowering)]
         self.absorbs = np.zeros(self.lowering.unknowns.count, dtype=np.bool_)
         for end in self.ends:
             self.absorbs[end.span] |= end.takes_shift
@@ -105,6 +106,7 @@ class _Problem:
     def solution(self, taken: frozenset[str]) -> Solution:
         """Read the frames off the eliminations."""
         unknowns, axes = self.lowering.unknowns, self.lowering.axes
+        self.ends += kept_ends(self.lowering, self.ties, taken)
         shift = self.system.fewest_changes(Kind.SHIFT, self._weights() + self._operators())
         negative = self.system.fewest_changes(Kind.SIGN, self._weights(shift))
         size = self.system.fewest_changes(Kind.SCALE, self._weights(shift, negative))
@@ -119,7 +121,7 @@ class _Problem:
     def _weights(self, *moved: Floats) -> Floats:
         """Say what it is worth to leave an unknown at 0: a weight that isn't rewritten, then a tensor as it was.
 
-        A linear node at whose ends something has moved already is rewritten anyway.
+        A node at whose ends something has moved already is rewritten anyway.
         """
         unknowns = self.lowering.unknowns
         changed = set(unknowns.values_with(np.logical_or.reduce([values != 0 for values in moved]))) if moved else set()
@@ -255,44 +257,6 @@ def _units(graph: Graph) -> dict[str, list[Node]]:
 
 def _variables(graph: Graph, node: Node) -> list[str]:
     return [name for name in (*node.inputs, *node.outputs) if name in graph.values]
-
-
-@dataclass(frozen=True, slots=True)
-class _End:
-    """A tensor before or behind a linear node, and its unknowns.
-
-    takes_shift: the node's bias takes up shifts there. wants_operator: it has none, and would need one of its own.
-    """
-
-    node: str
-    value: str
-    span: slice
-    takes_shift: bool = False
-    wants_operator: bool = False
-
-
-def _linear_ends(lowering: Lowering, ties: Mapping[str, tuple[Tie, ...]]) -> Iterator[_End]:
-    for name, node_ties in ties.items():
-        for tie in node_ties:
-            if isinstance(tie, Contracted):
-                if lowering.axes.get(tie.source) == tie.source_axis:
-                    yield _End(name, tie.source, lowering.unknowns.span(tie.source))
-                if lowering.axes.get(tie.target) == tie.target_axis:
-                    costs = _wants_operator(lowering.graph, name, tie)
-                    yield _End(name, tie.target, lowering.unknowns.span(tie.target), not costs, costs)
-
-
-def _parameters(lowering: Lowering) -> Iterator[_End]:
-    """A constant that is data takes up shifts, and is rewritten for them."""
-    for node in lowering.graph.nodes:
-        if isinstance(node.op, Parameter) and "constants" not in node.limits and node.output in lowering.axes:
-            yield _End(node.name, node.output, lowering.unknowns.span(node.output), takes_shift=True)
-
-
-def _wants_operator(graph: Graph, name: str, tie: Contracted) -> bool:
-    """Whether a bias costs an Add: an Einsum takes none, and a MatMul only of matrices, which makes it a Gemm."""
-    op, matrices = graph.by_name[name].op, all(len(graph.shape(end) or ()) == 2 for end in (tie.source, tie.target))
-    return not tie.bias and (isinstance(op, Einsum) or (isinstance(op, MatMul) and not matrices))
 
 
 __all__ = ["Solution", "solve"]

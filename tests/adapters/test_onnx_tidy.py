@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tests.adapters.onnx_cases import fold_and_check, kinds, model
+from tests.adapters.onnx_cases import batch_norm, fold_and_check, kinds, model
 
 NHWC, NCHW = "Transpose<perm=[0,2,3,1]>", "Transpose<perm=[0,3,1,2]>"
 
@@ -69,6 +69,16 @@ def test_arithmetic_that_stays_becomes_one_operator(tmp_path):
     assert len(result.plan.kept) == 2
     assert kinds(folded) == ["BatchNormalization", "Relu", "Transpose", "Mul", "Add", "Tanh"]
     assert not {"m", "s", "t"} & {item.name for item in folded.graph.initializer}
+
+
+def test_an_add_that_stays_is_an_add(tmp_path):
+    """A hard-swish in parts: its 1/6 goes into the next layer, where it costs nothing, and not around the Add."""
+    text = """(float[N,3,8,8] x) => (float[N,5,8,8] y) { c = Conv<pads=[1,1,1,1]>(x, w) b = BN(c) a = Add(b, three)
+    k = Clip(a, zero, six) m = Mul(b, k) d = Div(m, six) y = Conv<pads=[1,1,1,1]>(d, v) }"""
+    numbers = {"three": 3.0, "zero": 0.0, "six": 6.0}
+    tensors = {name: np.array(number, np.float32) for name, number in numbers.items()}
+    folded, _ = fold_and_check(model(text, w=(4, 3, 3, 3), v=(5, 4, 3, 3), **tensors, **batch_norm(4)), tmp_path)
+    assert kinds(folded) == ["Conv", "Add", "Clip", "Mul", "Conv"]
 
 
 def test_arithmetic_of_a_constant_that_may_be_overridden_stays(tmp_path):

@@ -1,0 +1,60 @@
+"""Which tensors lie at nodes whose constants follow from frames: what it costs to move a frame there."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from bnfold.graph import Graph
+from bnfold.ops import Einsum, MatMul, Parameter
+from bnfold.relation import Contracted, Mapped, Tie
+from bnfold.solving.rows import Lowering
+
+Ties = Mapping[str, tuple[Tie, ...]]  # by node
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """A tensor before or behind a node whose constants follow from frames, and its unknowns.
+
+    takes_shift: the node's bias takes up shifts there. wants_operator: it has none, and would need one of its own.
+    """
+
+    node: str
+    value: str
+    span: slice
+    takes_shift: bool = False
+    wants_operator: bool = False
+
+
+def linear_ends(lowering: Lowering, ties: Ties) -> Iterator[End]:
+    """A linear node is rewritten for what moves at its ends."""
+    for name, node_ties in ties.items():
+        for tie in node_ties:
+            if isinstance(tie, Contracted):
+                if lowering.axes.get(tie.source) == tie.source_axis:
+                    yield End(name, tie.source, lowering.unknowns.span(tie.source))
+                if lowering.axes.get(tie.target) == tie.target_axis:
+                    costs = _wants_operator(lowering.graph, name, tie)
+                    yield End(name, tie.target, lowering.unknowns.span(tie.target), not costs, costs)
+
+
+def parameter_ends(lowering: Lowering) -> Iterator[End]:
+    """A constant that is data takes up shifts, and is rewritten for them."""
+    for node in lowering.graph.nodes:
+        if isinstance(node.op, Parameter) and "constants" not in node.limits and node.output in lowering.axes:
+            yield End(node.name, node.output, lowering.unknowns.span(node.output), takes_shift=True)
+
+
+def kept_ends(lowering: Lowering, ties: Ties, taken: frozenset[str]) -> Iterator[End]:
+    """An affine that stays is rewritten for what moves beside it; one that only adds becomes more than an Add."""
+    for name, node_ties in ties.items():
+        for tie in node_ties:
+            if isinstance(tie, Mapped) and name not in taken:
+                for value in (tie.source, tie.target):
+                    if lowering.axes.get(value) == tie.axis:
+                        yield End(name, value, lowering.unknowns.span(value))
+
+
+def _wants_operator(graph: Graph, name: str, tie: Contracted) -> bool:
+    """Whether a bias costs an Add: an Einsum takes none, and a MatMul only of matrices, which makes it a Gemm."""
+    op, matrices = graph.by_name[name].op, all(len(graph.shape(end) or ()) == 2 for end in (tie.source, tie.target))
+    return not tie.bias and (isinstance(op, Einsum) or (isinstance(op, MatMul) and not matrices))

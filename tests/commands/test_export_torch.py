@@ -168,7 +168,7 @@ def test_an_npz_of_inputs_and_two_inputs(tmp_path):
 ERRORS = [
     (["--dynamic", "batch"], "wanted AXIS=NAME"),
     (["--dynamic", "1=c"], "the forward needs these lengths as they are"),
-    (["--input", "2x3x28x28"], "can't follow it"),
+    (["--input", "2x3x28x28"], "doesn't take these inputs"),
     (["--level", "most"], "most"),
     (["--plan", "no-such-plan.json"], "no-such-plan.json"),
 ]

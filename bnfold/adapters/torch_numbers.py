@@ -16,7 +16,8 @@ from bnfold.rules.weights import weight_factors
 def scaled_like(path: str, old: Tensor, linear: Contracted, weight: Constant, edit: ScaleWeight) -> Tensor:
     """Give a weight times its factors: shape, dtype, memory format and device of `old`, which `weight` reads.
 
-    Stretch by stretch, so that float64 is never held whole. Raises BnfoldError where the dtype overflows.
+    Stretch by stretch, each a copy of the numbers, so that float64 is never held whole. Raises BnfoldError where the
+    dtype overflows.
     """
     if edit.balance is not None:
         return finite(path, rounded(scaled(linear, weight, edit), old))
@@ -25,8 +26,10 @@ def scaled_like(path: str, old: Tensor, linear: Contracted, weight: Constant, ed
     factors = [factor for factor in both if not np.all(factor == 1)]
     for rows, numbers in weight.slabs():
         for factor in factors:
-            numbers = numbers * (factor[rows] if len(factor) == weight.shape[0] else factor)
-        new[rows] = finite(path, rounded(numbers, old[rows]))
+            numbers *= factor[rows] if len(factor) == weight.shape[0] else factor
+        stretch = new[rows]
+        stretch.copy_(torch.from_numpy(_rounded_once(numbers, old.dtype)))
+        finite(path, stretch)
     return new
 
 

@@ -91,6 +91,11 @@ class Growth:
         self.layers.append(name)
         return f"self.{name}"
 
+    def parameter(self, tensor: Tensor) -> str:
+        name = f"parameter{len(list(self.network.parameters()))}"
+        setattr(self.network, name, nn.Parameter(tensor))
+        return f"self.{name}"
+
     def put(self, code: str) -> str:
         """Add a line, unless it doesn't run or gives too much; give the name of its result, or of the last one."""
         name = f"t{len(self.network.lines)}"
@@ -275,6 +280,21 @@ def _join(growth: Growth, x: str) -> None:
     growth.put(choose(codes))
 
 
+def _position(growth: Growth, x: str) -> None:
+    """A parameter that is added, multiplied or joined; now and then one that is used twice, or a table of rows."""
+    choose = growth.random.choice
+    shape = list(growth.tensors[x].shape)
+    sizes = [1, *(choose([size, size, 1]) for size in shape[1:])]
+    if choose([True, False, False]) and len(shape) > 1:
+        table = growth.layer(nn.Embedding(5, shape[-1]))
+        growth.put(f"{x} + {table}(({x}[..., 0] > 0).long() + {choose([0, 1, 3])})")
+        return
+    p = growth.parameter(torch.randn(sizes))
+    codes = [f"{x} + {p}", f"{p} - {x}", f"{x} * {p}", f"torch.maximum({x}, {p})", f"({x} + {p}) * {p}"]
+    joined = f"torch.cat([{p}.expand({x}.shape[0], {', '.join(['-1'] * (len(shape) - 1))}), {x}], -1)"
+    growth.put(choose([*codes, joined]))
+
+
 def _write(growth: Growth, x: str) -> None:
     """Update a tensor in place; what shows the same memory is read on, as in any program."""
     if x == "x":
@@ -315,6 +335,7 @@ MOVES: dict[Move, int] = {
     _pool: 3,
     _layout: 3,
     _join: 3,
+    _position: 1,
     _again: 2,
     _gate: 1,
     _block: 2,

@@ -1,14 +1,13 @@
 """A fold of a module is audited weight by weight: a fault far too small for the outputs is found and named."""
 
-from collections.abc import Callable
-
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 import bnfold
 from bnfold import graph
-from bnfold.adapters import torch_numbers, torch_program_graph, torch_write
+from bnfold.adapters import torch_numbers, torch_program_graph
 from bnfold.affine import Floats
 from bnfold.models import create
 from bnfold.training.statistics import randomise_
@@ -36,16 +35,15 @@ def test_whole_networks_pass(name: str) -> None:
 @pytest.mark.parametrize("inplace", [False, True])
 @pytest.mark.parametrize("rank", [4, 1], ids=["weight", "bias"])
 def test_two_ulp_in_one_number_are_found(monkeypatch: pytest.MonkeyPatch, rank: int, inplace: bool) -> None:
-    right: Callable[[Floats, Tensor], Tensor] = torch_numbers.rounded
+    right = torch_numbers._rounded_once
 
-    def wrong(numbers: Floats, like: Tensor) -> Tensor:
-        new = right(numbers, like)
-        if new.dim() == rank:
-            new.view(-1)[1] *= 1 + 2**-21
+    def wrong(numbers: Floats, dtype: torch.dtype) -> Floats:
+        new = right(numbers, dtype)
+        if new.ndim == rank:
+            new.reshape(-1)[1] *= 1 + 2**-21
         return new
 
-    monkeypatch.setattr(torch_write, "rounded", wrong)
-    monkeypatch.setattr(torch_numbers, "rounded", wrong)
+    monkeypatch.setattr(torch_numbers, "_rounded_once", wrong)
     model = network()
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
     with pytest.raises(bnfold.DifferentError, match=r"^0: the (weight|bias) that was written"):
@@ -71,13 +69,13 @@ def test_a_stretch_of_a_weight_that_was_not_written_is_found(monkeypatch: pytest
     monkeypatch.setattr(graph, "SLAB", 3 * 3 * 3 * 2)
     model = network()
     assert len(bnfold.fold(model, torch.randn(1, 3, 9, 9)).plan.folded) == 2
-    right, seen = torch_numbers.rounded, list[int]()
+    right, seen = torch_numbers._rounded_once, list[int]()
 
-    def wrong(numbers: Floats, like: Tensor) -> Tensor:
+    def wrong(numbers: Floats, dtype: torch.dtype) -> Floats:
         seen.append(len(numbers))
-        return like.clone() if seen == [2, 2] else right(numbers, like)
+        return np.zeros_like(numbers) if seen == [2, 2] else right(numbers, dtype)
 
-    monkeypatch.setattr(torch_numbers, "rounded", wrong)
+    monkeypatch.setattr(torch_numbers, "_rounded_once", wrong)
     with pytest.raises(bnfold.DifferentError, match=r"^0: the weight that was written"):
         bnfold.fold(model, torch.randn(1, 3, 9, 9))
     assert seen[:2] == [2, 2]

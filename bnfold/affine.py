@@ -1,16 +1,17 @@
 """Affine maps along one axis of a tensor, and their algebra, in float64."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bnfold.record import record
+
 Floats: TypeAlias = NDArray[np.float64]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@record(eq=False)
 class Affine:
     """y = scale * x + shift, channel by channel along `axis`.
 

@@ -1,20 +1,20 @@
 """The linear branches of a Sum: what each operand is of which tensor."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 
 from bnfold import ops
 from bnfold.affine import Affine
 from bnfold.graph import Graph, Node
+from bnfold.record import record
 from bnfold.relation import Site
 from bnfold.rules.affine import affine_of
 
 DEPTH = 8  # Sums within each other: what a person writes
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@record(eq=False)
 class Branch:
     """coefficient * affine(conv(x)), where both are optional; nodes in the order of the data."""
 

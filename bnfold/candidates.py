@@ -1,7 +1,7 @@
 """The affines of a graph: what each computes, and what speaks against folding it before anything else is known."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from fnmatch import fnmatchcase
 
 import numpy as np
@@ -12,6 +12,7 @@ from bnfold.graph import Graph, Node
 from bnfold.ops import Affine as AffineOp
 from bnfold.ops import BatchNorm
 from bnfold.plan import Reason
+from bnfold.record import record
 from bnfold.relation import Mapped, Site
 from bnfold.rules.affine import affine_of
 from bnfold.why import Why
@@ -19,7 +20,7 @@ from bnfold.why import Why
 UNSOUND = frozenset({Why.TRAINING, Why.NO_STATISTICS, Why.COMPUTED, Why.AXIS, Why.NOT_FINITE, Why.VARIANCE})
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Candidate:
     """One affine node.
 

@@ -5,7 +5,6 @@ lies between makes one constant c of that: the affine is y = x + (t - c).
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import singledispatch
 
 import numpy as np
@@ -14,11 +13,12 @@ from numpy.typing import NDArray
 from bnfold import ops
 from bnfold.affine import Affine, Floats
 from bnfold.graph import Graph, Node
+from bnfold.record import record
 from bnfold.relation import Site
 from bnfold.rules.linear import contraction
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@record(eq=False)
 class Way:
     """The way to an affine from the linear node whose rows can become zero.
 

@@ -1,7 +1,7 @@
 """Folding model files of every kind: which adapter, where the result goes, and which plan is carried out."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
@@ -11,6 +11,7 @@ from bnfold.errors import BnfoldError
 from bnfold.formats import Kind, kind_of
 from bnfold.graph import Graph
 from bnfold.plan import Plan
+from bnfold.record import record
 from bnfold.result import FoldResult
 
 _SHOWN = 8  # names in a message
@@ -18,7 +19,7 @@ VERIFIED = "verified: its outputs are as near to the float64 truth as the origin
 AUDITED = "audited: every changed weight is the float64 one, rounded once; --verify runs the model as well"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Request:
     """A fold that somebody asks for.
 

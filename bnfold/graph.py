@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 from bnfold.affine import Floats
 from bnfold.ops import Op, Unknown
+from bnfold.record import record
 from bnfold.why import Why
 
 Dim: TypeAlias = int | str | None  # a symbol stands for one length; None for any
@@ -16,7 +17,7 @@ Dim: TypeAlias = int | str | None  # a symbol stands for one length; None for an
 SLAB = 1 << 17  # elements of a constant that are looked at together: 1 MiB in float64
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Value:
     """A tensor that the model computes or is given. shape is None where even the rank is unknown."""
 
@@ -25,7 +26,7 @@ class Value:
     dtype: str  # NumPy's and ml_dtypes' names: float32, bfloat16, int64, ...
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Constant:
     """A tensor that is known before the run. `load` gives it in float64 and may read a file each time.
 
@@ -49,7 +50,7 @@ class Constant:
             yield slice(start, stop), self.rows(start, stop)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Node:
     """One operator at work.
 

@@ -9,7 +9,7 @@ behind a branch, or behind the sum, scales rows and moves biases. Kernels of dif
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from bnfold.affine import Floats
 from bnfold.branches import Branch, affine_behind, affines_of, branches_of
 from bnfold.graph import Graph, Node
 from bnfold.plan import Folded, Kept, Merge, Outcome, Plan, Remove
+from bnfold.record import record
 from bnfold.relation import Site
 from bnfold.rounding import merged
 from bnfold.rules.affine import affine_of
@@ -110,7 +111,7 @@ def _merge(graph: Graph, node: Node) -> Merge | None:
     return Merge(node.name, branches[0].x, layout.op, names, (after.name,) if after else (), inner)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class _Layout:
     """The merged operator. places: where each branch's kernel starts in it. cost: taps by output channel."""
 
@@ -123,7 +124,7 @@ class _Layout:
     costs: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class _Taps:
     """Where a branch reads along one axis: `size` taps from -low on, `dilation` apart; rest: low + high - reach."""
 

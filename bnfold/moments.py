@@ -6,7 +6,6 @@ half precision asks for them, where a wrong one costs nothing but its use), so t
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import cache
 from typing import TypeAlias
 
@@ -15,6 +14,7 @@ import numpy as np
 from bnfold import ops
 from bnfold.affine import Affine, Floats
 from bnfold.graph import Graph, Node
+from bnfold.record import record
 from bnfold.relation import Carried, Multiplied, Site, Summed
 from bnfold.rules import relation
 from bnfold.rules.affine import MEAN, VARIANCE, affine_of
@@ -25,7 +25,7 @@ POINTS = 32  # of a quadrature, for expectations of a normal variable
 RAISED = 0.75  # deviations by which the greatest of a window lies above the mean: 4 independent ones 1.03, alike ones 0
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@record(eq=False)
 class Moments:
     """mean, variance: (C,) float64, along `axis`."""
 

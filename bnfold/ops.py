@@ -1,33 +1,34 @@
-"""One frozen dataclass an operator: its attributes. Its operands are the inputs of the node that holds it.
+"""One record an operator: its attributes. Its operands are the inputs of the node that holds it.
 
 x and y stand for the first input and the output; `name?` for an input that may be absent (an empty name).
 N is the batch, C the channels, S the spatial axes. An axis is never negative.
 """
 
-from dataclasses import dataclass
 from typing import TypeAlias
+
+from bnfold.record import record
 
 Pads: TypeAlias = tuple[tuple[int, int], ...]  # (before, after), one pair an axis
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Op:
     """An operator."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Unknown(Op):
     """An operator that no rule covers; its tensors are left as they are."""
 
     kind: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ShapeOf(Op):
     """Reads the shape of x and none of its numbers."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Parameter(Op):
     """y is the constant that is its input: numbers that are data and no weight, as a position embedding or a token.
 
@@ -38,7 +39,7 @@ class Parameter(Op):
 # Linear operators: y = W x + b.
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Conv(Op):
     """Inputs x (N, in, *S), weight (out, in / groups, *kernel), bias? (out). `pads` is None where unknown (SAME)."""
 
@@ -49,7 +50,7 @@ class Conv(Op):
     pad_mode: str = "zeros"  # or reflect, replicate, circular
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ConvTranspose(Op):
     """Inputs x (N, in, *S), weight (in, out / groups, *kernel), bias? (out)."""
 
@@ -60,12 +61,12 @@ class ConvTranspose(Op):
     groups: int = 1
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Linear(Op):
     """Inputs x (..., in), weight (out, in), bias? (out)."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Gemm(Op):
     """alpha * A B + beta * C; inputs A, B, C?; A and B transposed first where told; one of them is constant."""
 
@@ -75,7 +76,7 @@ class Gemm(Op):
     trans_b: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class MatMul(Op):
     """numpy.matmul of the first two inputs, plus bias?; linear where one of the two is a constant.
 
@@ -83,7 +84,7 @@ class MatMul(Op):
     """
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Einsum(Op):
     """numpy.einsum(equation, two inputs), plus bias?; linear where one of the two is a constant.
 
@@ -96,14 +97,14 @@ class Einsum(Op):
 # Per-channel affines.
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class BatchNorm(Op):
     """Eval-mode BatchNorm on axis 1 with inputs x (N, C, *S), gamma?, beta?, running_mean, running_var, each (C,)."""
 
     eps: float
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Affine(Op):
     """y = scale * x + shift along `axis`; inputs x, scale (C,), shift (C,), both constant."""
 
@@ -113,7 +114,7 @@ class Affine(Op):
 # Elementwise operators.
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Binary(Op):
     """kind(left, right), NumPy's broadcasting, as an adapter reads it; `alpha` multiplies the right side (torch.add).
 
@@ -124,55 +125,55 @@ class Binary(Op):
     alpha: float = 1.0
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Unary(Op):
     """kind(x) elementwise, as an adapter reads it: neg, sqrt, rsqrt, reciprocal, square."""
 
     kind: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Sum(Op):
     """The sum of coefficient * input over the inputs, with broadcasting; none of them a constant."""
 
     coefficients: tuple[float, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Product(Op):
     """The product of the inputs, with broadcasting; none of them a constant."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Extremum(Op):
     """The largest (kind "max") or smallest ("min") of the inputs by element, with broadcasting; none a constant."""
 
     kind: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Relu(Op):
     """max(x, 0)."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class LeakyRelu(Op):
     """x where x > 0, else slope * x."""
 
     slope: float
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PRelu(Op):
     """x where x > 0, else slope * x; inputs x, slope (constant; any broadcastable shape)."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Abs(Op):
     """|x|."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Clip(Op):
     """min(max(x, lo), hi); None is no bound. ReLU6 and Hardtanh are clips."""
 
@@ -180,19 +181,19 @@ class Clip(Op):
     hi: float | None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ChannelClip(Op):
     """min(max(x, lo), hi) along `axis`; inputs x, lo (C,), hi (C,), constant; infinite is no bound."""
 
     axis: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Identity(Op):
     """y = x: Identity, eval-mode Dropout, contiguous, clone, a detach."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Cast(Op):
     """Changes the dtype from x's to y's."""
 
@@ -200,19 +201,19 @@ class Cast(Op):
 # Pooling and resampling over the axes other than the channels'.
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class MaxPool(Op):
     """The greatest of each window over the spatial axes (2 and on); padding is -inf. A second output holds indices."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class AvgPool(Op):
     """The mean of each window over axes 2 and on. `counts_padding`: zeros count in, or the divisor is given."""
 
     counts_padding: bool
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Reduce(Op):
     """kind over `axes`: mean, sum, max or min; global pooling is one."""
 
@@ -221,7 +222,7 @@ class Reduce(Op):
     keepdims: bool
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Resize(Op):
     """Interpolates along `moved` and where the shapes of x and y differ.
 
@@ -232,7 +233,7 @@ class Resize(Op):
     moved: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Pad(Op):
     """Pads every axis by `pads`; mode constant (with `value`), reflect, replicate or circular."""
 
@@ -244,19 +245,19 @@ class Pad(Op):
 # Layout.
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Transpose(Op):
     """numpy.transpose(x, permutation)."""
 
     permutation: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Reshape(Op):
     """The same elements in row-major order in y's shape: reshape, flatten, squeeze, unsqueeze."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Rearrange(Op):
     """Reshapes and transpositions one after another, as in a channel shuffle; `raising` joins them.
 
@@ -266,12 +267,12 @@ class Rearrange(Op):
     steps: tuple[tuple[str, tuple[int | str | None, ...]], ...]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Expand(Op):
     """numpy.broadcast_to(x, y's shape)."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Take(Op):
     """numpy.take(x, indices, axis), the axis kept: a slice, a gather by constants, a roll."""
 
@@ -279,7 +280,7 @@ class Take(Op):
     indices: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Select(Op):
     """numpy.take(x, index, axis), the axis dropped."""
 
@@ -287,12 +288,12 @@ class Select(Op):
     index: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Lookup(Op):
     """The rows of a table, x (V, *S), that computed indices name: y (*indices, *S). An embedding."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Split(Op):
     """Cuts `axis` into one output for each of `sizes`; drop: all of them are 1, and the axis is gone (unbind)."""
 
@@ -301,21 +302,21 @@ class Split(Op):
     drop: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Flip(Op):
     """numpy.flip(x, axes)."""
 
     axes: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Tile(Op):
     """numpy.tile(x, repeats); there are at least as many repeats as axes, and the axes are the last ones."""
 
     repeats: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class DepthToSpace(Op):
     """Channels to pixels, on (N, C, H, W): mode CRD is torch's PixelShuffle and ONNX's CRD, DCR is ONNX's default."""
 
@@ -323,7 +324,7 @@ class DepthToSpace(Op):
     mode: str = "CRD"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class SpaceToDepth(Op):
     """Pixels to channels, on (N, C, H, W): mode CRD undoes torch's PixelShuffle, DCR is ONNX's SpaceToDepth."""
 
@@ -331,14 +332,14 @@ class SpaceToDepth(Op):
     mode: str = "DCR"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Concat(Op):
     """Joins the inputs along `axis`."""
 
     axis: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Stack(Op):
     """Joins the inputs along a new axis."""
 

@@ -6,10 +6,11 @@ from typing import TypeAlias
 
 from bnfold.affine import Affine, Floats
 from bnfold.ops import Conv
+from bnfold.record import record
 from bnfold.why import Why
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Reason:
     """One row of a contradiction: the node (or value) that holds a frame, and why."""
 
@@ -21,7 +22,7 @@ class Reason:
         return f"{self.node} {self.why.sentence}"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Folded:
     """The affine is gone. into: the nodes whose constants took it up."""
 
@@ -29,7 +30,7 @@ class Folded:
     into: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Kept:
     """The affine stays. why: the contradiction, the row nearest to the affine first; never empty."""
 
@@ -40,7 +41,7 @@ class Kept:
 Outcome: TypeAlias = Folded | Kept
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@record(eq=False)
 class Balance:
     """What a weight in half precision is rounded against (`bnfold.rounding`), in float64.
 
@@ -53,7 +54,7 @@ class Balance:
     residue: Floats
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@record(eq=False)
 class ScaleWeight:
     """Multiply the weight of a linear node by out_factor (out_channels,) and in_factor (in_channels,), both float64.
 
@@ -68,7 +69,7 @@ class ScaleWeight:
     balance: Balance | None = None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@record(eq=False)
 class SetBias:
     """Give a linear node this bias (float64), in place of what it had or of none.
 
@@ -80,7 +81,7 @@ class SetBias:
     bias: Floats
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@record(eq=False)
 class SetConstants:
     """Give operands of a node new numbers, by operand index: the constants of a kept affine, slopes, clip bounds."""
 
@@ -88,7 +89,7 @@ class SetConstants:
     constants: Mapping[int, Floats]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class SetBounds:
     """Give a Clip, or a Pad's value (lo), other numbers."""
 
@@ -97,7 +98,7 @@ class SetBounds:
     hi: float | None = None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@record(eq=False)
 class ReplaceByClip:
     """Put min(max(x, lo), hi) along `axis` in an activation's place; lo, hi (C,) float64, infinite: no bound."""
 
@@ -107,14 +108,14 @@ class ReplaceByClip:
     hi: Floats
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Remove:
     """Take the node out: whoever read its output reads its first input."""
 
     node: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Merge:
     """Put one Conv on x in the place of a Sum of parallel linear branches, and of the affines right behind it.
 

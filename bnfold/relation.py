@@ -6,15 +6,15 @@ which frames go together; the rules keep this law, for every x' and every choice
     op(frame_x(x'), ...) == frame_y(op'(x', ...))        op' is op with the constants that the rule rewrites
 """
 
-from dataclasses import dataclass
 from typing import TypeAlias
 
 from bnfold.graph import Constant, Dim, Graph, Node
+from bnfold.record import record
 from bnfold.views import View
 from bnfold.why import Why
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Pinned:
     """scale 1, shift 0 for each of `values`."""
 
@@ -22,7 +22,7 @@ class Pinned:
     why: Why
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@record(eq=False)
 class Carried:
     """Channels of `source` are channels of `target`: equal scales, and shift_target = times * shift_source.
 
@@ -41,7 +41,7 @@ class Carried:
     lost: Why = Why.RESHAPE
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Summed:
     """target = sum of coefficient * term (elementwise, broadcast): equal scales, shift_y = sum coefficient * shift."""
 
@@ -49,7 +49,7 @@ class Summed:
     target: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Multiplied:
     """target = product of the factors (elementwise, broadcast): scale_y = product of the scales, every shift 0."""
 
@@ -57,7 +57,7 @@ class Multiplied:
     target: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Contracted:
     """target = W source + b: the frames along source_axis and target_axis are free, as far as W and b can be rewritten.
 
@@ -82,7 +82,7 @@ class Contracted:
     passes: tuple[tuple[int, int], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Mapped:
     """target = affine(source) along `axis`, with constants: what a fold removes."""
 
@@ -94,7 +94,7 @@ class Mapped:
 Tie: TypeAlias = Pinned | Carried | Summed | Multiplied | Contracted | Mapped
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Site:
     """A node in its graph: all that a rule may ask about.
 

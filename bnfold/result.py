@@ -1,17 +1,17 @@
 """What a fold gives back."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bnfold.graph import Graph
 from bnfold.plan import Plan
+from bnfold.record import record
 
 if TYPE_CHECKING:
     from bnfold.checking.result import CheckResult
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@record(eq=False)
 class FoldResult:
     """A folded model with the evidence for it.
 
@@ -26,7 +26,7 @@ class FoldResult:
     notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@record(eq=False)
 class ExportResult:
     """An ONNX file that was written.
 

@@ -3,20 +3,20 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bnfold.graph import Dim
+from bnfold.record import record
 
 Indices: TypeAlias = NDArray[np.intp]
 Shape: TypeAlias = tuple[Dim, ...]
 PRIMES = (7, 11, 13, 17, 19)  # stand-ins for symbols: two that differ can't be taken for each other
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@record(eq=False)
 class Image:
     """Channel source[k] of x, along the axis that was asked about, is channel target[k] of y along `axis`."""
 
@@ -43,7 +43,7 @@ def whole(axis: int, channels: int) -> Image:
     return Image(axis, every, every)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Aligned(View):
     """Elementwise, shapes aligned from the right as NumPy broadcasts them."""
 
@@ -59,7 +59,7 @@ class Aligned(View):
         return whole(moved, channels)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Kept(View):
     """The same axes, whatever becomes of the others (pooling); `lost` axes aren't channels any more."""
 
@@ -74,7 +74,7 @@ class Kept(View):
         return whole(axis - before, channels)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Looked(View):
     """y has `rank` axes in the place of x's first one, whose rows they name."""
 
@@ -85,7 +85,7 @@ class Looked(View):
         return whole(axis - 1 + self.rank, channels) if axis > 0 else None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Permuted(View):
     """numpy.transpose(x, permutation)."""
 
@@ -96,7 +96,7 @@ class Permuted(View):
         return whole(self.permutation.index(axis), channels)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@record(eq=False)
 class Picked(View):
     """y holds channels `source` of x along an axis, at `offset` (slice, gather, concat); `drop`: the axis is gone."""
 
@@ -115,7 +115,7 @@ class Picked(View):
         return Image(axis, source, self.offset + np.arange(len(source)))
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Flipped(View):
     """numpy.flip(x, axes)."""
 
@@ -127,7 +127,7 @@ class Flipped(View):
         return Image(axis, every[::-1] if axis in self.axes else every, every)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Tiled(View):
     """numpy.tile(x, repeats) of an x with `rank` axes, which are the last of y."""
 
@@ -141,7 +141,7 @@ class Tiled(View):
         return Image(moved, target % channels, target)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Inserted(View):
     """The same axes around a new one, along which y holds other tensors too."""
 
@@ -152,7 +152,7 @@ class Inserted(View):
         return whole(axis + (axis >= self.axis), channels)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Reshaped(View):
     """The same elements in row-major order."""
 
@@ -177,7 +177,7 @@ class Reshaped(View):
         return _varying(labels, run.target.start)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Blocked(View):
     """DepthToSpace, or SpaceToDepth (`to_depth`), on (N, C, H, W): one channel there is block * block channels here.
 
@@ -199,7 +199,7 @@ class Blocked(View):
         return Image(axis, few, many) if self.to_depth else Image(axis, many, few)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Rearranged(View):
     """Reshapes and transpositions one after another (`bnfold.ops.Rearrange`): channels may part in between."""
 
@@ -241,7 +241,7 @@ def _varying(labels: Indices, start: int) -> Image | None:
     return None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class _Run:
     """A run of x's axes that becomes a run of y's."""
 

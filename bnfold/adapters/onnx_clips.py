@@ -1,6 +1,6 @@
 """Max and Min with a constant as clips: what a ReLU becomes where its tensor has a frame by channel (`--level max`)."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -8,13 +8,14 @@ from bnfold import ops
 from bnfold.affine import Floats
 from bnfold.graph import Constant, Graph, Node
 from bnfold.plan import SetBounds
+from bnfold.record import record
 from bnfold.rules.base import FLOATS
 from bnfold.why import Why
 
 _LARGEST = 1 << 16  # elements of bounds
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@record(eq=False)
 class _Clip:
     """min(max(x, lo), hi) by nodes one after the other. axis: None where the bounds, (1,) then, are one number."""
 

@@ -6,7 +6,6 @@ file holds: a file of 167 bytes can ask for 11 GB.
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import cache
 from typing import TypeAlias
 
@@ -18,6 +17,7 @@ from bnfold.adapters.onnx_scopes import FileNode
 from bnfold.adapters.onnx_tensors import CODES, DTYPES, Tensor, numpy_dtype
 from bnfold.affine import Floats
 from bnfold.graph import Constant
+from bnfold.record import record
 
 Array: TypeAlias = NDArray[np.generic]
 LIMIT = 1 << 16  # elements that a chain may make of fewer
@@ -26,7 +26,7 @@ _STEPS = 1024  # evaluations that a tensor may take: one that is read twice at e
 _FEW = 4096  # elements that may be evaluated to learn a shape, or kept in memory
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@record(eq=False)
 class Known:
     """A tensor that is known before the run; `array` gives it as it is stored.
 
@@ -74,7 +74,7 @@ class Known:
         return self.array().astype(np.float64)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Dequantized:
     """A constant that a DequantizeLinear makes, its axes perhaps in another order.
 
@@ -149,7 +149,7 @@ def _can_be(node: FileNode, operands: list[Known]) -> bool:
     return blocks is None or blocks.i == 0
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class _Call:
     """A node with the numbers of its operands."""
 

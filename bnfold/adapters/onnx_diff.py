@@ -1,7 +1,6 @@
 """What two ONNX files differ in, node by node and tensor by tensor, without loading the weights at once."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +12,12 @@ from bnfold.adapters.onnx_shapes import type_of
 from bnfold.adapters.onnx_skeleton import INITIALIZER, Skeleton, skeleton
 from bnfold.adapters.onnx_tensors import FLOATS, Tensor, tensor
 from bnfold.adapters.onnx_wire import File
+from bnfold.record import record
 
 _BLOCK = 1 << 17  # elements of a tensor that are compared at a time
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Difference:
     """One thing that is not the same. sign: "-" only in the first, "+" only in the second, "~" in both, changed."""
 
@@ -31,7 +31,7 @@ class Difference:
         return f"{self.sign} {self.what} {self.name}" + (f"  {self.detail}" if self.detail else "")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@record(eq=False)
 class _Side:
     """One of the two files."""
 

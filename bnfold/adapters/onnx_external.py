@@ -2,11 +2,11 @@
 
 import os
 import stat
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from bnfold.adapters.onnx_wire import Source, fill
 from bnfold.errors import BnfoldError, UnsafeError
+from bnfold.record import record
 
 
 class DataFile(Source):
@@ -42,7 +42,7 @@ class DataFile(Source):
             raise self._too_short(start + len(buffer))
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Place:
     """Where a tensor's bytes are in external data."""
 

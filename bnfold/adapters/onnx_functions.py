@@ -1,7 +1,6 @@
 """The local functions of a file: which there are, and whether a call may be replaced by the function's body."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeAlias, TypeVar
 
@@ -10,6 +9,7 @@ import onnx
 from bnfold.adapters.onnx_skeleton import ATTRIBUTE, ATTRIBUTE_GRAPH, ATTRIBUTE_GRAPHS, FUNCTION, NODE, Skeleton
 from bnfold.adapters.onnx_wire import Field
 from bnfold.errors import BnfoldError
+from bnfold.record import record
 
 Key: TypeAlias = tuple[str, str, str]  # domain, name, overload
 Message = TypeVar("Message")
@@ -80,7 +80,7 @@ class Labels:
         return label
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@record(eq=False)
 class Function:
     """A function of the file. place: its message; nodes: those of its body, each with its place.
 
@@ -126,7 +126,7 @@ def _placed(nodes: Iterable[tuple[onnx.NodeProto, Field]], file: Skeleton) -> It
             yield from _placed(body.nodes(file), file)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@record(eq=False)
 class Body:
     """A graph that a node's attribute holds, with the places of both."""
 

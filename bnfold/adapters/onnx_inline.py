@@ -4,7 +4,6 @@ Folding sees through all calls; the file that is written has those replaced insi
 """
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
 from typing import TypeAlias
 
 import onnx
@@ -38,6 +37,7 @@ from bnfold.adapters.onnx_skeleton import (
 )
 from bnfold.adapters.onnx_splice import Literal, Piece, Splice
 from bnfold.adapters.onnx_wire import Field, header
+from bnfold.record import record
 
 Call: TypeAlias = tuple[int, ...]  # where the calls around it stand in the file, then where it does
 _NODE_NAME, _ATTRIBUTE_NAME, _IMPORT = 3, 1, 8  # of a NodeProto, an AttributeProto, a ModelProto
@@ -46,7 +46,7 @@ _MOST_NODES = 100_000  # that calls may become, and
 _LEAST_BYTES = 1 << 26  # that they always may
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class _Site:
     """One call: its path, the prefix of new names, and what the function's inputs and outputs are called.
 

@@ -13,9 +13,10 @@ from bnfold.adapters.onnx_tensors import Tensor
 from bnfold.adapters.onnx_wire import Field
 from bnfold.errors import BnfoldError
 from bnfold.graph import Graph, Node, Value
+from bnfold.record import record
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@record(eq=False)
 class Initializer:
     """An initializer, and where it is: the index-th of its graph, its field in the file."""
 

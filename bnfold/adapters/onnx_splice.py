@@ -8,6 +8,7 @@ from typing import Protocol, TypeAlias
 
 from bnfold.adapters.onnx_external import DataFile
 from bnfold.adapters.onnx_wire import Field, File, Source, header
+from bnfold.record import record
 
 _CHUNK = 1 << 20
 _SMALL = 1 << 15  # bytes that aren't worth a call to the system
@@ -112,7 +113,7 @@ def _descriptor(source: Source) -> Iterator[int | None]:
         yield None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Copied:
     """A range of the old file."""
 
@@ -131,7 +132,7 @@ class Copied:
             sink.copy(part.source, part.start, part.count)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Literal:
     """New bytes."""
 
@@ -147,7 +148,7 @@ class Literal:
         sink.write(self.data)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Streamed:
     """New bytes that are made while they are written; `make` gives them to the function that it gets, part by part."""
 

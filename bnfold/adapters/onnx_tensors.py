@@ -4,7 +4,6 @@ import functools
 import itertools
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
 import numpy as np
 import onnx
@@ -16,6 +15,7 @@ from bnfold.adapters.onnx_skeleton import Skeleton
 from bnfold.adapters.onnx_wire import Memory, Source
 from bnfold.affine import Floats
 from bnfold.errors import BnfoldError, UnsafeError
+from bnfold.record import record
 
 _T = onnx.TensorProto
 # TensorProto.DataType to (NumPy's or ml_dtypes' name, bits of an element).
@@ -61,7 +61,7 @@ def numpy_dtype(name: str) -> np.dtype[np.generic]:
         return found
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Tensor:
     """A tensor of the file.
 

@@ -1,7 +1,7 @@
 """A node as the readers of the operator families see it: its attributes and operands, of any opset."""
 
 from collections.abc import Callable, Mapping, Set
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TypeAlias
 
 import numpy as np
@@ -11,12 +11,13 @@ from bnfold.adapters.onnx_constants import Known
 from bnfold.adapters.onnx_scopes import FileNode
 from bnfold.graph import Dim, Value
 from bnfold.ops import Op
+from bnfold.record import record
 from bnfold.why import Why
 
 _FEW = 4096  # elements of an operand of indices, axes or sizes
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Part:
     """One node of the Graph. inputs: where they aren't the file's node's, its first input among them."""
 
@@ -32,7 +33,7 @@ class MisreadError(ValueError):
 Reading: TypeAlias = Op | Part | list[Part] | None  # a list: one after the other; None: no rule knows the node
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class View:
     """A node, with what is known of the values around it."""
 

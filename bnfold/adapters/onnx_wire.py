@@ -9,11 +9,11 @@ import stat
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from bnfold.errors import BnfoldError
+from bnfold.record import record
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 _MAX_VARINT = 10
@@ -51,7 +51,7 @@ class Source(ABC):
         return BnfoldError(f"{self.name}: ends at byte {self.size}, but {end} bytes are wanted of it")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Part:
     """`count` bytes of a source, from `start` on."""
 

@@ -1,6 +1,5 @@
 """Which channels each element of a weight joins, read off the operators' definitions for the audit."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -8,9 +7,10 @@ from numpy.typing import NDArray
 
 from bnfold import ops
 from bnfold.graph import Graph, Node
+from bnfold.record import record
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Channels:
     """A linear node. shape: of its weight, whose output channels lie along out_axis and input channels along in_axis.
 

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnfold.affine import Floats
+from bnfold.record import record
 
 ALLOWED = 1.0  # ULP: 0.5 for one rounding; 1 in half (`bnfold.rounding`), or for a Gemm's beta times a rounded bias
 FLOAT64 = 16.0  # ULP, where the file holds float64: the sums of fold and audit are ordered differently
@@ -16,7 +17,7 @@ FORMATS = {"float16": (10, -14), "bfloat16": (7, -126), "float32": (23, -126), "
 _ROUNDED = {"float16": np.float16, "float32": np.float32}  # NumPy rounds float64 to these at once
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class AuditRow:
     """One constant. ulp: the greatest error, infinite where a number is missing or NaN. index: where that is.
 

@@ -5,7 +5,6 @@ affine's shift comes out behind it. So the constant is followed there, through w
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,9 +14,10 @@ from bnfold.affine import Floats
 from bnfold.auditing.affines import axis_of, scale_and_shift, size_of_shift
 from bnfold.graph import Graph, Node
 from bnfold.plan import Plan, Remove, ReplaceByClip, SetBounds
+from bnfold.record import record
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@record(eq=False)
 class Arrival:
     """What constant channels are where an affine that went multiplied them by 0; all (C,).
 

@@ -1,15 +1,15 @@
 """Which part of a graph to draw, and where: layers from top to bottom, as few crossings as two sweeps leave."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 from bnfold.graph import Graph, Node
 from bnfold.plan import Plan
+from bnfold.record import record
 
 SWEEPS = 4
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Drawing:
     """layers: names of nodes, from left to right. edges: (from, to), both shown. hidden: nodes that were left out."""
 

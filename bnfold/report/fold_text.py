@@ -1,13 +1,13 @@
 """A fold for people: every affine, what it went into or why it stays, and the totals; plain, or with rich."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bnfold import ops
 from bnfold.graph import Graph
 from bnfold.plan import Folded, Merge, Outcome, Plan
 from bnfold.printable import visible
+from bnfold.record import record
 from bnfold.report.fold_totals import Totals, totals
 from bnfold.why import Why
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 SHOWN = 4  # names or reasons in a cell; the JSON form has them all
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Row:
     """One affine. kind: BatchNorm or affine. detail: what it went into, or why it stays; whys: the reasons shown."""
 

@@ -2,11 +2,11 @@
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from bnfold import ops
 from bnfold.graph import Dim, Graph, Node
 from bnfold.plan import Merge, Plan, Remove, ReplaceByClip, SetBias
+from bnfold.record import record
 
 _FREE = frozenset(
     {
@@ -27,7 +27,7 @@ _FREE = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Totals:
     """batch_norms, affines: normalisation layers, and affines of any other form. operators: nodes of the model.
 

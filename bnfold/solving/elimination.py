@@ -1,12 +1,12 @@
 """Incremental elimination over lanes: a row comes at a time, can be taken back, and a contradiction names its rows."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bnfold.affine import Floats
+from bnfold.record import record
 from bnfold.solving.rows import Coefficient
 
 TIGHT = 1e-9  # equal right-hand sides, relative to their terms: far below float32's 6e-8, far above float64's rounding
@@ -14,7 +14,7 @@ NOTHING = 1e-12  # what is left of coefficients that cancel, relative to them
 ROUNDING = 1e-13  # a solution this small beside the terms that made it is 0
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@record(eq=False)
 class Expression:
     """right + sum of coefficient * unknown. size: the sum of the magnitudes that made `right`. rows: a set of bits."""
 

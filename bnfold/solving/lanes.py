@@ -6,17 +6,17 @@ say) and differ in their right-hand sides only, so that one elimination over vec
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bnfold.affine import Floats
+from bnfold.record import record
 from bnfold.solving.rows import Coefficient, Kind, Row
 from bnfold.views import Indices
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@record(eq=False)
 class LaneRow:
     """One row of a group: its unknowns are numbered within the group; coefficients and right side have a lane each."""
 
@@ -26,7 +26,7 @@ class LaneRow:
     right: Floats
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@record(eq=False)
 class Group:
     """Components of one structure. unknowns: (unknowns of a component, lanes), by their global number.
 

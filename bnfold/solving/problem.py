@@ -1,7 +1,7 @@
 """A graph's frames as one problem: which affines can be folded together, and the frames that this gives."""
 
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -9,6 +9,7 @@ from bnfold.affine import Affine, Floats
 from bnfold.candidates import Candidate
 from bnfold.graph import Graph, Node
 from bnfold.plan import Reason
+from bnfold.record import record
 from bnfold.relation import Site, Tie
 from bnfold.rules import relation
 from bnfold.solving.axes import frame_axes
@@ -24,7 +25,7 @@ OPERATOR = 3.0  # what an operator is worth that needn't be added, beside an unc
 TENSOR = 1e-3  # what an unchanged tensor is worth beside an unchanged weight
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@record(eq=False)
 class Solution:
     """taken: the affines (by name) that are folded. frames: those that aren't the identity.
 

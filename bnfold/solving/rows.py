@@ -5,7 +5,6 @@ Every channel of every framed tensor is an unknown of its own; a row says the sa
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import TypeAlias
 
@@ -16,6 +15,7 @@ from bnfold import affine
 from bnfold.affine import Floats
 from bnfold.graph import Graph, Node
 from bnfold.plan import Reason
+from bnfold.record import record
 from bnfold.relation import Carried, Contracted, Mapped, Multiplied, Pinned, Summed, Tie
 from bnfold.solving.axes import aligned, channels, image_of
 from bnfold.views import Indices, View
@@ -33,7 +33,7 @@ class Kind(IntEnum):
 Coefficient: TypeAlias = float | Floats
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@record(eq=False)
 class Row:
     """sum over terms of coefficient * unknown == right, for n channels at once.
 

@@ -1,12 +1,12 @@
 """The rows of a graph as eliminations by group, into which folds are taken one at a time."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bnfold.affine import Floats
+from bnfold.record import record
 from bnfold.solving.elimination import Contradiction, Divided, Elimination
 from bnfold.solving.lanes import Group, LaneRow
 from bnfold.solving.rows import Kind, Row
@@ -20,7 +20,7 @@ class Refused(Exception):  # noqa: N818 - an outcome, told apart by type
         self.rows = rows
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Mark:
     """A state to return to."""
 

@@ -1,14 +1,21 @@
 """Files that appear whole or not at all."""
 
 import contextlib
+import errno
+import io
 import os
 import stat
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bnfold.errors import BnfoldError
 
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _PERIOD = 0.01  # seconds between two flushes
 
 
@@ -19,7 +26,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     When the block raises, the temporary file is removed and `path` stays as it was. The new file keeps the
     permissions of the one that it replaces, and a link is followed, not replaced. Into a device or a pipe
     (`/dev/stdout`) the whole is written when the block ends well.
-    Raises BnfoldError where the folder isn't there or can't be written to, or `path` is a folder.
+    Raises BnfoldError where the folder isn't there or can't be written to, or `path` is a folder, or no room is left.
     """
     if is_special(path):
         with _into(path) as temporary:
@@ -32,8 +39,12 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         if final.exists():
             temporary.chmod(stat.S_IMODE(final.stat().st_mode))
         temporary.replace(final)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno in _NO_ROOM:
+            raise BnfoldError(
+                f"{path}: can't be written ({error.strerror}); make room or choose another folder"
+            ) from error
         raise
     _flush_folder(final.parent)
 
@@ -81,6 +92,32 @@ def _begin(path: str | os.PathLike[str]) -> tuple[Path, Path]:
     except OSError as error:
         raise BnfoldError(f"{path}: can't be written ({error.strerror}); choose or make another folder") from error
     return final, temporary
+
+
+class PatientFile(io.BufferedWriter):
+    """A file to write to whose failure is raised by `close`: torch's writer of archives ends the process on one."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(io.FileIO(path, "w"))
+        self._error: OSError | None = None
+
+    def write(self, data: "ReadableBuffer", /) -> int:
+        """Write, or remember that it failed."""
+        if self._error is None:
+            try:
+                return super().write(data)
+            except OSError as error:
+                self._error = error
+        return memoryview(data).nbytes
+
+    def close(self) -> None:
+        """Raise the first failure."""
+        try:
+            super().close()
+        except OSError as error:
+            self._error = self._error or error
+        if self._error is not None:
+            raise self._error
 
 
 @contextlib.contextmanager

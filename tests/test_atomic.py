@@ -4,11 +4,12 @@ import errno
 import os
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
 from bnfold import atomic
-from bnfold.atomic import check_writable, reaching_disk, replacing
+from bnfold.atomic import PatientFile, check_writable, reaching_disk, replacing
 from bnfold.errors import BnfoldError
 
 
@@ -76,6 +77,34 @@ def test_what_goes_into_a_pipe_comes_only_when_the_block_ends_well(tmp_path):
     os.mkfifo(pipe)
     with pytest.raises(ValueError, match="half"):
         fail_halfway(pipe, ValueError("half"))  # it would wait for a reader if it wrote
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EFBIG])
+def test_a_full_disk_is_told_with_the_target_s_name(tmp_path, code):
+    with pytest.raises(BnfoldError, match=rf"{tmp_path}/model.pt: can't be written \(.*\); make room"):
+        fail_halfway(tmp_path / "model.pt", OSError(code, os.strerror(code), "elsewhere"))
+    assert not list(tmp_path.iterdir())
+
+
+FULL = Path("/dev/full")
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="no device that is always full")
+@pytest.mark.parametrize("size", [10, 1 << 20])
+def test_a_patient_file_fails_at_its_end(size):
+    file = PatientFile(FULL)
+    assert file.write(bytes(size)) == size
+    assert file.write(bytes(size)) == size
+    with pytest.raises(OSError, match="No space left"):
+        file.close()
+    assert file.closed
+
+
+def test_a_patient_file_writes(tmp_path):
+    with PatientFile(tmp_path / "a") as file:
+        file.write(b"first")
+        file.write(memoryview(b"second"))
+    assert (tmp_path / "a").read_bytes() == b"firstsecond"
 
 
 def test_a_dash_is_no_name():

@@ -58,9 +58,9 @@ def to_file(model: Model, changes: Changes, audit: Audit, target: Path, external
                     f"{target}: nothing can lie beside it; give the name of a file, for its external data"
                 )
             if data.pieces:
-                _write(folder / data.name, data.pieces, os.O_CREAT | os.O_EXCL, flush=True)
+                _write(folder / data.name, data.pieces, target, os.O_CREAT | os.O_EXCL, flush=True)
                 data.written = True
-            _write(temporary, pieces)  # `replacing` puts it on the disk
+            _write(temporary, pieces, target)  # `replacing` puts it on the disk
     except BaseException:
         if data.written:
             (folder / data.name).unlink(missing_ok=True)
@@ -76,11 +76,12 @@ def free_name(target: Path) -> str:
     return name
 
 
-def _write(path: Path, pieces: Sequence[Piece], flags: int = 0, flush: bool = False) -> None:
+def _write(path: Path, pieces: Sequence[Piece], target: Path, flags: int = 0, flush: bool = False) -> None:
+    """target: what the user knows of."""
     try:
         descriptor = os.open(path, os.O_WRONLY | flags, 0o666)
     except OSError as error:
-        raise BnfoldError(f"{path}: can't be written ({error.strerror})") from error
+        raise BnfoldError(f"{target}: can't be written ({error.strerror})") from error
     try:
         with reaching_disk(descriptor):
             write_file(pieces, descriptor)
@@ -88,7 +89,8 @@ def _write(path: Path, pieces: Sequence[Piece], flags: int = 0, flush: bool = Fa
             os.fsync(descriptor)
     except OSError as error:
         path.unlink(missing_ok=True)
-        raise BnfoldError(f"{path}: can't be written ({error.strerror})") from error
+        way_out = "make room or choose another folder"
+        raise BnfoldError(f"{target}: can't be written ({error.strerror}); {way_out}") from error
     except BaseException:
         path.unlink(missing_ok=True)
         raise

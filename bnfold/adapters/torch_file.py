@@ -18,7 +18,7 @@ from bnfold.adapters.torch_inputs import Inputs
 from bnfold.adapters.torch_load import EDITS_KEY, FOLDED_FORMAT, Loaded, load_module
 from bnfold.adapters.torch_module import fold_with_edits
 from bnfold.adapters.torch_program import fold_program, require_same_program
-from bnfold.atomic import replacing
+from bnfold.atomic import PatientFile, replacing
 from bnfold.errors import BnfoldError
 from bnfold.plan import Plan
 from bnfold.result import FoldResult
@@ -129,14 +129,15 @@ def _as_graph(loaded: Loaded, path: Path, kind: str, settings: Settings) -> Fold
     result = fold_program(program, verify=False, **options)
     if not settings.dry_run:
         require_same_program(program, result.model, given)
+        result.model.example_inputs = (given.args, dict(given.kwargs))  # a .pt2 that is read without code lost them
         save_program(result.model, path)
     return replace(result, notes=(*notes, *result.notes))
 
 
 def save_program(program: ExportedProgram, path: Path) -> None:
     """Write a .pt2, whole or not at all."""
-    with replacing(path) as temporary:
-        torch.export.save(program, temporary)
+    with replacing(path) as temporary, PatientFile(temporary) as file:
+        torch.export.save(program, file)
 
 
 # Modules.
@@ -160,13 +161,15 @@ def save_module(module: nn.Module, path: Path, kind: str, edits: ModuleEdits, lo
         return
     state = {name: tensor.detach().contiguous() for name, tensor in module.state_dict().items()}
     with replacing(path) as temporary:
-        if kind == "module":
-            torch.save(module, temporary)
-        elif kind == "safetensors":
-            safetensors.torch.save_file(_unshared(state), temporary, {EDITS_KEY: edits.to_json()})
-        else:
-            content = {"format": FOLDED_FORMAT, "version": 1, "edits": edits.to_json(), "state_dict": state}
-            torch.save(content, temporary)
+        if kind == "safetensors":
+            try:
+                safetensors.torch.save_file(_unshared(state), temporary, {EDITS_KEY: edits.to_json()})
+            except safetensors.SafetensorError as error:
+                raise BnfoldError(f"{path}: can't be written ({error}); make room or choose another folder") from error
+            return
+        content: Any = {"format": FOLDED_FORMAT, "version": 1, "edits": edits.to_json(), "state_dict": state}
+        with PatientFile(temporary) as file:
+            torch.save(module if kind == "module" else content, file)
 
 
 def _unshared(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -55,7 +55,10 @@ def read_program(
         return program, _tensors_of(program.example_inputs)
     with tempfile.TemporaryDirectory(prefix="bnfold") as folder:
         copy = Path(folder) / "clean.pt2"
-        samples = _clean(path, copy)
+        try:
+            samples = _clean(path, copy)
+        except OSError as error:
+            raise BnfoldError(f"{path}: no copy of it fits into {folder} ({error.strerror}); set TMPDIR") from error
         program = _loaded(copy, path)
     refuse_unexplained_memory(path, [dict(program.state_dict), dict(program.constants)])
     return program, samples

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from bnfold.atomic import replacing
+from bnfold.atomic import PatientFile, replacing
 from bnfold.errors import BnfoldError, UnsafeError
 from bnfold.formats import check_entry
 
@@ -21,7 +21,7 @@ def save(content: Mapping[str, object], path: str | os.PathLike[str]) -> None:
     """
     try:
         # An open file and not its name: torch.save writes the name into the archive, and here it is a random one.
-        with replacing(path) as temporary, temporary.open("wb") as file:
+        with replacing(path) as temporary, PatientFile(temporary) as file:
             torch.save(dict(content), file)
     except (OSError, RuntimeError) as error:
         raise BnfoldError(f"{path}: can't be written ({_first_line(error)}); make room or choose another") from error

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import bnfold
+from bnfold import atomic
 from bnfold.adapters import torch_file, torch_pickle
 from bnfold.adapters.torch_edits import ModuleEdits
 from bnfold.adapters.torch_load import EDITS_KEY, load_module
@@ -281,3 +282,40 @@ def test_code_that_a_trusted_file_needs_is_named(tmp_path, monkeypatch):
     del sys.modules["elsewhere"]
     with pytest.raises(BnfoldError, match=r"needs code that can't be imported here .*No module named 'elsewhere'"):
         load_module(tmp_path / "model.pt", trust=True)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+@pytest.mark.parametrize("target", ["out.pt", "out.pt2", "out.onnx"])
+def test_a_full_disk_is_one_line(network, tmp_path, monkeypatch, target):
+    """The files end up on a device that is always full; torch's own writer would end the process."""
+    checkpoint(network).save(tmp_path / "model.pt")
+    begin = atomic._begin
+
+    def full(path: object) -> tuple[Path, Path]:
+        final, temporary = begin(path)
+        temporary.unlink()
+        temporary.symlink_to("/dev/full")
+        return final, temporary
+
+    monkeypatch.setattr(atomic, "_begin", full)
+    with pytest.raises(BnfoldError, match=rf"{target}: can't be written \(.*No space left on device.*\); make room"):
+        bnfold.fold(tmp_path / "model.pt", output=tmp_path / target)
+    assert [path.name for path in tmp_path.iterdir()] == ["model.pt"]
+    assert not Path("/dev/full").is_file()
+
+
+def test_a_safetensors_file_that_can_t_be_written_is_one_line(network, tmp_path, monkeypatch):
+    def fail(*_: object) -> None:
+        raise safetensors.SafetensorError("I/O error: No space left on device (os error 28)")
+
+    checkpoint(network).save(tmp_path / "model.pt")
+    monkeypatch.setattr(safetensors.torch, "save_file", fail)
+    with pytest.raises(BnfoldError, match=r"out.safetensors: can't be written \(I/O error: No space left"):
+        bnfold.fold(tmp_path / "model.pt", output=tmp_path / "out.safetensors")
+    assert [path.name for path in tmp_path.iterdir()] == ["model.pt"]
+
+
+def test_a_folded_program_s_file_knows_its_inputs(network, tmp_path):
+    write_program(network, tmp_path / "model.pt2")
+    first = bnfold.fold(tmp_path / "model.pt2")
+    assert not bnfold.fold(first.model).plan.folded

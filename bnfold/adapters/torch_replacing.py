@@ -1,7 +1,7 @@
 """Which submodules are nothing but an affine, so that removing it is putting Identity, or their activation, there."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from torch import nn
@@ -41,14 +41,27 @@ def replacements(reading: Reading, module: nn.Module) -> dict[str, Replacement]:
         for key, path in zip(keys, map(paths.module, stack_of(source)), strict=True):
             bodies.setdefault(path, {}).setdefault(str(key), []).append(node)
     found: dict[str, Replacement] = {}
+    below = _names_below(reading)
     for path, calls in bodies.items():
         part = torch_parts.find(module, path)
         if path and part is not None and not torch_parts.is_hooked(part):
-            found.update(_replacement(reading, paths, path, list(calls.values())))
+            found.update(_replacement(reading, paths, path, list(calls.values()), below.get(path, ())))
     return found
 
 
-def _replacement(reading: Reading, paths: Paths, path: str, calls: list[list[Node]]) -> dict[str, Replacement]:
+def _names_below(reading: Reading) -> dict[str, list[str]]:
+    """Give the tensors that lie in each submodule or deeper."""
+    below: dict[str, list[str]] = {}
+    for name in reading.tensors:
+        path = name
+        while path := path.rpartition(".")[0]:
+            below.setdefault(path, []).append(name)
+    return below
+
+
+def _replacement(
+    reading: Reading, paths: Paths, path: str, calls: list[list[Node]], names: Sequence[str]
+) -> dict[str, Replacement]:
     owns, orders = [], []
     for body in calls:
         own = [node for node in body if paths.module(path_of(reading.sources[node.name])) == path]
@@ -59,7 +72,7 @@ def _replacement(reading: Reading, paths: Paths, path: str, calls: list[list[Nod
         owns.append(own)
         orders.append(order)
     shapes = {tuple(type(node.op) for node in own) for own in owns}
-    if len(shapes) != 1 or len(set(orders)) != 1 or _is_read_elsewhere(reading, path, calls):
+    if len(shapes) != 1 or len(set(orders)) != 1 or _is_read_elsewhere(reading, names, calls):
         return {}
     several = len(calls) > 1 or len(owns[0]) > 1
     return {
@@ -121,9 +134,8 @@ def _leaving(graph: Graph, nodes: list[Node]) -> Iterator[str]:
                 yield name
 
 
-def _is_read_elsewhere(reading: Reading, path: str, calls: list[list[Node]]) -> bool:
-    """Whether code outside reads the parameters that would go with the submodule."""
+def _is_read_elsewhere(reading: Reading, names: Sequence[str], calls: list[list[Node]]) -> bool:
+    """Whether code outside reads the parameters, `names`, that would go with the submodule."""
     inside = {node.name for body in calls for node in body}
-    names = [name for name in reading.tensors if name.startswith(f"{path}.")]
     readers = reading.graph.readers
     return any(reader.name not in inside for name in names for reader in readers.get(name, ()))

@@ -25,9 +25,9 @@ class Replay:
         forms = {seen.number: seen.form for seen in self.tape.weights.values()}
         forms.update((seen.number, _form(leaves[place])) for place, seen in self.tape.inputs.items())
         try:
-            return all(
-                self._plays(frame, call, forms) for frame, call in zip(self.frames, self.tape.calls, strict=True)
-            )
+            pairs = zip(self.frames, self.tape.calls, strict=True)
+            with quietly(), torch.no_grad(), torch.device("meta"):
+                return all(self._plays(frame, call, forms) for frame, call in pairs)
         except Exception:  # noqa: BLE001 - what a function raises, the forward may expect: then only it can tell
             return False
 
@@ -42,13 +42,12 @@ class Replay:
 
 def _results(call: Call, forms: Sequence[Form]) -> list[Form]:
     """Ask a function, on tensors without numbers."""
-    with quietly(), torch.no_grad(), torch.device("meta"):
-        tensors = {
-            seen.number: torch.empty_strided(shape, stride, dtype=dtype, device="meta")
-            for seen, (shape, stride, dtype) in zip(call.operands, forms, strict=True)
-        }
-        args, kwargs = filled((call.args, call.kwargs), lambda seen: tensors[seen.number])
-        return [_form(item) for item in pytree.tree_leaves(call.func(*args, **kwargs)) if isinstance(item, Tensor)]
+    tensors = {
+        seen.number: torch.empty_strided(shape, stride, dtype=dtype, device="meta")
+        for seen, (shape, stride, dtype) in zip(call.operands, forms, strict=True)
+    }
+    args, kwargs = filled((call.args, call.kwargs), lambda seen: tensors[seen.number])
+    return [_form(item) for item in pytree.tree_leaves(call.func(*args, **kwargs)) if isinstance(item, Tensor)]
 
 
 def _form(item: Tensor) -> Form:

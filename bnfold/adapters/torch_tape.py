@@ -124,13 +124,14 @@ class Taping(Recorder):
         self.tape: Tape | None = None
         self._calls: list[Call] = []
         self._lost = False
+        self._weights = {origin.number: self._seen(tensor, origin) for tensor, origin in self.living_weights()}
 
     def run(self, module: nn.Module, given: Arguments) -> Any:
         """Run the forward and keep the tape."""
         leaves = pytree.tree_leaves((given.args, dict(given.kwargs)))
         tensors = {index: item for index, item in enumerate(leaves) if isinstance(item, Tensor)}
         inputs = {index: self._seen(item, self.keep_input(item, index)) for index, item in tensors.items()}
-        weights = {origin.label: self._seen(tensor, origin) for tensor, origin in self.living_weights()}
+        weights = {origin.label: self._weights[origin.number] for origin in self.weights}
         result = super().run(module, given)
         outputs = [self._described(item) for item in pytree.tree_leaves(result)]
         if self.complete and not self._lost:
@@ -154,7 +155,8 @@ class Taping(Recorder):
 
     def _described(self, item: Any) -> Any:
         if isinstance(item, Tensor):
-            return self._seen(item, self.known_origin(item))
+            origin = self.known_origin(item)
+            return self._weights.get(origin.number) or self._seen(item, origin)
         if isinstance(item, (tuple, list)) and type(item) in (tuple, list, torch.Size):
             return (list if type(item) is list else tuple)(map(self._described, item))
         if type(item) is dict:

@@ -4,7 +4,7 @@
 
 PYTHON: an interpreter that has the other tools (onnxsim, onnxslim, onnxoptimizer, onnxscript, onnxruntime); those that
 it hasn't are left out, by name. Each round runs every tool once, so that what else the machine does meets all of them;
-no run finds the result of another. bnfold is the command, with its audit and its report; it also waits until the result
+no run finds the result of another. Every package is compiled, as pip leaves it. bnfold is the command, with its audit and its report; it also waits until the result
 is on the disk, which the others leave to the system. Results go to benchmarks/results/onnx_speed.json and .md.
 """
 
@@ -78,7 +78,7 @@ def measure(python: str, code: str, source: Path, target: Path) -> tuple[float, 
     with tempfile.TemporaryFile() as said:
         began = time.perf_counter()
         command = [python, "-c", code, str(source), str(target)]
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=said)
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=said, cwd=source.parent)
         killer = threading.Timer(LIMIT, process.kill)
         killer.start()
         _, status, usage = os.wait4(process.pid, 0)
@@ -181,6 +181,8 @@ def main() -> None:
     pythons = {tool: sys.executable if tool in ("copy", "bnfold") else arguments.peers for tool in TOOLS}
     available = {tool: python for tool, python in pythons.items() if has(python, tool)}
     rows: list[Row] = []
+    package = Path(__file__).parents[1] / "bnfold"
+    subprocess.run([sys.executable, "-m", "compileall", "-q", str(package)], check=True)
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder) / "model.onnx", Path(folder) / "result.onnx"
         for model, make in (("ResNet-152, 241 MB", "resnet152"), ("a chain of 1,000 conv and BatchNorm", "chain")):

@@ -4,8 +4,9 @@
 
 PYTHON: an interpreter that has the other tools (onnxsim, onnxslim, onnxoptimizer, onnxscript, onnxruntime); those that
 it hasn't are left out, by name. Each round runs every tool once, so that what else the machine does meets all of them;
-no run finds the result of another. Every package is compiled, as pip leaves it. bnfold is the command, with its audit and its report; it also waits until the result
-is on the disk, which the others leave to the system. Results go to benchmarks/results/onnx_speed.json and .md.
+no run finds the result of another. Every package is compiled, as pip leaves it. bnfold is the command, with its audit
+and its report; it also waits until the result is on the disk, which the others leave to the system. Results go to
+benchmarks/results/onnx_speed.json and .md.
 """
 
 import argparse

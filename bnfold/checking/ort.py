@@ -175,9 +175,9 @@ def _as_bnfold_error(what: str) -> Iterator[None]:
     except Exception as error:
         if "fallback to CPU EP has been explicitly disabled" in str(error):
             raise FallbackError("nodes fell back to the CPU") from error
-        raise UnverifiedError(f"ONNX Runtime could not {what}: {_first_line(error)}") from error
+        raise UnverifiedError(f"ONNX Runtime could not {what}: {_in_one_line(error)}") from error
 
 
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:300] if lines else type(error).__name__
+def _in_one_line(error: Exception) -> str:
+    """Join the lines: which sizes are wrong stands in the later ones."""
+    return " ".join(str(error).split())[:300] or type(error).__name__

@@ -373,3 +373,13 @@ def test_a_program_of_one_batch_size_is_run_at_that_one(dynamic, dims, tmp_path)
     result = check(path, path)
     assert result.passed
     assert {shape[0] for record in result.inputs for _, shape in record.shapes} == ({8, 1, 3} if dynamic else {2})
+
+
+def test_sizes_that_onnx_runtime_refuses_are_told():
+    def network(size):
+        x, y = (helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["n", 3, size]) for name in "xy")
+        graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", [x], [y])
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+    (run,) = check(network(5), network(6)).runs
+    assert "Got: 5 Expected: 6" in " ".join(run.why)

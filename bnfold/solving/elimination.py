@@ -16,7 +16,10 @@ ROUNDING = 1e-13  # a solution this small beside the terms that made it is 0
 
 @record(eq=False)
 class Expression:
-    """right + sum of coefficient * unknown. size: the sum of the magnitudes that made `right`. rows: a set of bits."""
+    """right + sum of coefficient * unknown. size: the largest of the terms that made `right`. rows: a set of bits.
+
+    (Their sum would double whenever a pivot is expressed anew, as what cancels counts twice.)
+    """
 
     terms: dict[int, Coefficient]
     right: Floats
@@ -91,11 +94,10 @@ class Elimination:
 
     def solution(self, unknowns: int) -> Floats:
         """Give (unknowns, lanes): the unknowns that aren't pivots are 0."""
-        values, sizes = np.zeros((2, unknowns, self.lanes))
+        values = np.zeros((unknowns, self.lanes))
         for pivot in list(self.pivots):
             solved = self._solved(pivot)
-            values[pivot], sizes[pivot] = solved.right, solved.size
-        values[np.abs(values) <= ROUNDING * sizes] = 0.0
+            np.copyto(values[pivot], solved.right, where=~(np.abs(solved.right) <= ROUNDING * solved.size))
         return values
 
     def fewest_changes(self, weight: Floats) -> Floats:
@@ -175,7 +177,7 @@ class Elimination:
                 _add(terms, unknown, coefficient, self.modulus)
                 continue
             right = self._wrap(right + coefficient * meaning.right)
-            size = size + np.abs(coefficient) * meaning.size
+            size = np.maximum(size, np.abs(coefficient) * meaning.size)
             rows |= meaning.rows
             for other, value in meaning.terms.items():
                 _add(terms, other, coefficient * value, self.modulus)

@@ -5,6 +5,7 @@ size): whoever compares falls back to captures then.
 """
 
 import contextlib
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -30,6 +31,7 @@ _LENGTHS = frozenset(
 )
 _FLAGS = ("_is_compiling_flag", "_is_exporting_flag")
 _PLAIN = (int, float, str, bool, type(None), torch.dtype)
+_WATCHED = threading.RLock()  # the class of all modules is watched by one thread at a time
 Modules: TypeAlias = Mapping[str, tuple[str, str]]  # the calls of modules around a call, as torch.export tells them
 
 
@@ -140,21 +142,25 @@ class Recorder(TorchFunctionMode):
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
-        """Know in which module each call is made, its own hooks included."""
-        plain = nn.Module.__call__
+        """Know in which module each call of this thread is made, its own hooks included."""
+        own = threading.get_ident()
 
         def call(part: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            if threading.get_ident() != own:
+                return plain(part, *args, **kwargs)
             self._enter(part)
             try:
                 return plain(part, *args, **kwargs)
             finally:
                 self.stack.pop()
 
-        nn.Module.__call__ = call  # type: ignore[method-assign]
-        try:
-            yield
-        finally:
-            nn.Module.__call__ = plain  # type: ignore[method-assign]
+        with _WATCHED:
+            plain = nn.Module.__call__
+            nn.Module.__call__ = call  # type: ignore[method-assign]
+            try:
+                yield
+            finally:
+                nn.Module.__call__ = plain  # type: ignore[method-assign]
 
     def _enter(self, part: nn.Module) -> None:
         path, around = self.paths.get(id(part)), self.stack[-1][1]

@@ -1,5 +1,6 @@
 """Traces: what is remembered of functions changes no trace, and a module is the same behind one."""
 
+import threading
 from collections.abc import Callable
 
 import pytest
@@ -90,3 +91,24 @@ def test_the_second_of_two_layers_alike_is_not_asked() -> None:
     x = torch.randn(2, 3, device="meta")
     recorded(nn.Sequential(Asked(), Asked(), Asked()), arguments(x), KnownShapes())
     assert asked == ["once"]
+
+
+def test_calls_of_other_threads_are_none_of_the_run() -> None:
+    layer, started, ended = nn.ReLU(), threading.Event(), threading.Event()
+
+    def meanwhile() -> None:
+        started.wait(10)
+        layer(torch.ones(2))
+        ended.set()
+
+    def body(x: Tensor) -> Tensor:
+        started.set()
+        assert ended.wait(10)
+        return layer(x) * 2
+
+    thread = threading.Thread(target=meanwhile)
+    thread.start()
+    steps, _ = recorded(nn.Sequential(Calls(body)), arguments(torch.ones(2)))
+    thread.join()
+    assert [(step.path, step.name) for step in steps] == [("", "relu"), ("0", "mul"), ("", "output")]
+    assert nn.Module.__call__ is nn.Linear.__call__

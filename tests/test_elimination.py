@@ -89,3 +89,19 @@ def test_a_long_chain_is_walked_once() -> None:
     for unknown in range(3000):
         elimination.insert([(unknown, 1.0), (unknown + 1, -1.0)], np.ones(1), unknown)
     assert_allclose(elimination.solution(3001)[:, 0], 3000 - np.arange(3001))
+
+
+def test_terms_stay_in_proportion_however_often_pivots_change() -> None:
+    """Each row expresses all pivots anew: what cancels on the way must not count, or nothing contradicts any more."""
+    rng = np.random.default_rng(0)
+    truth, slopes = rng.normal(size=(80, LANES)), rng.uniform(0.5, 2, 80)
+    elimination = Elimination(LANES, range(80))
+    for k in range(1, 80):
+        elimination.insert([(0, 1.0), (k, -slopes[k])], truth[0] - slopes[k] * truth[k], k)
+    solution = elimination.fewest_changes(np.ones((80, LANES)))
+    for k in range(1, 80):
+        wanted = truth[0] - slopes[k] * truth[k]
+        assert_allclose(solution[0] - slopes[k] * solution[k], wanted, rtol=1e-9, atol=1e-9)
+    wrong = slopes[70] * truth[70] - slopes[71] * truth[71] + 1e-6
+    with pytest.raises(Contradiction):
+        elimination.insert([(70, slopes[70]), (71, -slopes[71])], wrong, 80)

@@ -93,7 +93,11 @@ def _function(graph: Graph, node: Node) -> Affine | Why:
     if isinstance(node.op, BatchNorm) and np.any(arrays[-1] + node.op.eps <= 0):
         return Why.VARIANCE
     function = affine_of(Site(node, graph))
-    return function if np.isfinite(function.scale).all() else Why.NOT_FINITE
+    if not np.isfinite(function.scale).all():
+        return Why.NOT_FINITE
+    with np.errstate(over="ignore"):  # only a float64 model has a number that small
+        inverse = 1 / function.scale[function.scale != 0]
+    return function if np.isfinite(inverse).all() else Why.UNDERFLOW
 
 
 def _fits(graph: Graph, node: Node, channels: int) -> bool:

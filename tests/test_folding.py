@@ -302,6 +302,30 @@ def test_float16_weights_that_would_overflow() -> None:
     assert plan.edits == ()
 
 
+@pytest.mark.parametrize(
+    ("dtype", "least"),
+    [("float16", 2.0**-14), ("bfloat16", 2.0**-126), ("float32", 2.0**-126), ("float64", 2.0**-1022)],
+)
+def test_weights_that_would_be_subnormal(dtype: str, least: float) -> None:
+    def planned(gamma: float) -> Plan:
+        b = Builder(dtype=dtype)
+        x = b.batch_norm("bn", b.conv("conv", b.input(2, 3, 6, 6), 3), np.array([1, gamma, -1]))
+        return fold(b.graph(b.relu("relu", x)))
+
+    assert into(planned(least * 2**8)) == {"bn": ("conv",)}
+    plan = planned(least * 2**-12)
+    assert whys(plan) == {"bn": {Why.UNDERFLOW}}
+    assert plan.edits == ()
+
+
+def test_an_affine_that_can_not_be_removed_takes_another_up() -> None:
+    b = Builder()
+    x = b.batch_norm("two", b.batch_norm("one", b.input(2, 3, 8, 8)), limits={"remove": Why.CODE})
+    plan = check(b.graph(b.relu("relu", x)))
+    assert into(plan) == {"one": ("two",)}
+    assert whys(plan) == {"two": {Why.CODE}}
+
+
 def test_only_and_skip_choose_by_name() -> None:
     b = Builder()
     x = b.batch_norm("a.bn", b.conv("a", b.input(2, 3, 6, 6), 4))

@@ -52,6 +52,14 @@ CASES = [
         ["Conv", "Relu"],
         id="a shared weight",
     ),
+    pytest.param(
+        """(float[N,4,9,9] x) => (float[N,4,9,9] y) {
+             a = Conv<pads=[2,2,2,2], dilations=[2,2]>(x, w) b = Conv<pads=[2,2,2,2], dilations=[2,2]>(x, v)
+             s = Sum(a, b, x) y = Relu(s) }""",
+        {"w": (4, 4, 3, 3), "v": (4, 4, 3, 3)},
+        ["Conv", "Relu"],
+        id="dilations that agree",
+    ),
 ]
 
 
@@ -63,6 +71,13 @@ def test_one_convolution_is_left(text: str, tensors: dict[str, object], left: li
     assert {item.name for item in folded.graph.initializer} == {
         name for node in folded.graph.node for name in node.input[1:]
     }
+
+
+def test_dilations_that_disagree_stay_two_convolutions(tmp_path: Path) -> None:
+    text = """(float[N,4,9,9] x) => (float[N,4,9,9] y) {
+        a = Conv<pads=[2,2,2,2], dilations=[2,2]>(x, w) b = Conv<pads=[1,1,1,1]>(x, v) s = Add(a, b) y = Relu(s) }"""
+    folded, _ = fold_and_check(model(text, w=(4, 4, 3, 3), v=(4, 4, 3, 3)), tmp_path)
+    assert kinds(folded) == ["Conv", "Conv", "Add", "Relu"]
 
 
 def test_it_can_be_left_out(tmp_path: Path) -> None:

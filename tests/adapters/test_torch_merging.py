@@ -7,6 +7,7 @@ import onnx.parser
 import pytest
 import torch
 from click.testing import CliRunner
+from torch import nn
 
 import bnfold
 from bnfold.adapters.torch_onnx_write import write
@@ -25,6 +26,27 @@ def test_an_exported_repvgg_has_no_branches(tmp_path: Path) -> None:
     assert kinds.count("Conv") == blocks > 0
     assert "BatchNormalization" not in kinds
     assert "Add" not in kinds
+    assert result.check is not None
+    assert result.check.passed
+
+
+class Branches(nn.Module):
+    """x + conv(x) + another(x), both of the same dilation, by padding "same"."""
+
+    def __init__(self, kernel: int, dilation: int) -> None:
+        super().__init__()
+        self.one, self.two = (nn.Conv2d(3, 3, kernel, padding="same", dilation=dilation) for _ in range(2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.relu(self.one(x) + self.two(x) + x)
+
+
+@pytest.mark.parametrize(("kernel", "dilation"), [(3, 2), (5, 1)])
+def test_branches_that_are_padded_to_the_same_size(kernel: int, dilation: int, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = Branches(kernel, dilation).eval()
+    result = bnfold.export(model, torch.randn(2, 3, 9, 9), tmp_path / "m.onnx")
+    assert [node.op_type for node in onnx.load(result.path).graph.node].count("Conv") == 1
     assert result.check is not None
     assert result.check.passed
 

@@ -58,7 +58,7 @@ class Why(Enum):
     NO_STATISTICS = ("has no running statistics", "It normalises by its input; there is nothing constant to fold.")
     UNKNOWN_SHAPE = ("works on a tensor whose channels can't be counted", "Give the model's inputs a shape.")
     # Numbers.
-    GAMMA_ZERO = ("has channels with gamma == 0, whose input is also read elsewhere", "Prune these channels.")
+    GAMMA_ZERO = ("has channels with gamma == 0, where what comes before can't be made zero", "Prune these channels.")
     NOT_FINITE = ("has statistics or weights that are NaN or infinite", "Train again, or recompute the statistics.")
     VARIANCE = ("has running_var + eps <= 0", "Recompute the running statistics.")
     OVERFLOW = ("would get weights that overflow their dtype", "Fold in float32, then convert.")

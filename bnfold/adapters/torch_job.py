@@ -13,13 +13,13 @@ from bnfold.adapters.torch_limits import Writable, in_place_after
 from bnfold.adapters.torch_names import Paths, path_of
 from bnfold.adapters.torch_reading import Reading
 from bnfold.adapters.torch_replacing import Replacement
-from bnfold.adapters.torch_runs import MORE, Run, enough, run, standard
+from bnfold.adapters.torch_runs import MORE, Run, enough, is_random, run, standard
 from bnfold.adapters.torch_sizes import Followed, shapes
 from bnfold.adapters.torch_steps import Steps, is_as_planned
 from bnfold.adapters.torch_trace import trace
 from bnfold.adapters.torch_walk import Walk, walked
 from bnfold.adapters.torch_write import Written, write
-from bnfold.errors import BnfoldError, DifferentError
+from bnfold.errors import BnfoldError, DifferentError, UnverifiedError
 from bnfold.graph import Graph, Node
 from bnfold.plan import Plan, Remove, ReplaceByClip
 from bnfold.raising import raised
@@ -96,11 +96,24 @@ class Job:
             for one in before:
                 got = after.outputs if one.given is self.given else torch_truth.outputs(target, one.given)
                 where = f"{type(target).__name__} with inputs {shapes(one.given)}"
-                torch_truth.require_same(one.truth, one.reference, got, where, unit, errors)
+                self._require_same(one, got, where, unit, errors)
         except BaseException:
             done.take_back()
             raise
         return done
+
+    def _require_same(
+        self, one: Run, got: Sequence[Tensor], where: str, unit: float, own: Sequence[torch_truth.Own]
+    ) -> None:
+        try:
+            torch_truth.require_same(one.truth, one.reference, got, where, unit, own)
+        except (DifferentError, UnverifiedError) as error:
+            if is_random(self.module, one.given):
+                raise UnverifiedError(
+                    f"{type(self.module).__name__}: gives other numbers in every run (a dropout that is always on?), "
+                    "so that no fold of it can be shown to be right"
+                ) from error
+            raise
 
     def _runs(self, reference: Sequence[Tensor]) -> list[Run]:
         """Run at the given size, which gave `reference`, and at others that the module takes."""

@@ -5,9 +5,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypedDict, Unpack
 
+import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
+from bnfold import ops
 from bnfold.adapters import torch_truth
 from bnfold.adapters.torch_capture import Arguments, CaptureError, arguments, capture, quietly
 from bnfold.adapters.torch_captured import of_program
@@ -16,6 +18,7 @@ from bnfold.adapters.torch_copy import copied, taken_back, without_shared
 from bnfold.adapters.torch_edits import ModuleEdits
 from bnfold.adapters.torch_job import Job, OtherPathError, prepared, without_removal
 from bnfold.adapters.torch_limits import limited
+from bnfold.adapters.torch_names import Paths, stack_of
 from bnfold.adapters.torch_reading import AliasedError, Reading, read_captured
 from bnfold.adapters.torch_runs import MORE, enough, run, standard
 from bnfold.adapters.torch_sizes import followed, shapes, varying
@@ -52,6 +55,8 @@ def require_ready(module: nn.Module) -> None:
     """Raise BnfoldError for a module in training mode, or without numbers (lazy, on the meta device)."""
     from bnfold.adapters.torch_load import refuse_unfinished
 
+    if isinstance(module, torch.jit.ScriptModule):
+        raise BnfoldError("a ScriptModule is TorchScript, which is deprecated; give the module that it was made of")
     if module.training:
         raise BnfoldError(f"{type(module).__name__} is in training mode; call .eval() first")
     refuse_unfinished(module, type(module).__name__)
@@ -147,7 +152,7 @@ def _fold_whole(module: nn.Module, given: Arguments, wanted: _Wanted) -> tuple[F
     found = confirmed(module, given)
     reading = read_walk(found, module, given) or read_at(module, given)
     path = followed(module, given, partial(read_at, module), found, reading)
-    notes = path.notes
+    notes = (*path.notes, *_unseen(reading, module))
     writable, graph = prepared(reading, limited(reading, module, varying(path.sizes)))
     plan = fold(graph, **wanted.settings) if wanted.plan is None else wanted.plan
     if wanted.dry_run:
@@ -171,6 +176,20 @@ def _fold_whole(module: nn.Module, given: Arguments, wanted: _Wanted) -> tuple[F
     if target is not module:
         without_shared(target, module)
     return FoldResult(target, plan, job.graph, notes), done
+
+
+def _unseen(reading: Reading, module: nn.Module) -> tuple[str, ...]:
+    """Name the BatchNorms that the graph doesn't show: they have no outcome."""
+    paths = Paths(module)
+    shown = {paths.module(path) for source in reading.sources.values() for path in stack_of(source)}
+    known = [node for node in reading.graph.nodes if not isinstance(node.op, ops.Unknown)]
+    read = {name for node in known for name in node.inputs}
+    norms = [path for path, part in module.named_modules() if isinstance(part, nn.modules.batchnorm._NormBase)]
+    missing = [path for path in norms if path not in shown and f"{path}.running_var" not in read]
+    if not missing:
+        return ()
+    names = ", ".join(missing[:4]) + (f" and {len(missing) - 4} more" if len(missing) > 4 else "")
+    return (f"not in the graph: {names}; the forward doesn't call it, or in a block that is kept whole (autocast)",)
 
 
 def _scaled(plan: Plan, graph: Graph, reading: Reading) -> list[Tensor]:

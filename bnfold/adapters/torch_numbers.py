@@ -20,7 +20,7 @@ def scaled_like(path: str, old: Tensor, linear: Contracted, weight: Constant, ed
     dtype overflows.
     """
     if edit.balance is not None:
-        return finite(path, rounded(scaled(linear, weight, edit), old))
+        return finite(path, rounded(scaled(linear, weight, edit), old), old)
     new = torch.empty_like(old, memory_format=torch.preserve_format).detach()
     both = weight_factors(linear, weight.shape, edit.out_factor, edit.in_factor)
     factors = [factor for factor in both if not np.all(factor == 1)]
@@ -29,15 +29,21 @@ def scaled_like(path: str, old: Tensor, linear: Contracted, weight: Constant, ed
             numbers *= factor[rows] if len(factor) == weight.shape[0] else factor
         stretch = new[rows]
         stretch.copy_(torch.from_numpy(_rounded_once(numbers, old.dtype)))
-        finite(path, stretch)
+        finite(path, stretch, old)
     return new
 
 
-def finite(path: str, new: Tensor) -> Tensor:
-    """Give the tensor back. Raises BnfoldError where it has infinities or NaN."""
-    if new.numel() and not all(map(torch.isfinite, torch.aminmax(new))):
+def finite(path: str, new: Tensor, old: Tensor | None = None) -> Tensor:
+    """Give the tensor back. Raises BnfoldError where it has infinities or NaN. old: what it was, where it was."""
+    if not _is_finite(new):
+        if old is not None and not _is_finite(old):
+            raise BnfoldError(f"{path}: holds NaN or infinities; repair it, or --skip what would fold into it")
         raise BnfoldError(f"{path}: would overflow {new.dtype}; fold in float32, then convert")
     return new
+
+
+def _is_finite(item: Tensor) -> bool:
+    return item.numel() == 0 or all(map(torch.isfinite, torch.aminmax(item)))
 
 
 def rounded(numbers: Floats, like: Tensor) -> Tensor:

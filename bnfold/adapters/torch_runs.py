@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
@@ -26,10 +27,23 @@ class Run:
 
 
 def run(module: nn.Module, given: Arguments, reference: Sequence[Tensor] | None = None) -> Run:
-    """Run in float64, and as it is where that was not done yet."""
+    """Run in float64, and as it is where that was not done yet. Raises UnverifiedError where there is no float64."""
     if reference is None:
         reference = torch_truth.outputs(module, given)
-    return Run(given, torch_truth.truth(module, given), reference)
+    try:
+        return Run(given, torch_truth.truth(module, given), reference)
+    except Exception as error:
+        line = (str(error).splitlines() or [""])[0][:200]
+        raise UnverifiedError(
+            f"{type(module).__name__}: doesn't run in float64 ({type(error).__name__}: {line}), so that no fold of it "
+            "can be shown to be right; fold before quantising or lowering"
+        ) from error
+
+
+def is_random(module: nn.Module, given: Arguments) -> bool:
+    """Whether two runs with the same inputs give other numbers."""
+    first, second = torch_truth.outputs(module, given), torch_truth.outputs(module, given)
+    return any(not torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(first, second, strict=False))
 
 
 def enough(module: nn.Module, runs: Sequence[Run], most: int) -> list[Run]:

@@ -148,7 +148,7 @@ class _Writer:
             return
         self.numbers[path] = numbers
         old = self._stored(path, numbers.shape)
-        self._replace_tensor(path, old, finite(path, rounded(numbers, old)))
+        self._replace_tensor(path, old, finite(path, rounded(numbers, old), old))
 
     def _stored(self, path: str, shape: tuple[int, ...]) -> Tensor:
         tensor = torch_parts.attribute(self.module, path)

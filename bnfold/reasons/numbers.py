@@ -25,7 +25,7 @@ nn.InstanceNorm2d(8)       # track_running_stats is False by default
     Why.GAMMA_ZERO: Page(
         """\
 In these channels the BatchNorm gives the constant beta. That has no inverse: the channel's rows in the layer
-before can be made zero only if nobody else reads what that layer gives.""",
+before can be made zero only if there is such a layer and nobody else reads what it gives.""",
         """
 y = conv(x)
 bn(y) + y                  # bn.weight[3] == 0, and y[:, 3] is needed as it is

@@ -1,0 +1,91 @@
+"""Modules that can't be folded, or not shown to be right: one line that says the true reason."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import bnfold
+from bnfold.adapters.torch_module import fold_module
+from bnfold.errors import BnfoldError, UnverifiedError
+from bnfold.training.statistics import randomise_
+from tests.adapters.torch_networks import conv_bn, image, randomised
+
+
+class Autocast(nn.Module):
+    """A block that torch.export keeps whole, and a norm that is never called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.unused = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.BatchNorm2d(7)
+        self.after, self.read = nn.BatchNorm2d(4), nn.BatchNorm2d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            x = self.norm(self.conv(x))
+        norm = self.read
+        x = F.batch_norm(x.float(), norm.running_mean, norm.running_var, norm.weight, norm.bias)
+        return self.after(x)
+
+
+def test_norms_that_the_graph_does_not_show_are_named() -> None:
+    result = fold_module(randomised(Autocast()), image())
+    (note,) = [note for note in result.notes if "not in the graph" in note]
+    assert note.startswith("not in the graph: norm, unused; ")
+    assert {outcome.affine for outcome in result.plan.outcomes} == {"batch_norm_1", "after"}
+
+
+def test_a_network_whose_norms_are_all_shown_has_no_such_note() -> None:
+    assert not any("not in the graph" in note for note in fold_module(randomised(conv_bn()), image()).notes)
+
+
+class Random(nn.Module):
+    """A dropout that nobody can turn off."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = conv_bn()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.dropout(self.layers(x))
+
+
+def test_a_module_that_is_random_is_told() -> None:
+    with pytest.raises(UnverifiedError, match="Random: gives other numbers in every run"):
+        bnfold.fold(randomise_(Random(), 0).eval(), image())
+
+
+class OnlyFloat32(nn.Module):
+    """Has an operator that float64 can't run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = conv_bn()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.layers(x)
+        if y.dtype != torch.float32:
+            raise RuntimeError("expected scalar type Float but found Double")
+        return y
+
+
+def test_a_module_that_does_not_run_in_float64_is_told() -> None:
+    with pytest.raises(UnverifiedError, match=r"OnlyFloat32: doesn't run in float64 \(RuntimeError: expected scalar"):
+        bnfold.fold(randomise_(OnlyFloat32(), 0).eval(), image())
+
+
+def test_torchscript_is_refused_by_name() -> None:
+    with pytest.warns(DeprecationWarning, match=r"torch\.jit"):
+        scripted = torch.jit.script(randomised(conv_bn()))
+    with pytest.raises(BnfoldError, match="a ScriptModule is TorchScript, which is deprecated"):
+        bnfold.fold(scripted, image())
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+@pytest.mark.parametrize("inplace", [False, True])
+def test_weights_that_are_no_numbers_are_not_called_an_overflow(number: float, inplace: bool) -> None:
+    module = randomised(conv_bn())
+    with torch.no_grad():
+        module[0].weight[0, 0, 0, 0] = number
+    with pytest.raises(BnfoldError, match=r"0\.weight: holds NaN or infinities; repair it, or --skip"):
+        bnfold.fold(module, image(), inplace=inplace)

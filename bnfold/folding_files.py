@@ -108,6 +108,7 @@ def _fold_onnx(request: Request) -> FoldResult:
     from bnfold.adapters.onnx_file import fold_file as fold_onnx_file
     from bnfold.adapters.onnx_file import raised_for_onnx, read
 
+    _refuse_torch_options(request)
     plan = None
     if request.plan is not None:
         plan = read_plan(request.plan, raised_for_onnx(read(request.source, freeze_inputs=request.freeze_inputs)))
@@ -135,6 +136,20 @@ def _fold_onnx(request: Request) -> FoldResult:
     with tempfile.TemporaryDirectory(prefix="bnfold-") as folder:
         _verify(request.source, write(Path(folder) / "folded.onnx").model)
     return _with_note(write(target), VERIFIED)
+
+
+def _refuse_torch_options(request: Request) -> None:
+    """Raise BnfoldError where an ONNX model is given what only a PyTorch one can use: ignored, it would mislead."""
+    given = {
+        "--arch": request.arch,
+        "--arch-kwargs": request.arch_arguments,
+        "--input": request.inputs,
+        "--bake": request.bake,
+        "--to": request.to not in (None, "onnx"),
+    }
+    names = [name for name, value in given.items() if value]
+    if names:
+        raise BnfoldError(f"{request.source}: is an ONNX model; {', '.join(names)} can't be used with it")
 
 
 def _verify(source: Path, folded: Path) -> None:

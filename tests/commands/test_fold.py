@@ -188,3 +188,11 @@ def test_an_onnx_model_stays_one(model: Path) -> None:
 def test_a_plan_says_what_is_folded(model: Path) -> None:
     result = run("fold", model, "--plan", "p.json", "--skip", "bn1")
     assert "leave out --only" in str(result.exception)
+
+
+@pytest.mark.parametrize(
+    "option", [["--arch", "lenet"], ["--input", "1x3x8x8"], ["--bake"], ["--to", "pt2"], ["--arch-kwargs", "a=1"]]
+)
+def test_what_an_onnx_model_has_no_use_for_is_not_ignored(model: Path, option: list[str]) -> None:
+    assert f"is an ONNX model; {option[0]} can't be used with it" in refused("fold", model, *option)
+    assert not model.with_suffix(".folded.onnx").exists()

@@ -17,6 +17,7 @@ from bnfold.adapters.torch_limits import limited
 from bnfold.adapters.torch_lowering import ONE_OPERATOR, kind_of, lowered
 from bnfold.adapters.torch_module import read_at
 from bnfold.adapters.torch_names import stack_of
+from bnfold.adapters.torch_origins import Origins
 from bnfold.adapters.torch_reading import Reading, read_captured
 from bnfold.adapters.torch_replay import Replay
 from bnfold.adapters.torch_sizes import same_at_other_sizes
@@ -134,6 +135,12 @@ def cut(self: Net, x: Tensor) -> Tensor:
     return values + indices
 
 
+def alike(self: Net, x: Tensor) -> Tensor:
+    y = self.norm(self.conv(x))
+    z = y * -0.0
+    return torch.cat([y, z, y], 1) + torch.cat([y, z, z], 1) + torch.cat([y * 0.0, y + y, y + z], 1)
+
+
 def made(self: Net, x: Tensor) -> Tensor:
     y = self.norm(self.conv(x))
     return y + torch.linspace(0, 1, y.shape[-1]) + torch.ones(4, 1, 1).to(torch.float64).float()
@@ -149,6 +156,7 @@ SAME = [
         (twice, {"back": nn.ConvTranspose2d(4, 3, 3)}),
         (repeated, {}),
         (cut, {}),
+        (alike, {}),
         (made, {}),
     ]
 ]
@@ -256,6 +264,20 @@ def counting(self: Net, x: Tensor) -> Tensor:
     return self.norm(self.conv(x)) * self.factor
 
 
+def borrowing(self: Net, x: Tensor) -> Tensor:
+    self.factor.mul_(2)
+    y = self.norm(self.conv(x)) * self.factor
+    self.factor.div_(2)
+    return y
+
+
+def unseen(self: Net, x: Tensor) -> Tensor:
+    y = self.conv(x)
+    with torch._C.DisableTorchFunction():
+        y.mul_(2)
+    return self.norm(y)
+
+
 def counting_on_the_sly(self: Net, x: Tensor) -> Tensor:
     self.factor.data.add_(1)
     return self.norm(self.conv(x))
@@ -304,7 +326,7 @@ def mapped(self: Net, x: Tensor) -> Tensor:
 
 
 ALONE = [asking, noting, counting, counting_on_the_sly, of_a_number, of_numbers, with_gradients, in_less_precision]
-ALONE += [for_compilers, from_elsewhere, through_numpy, mapped]
+ALONE += [for_compilers, from_elsewhere, through_numpy, mapped, borrowing, unseen]
 
 
 @pytest.mark.parametrize("run", ALONE, ids=lambda run: run.__name__)
@@ -350,6 +372,19 @@ def test_a_run_holds_nothing_that_it_computes() -> None:
 
     module = net(run)
     Taping(module).run(module, arguments(image()))
+
+
+def test_an_id_that_is_used_again_is_another_tensor() -> None:
+    origins = Origins()
+    tensor = torch.ones(1)
+    first = origins.add(tensor, "first", ())
+    assert origins.of(tensor) is first
+    used = id(tensor)
+    del tensor
+    others = [torch.ones(1) for _ in range(100)]
+    again = [item for item in others if id(item) == used]
+    assert again
+    assert origins.of(again[0]) is None
 
 
 def test_a_run_that_fails_leaves_modules_as_they_were() -> None:

@@ -129,6 +129,7 @@ def measured(tool: str, network: str, size: int, compiled: bool) -> dict[str, An
     before, began = _peak(), time.process_time()
     folded = fold(module, x)
     seconds, memory = time.process_time() - began, _peak() - before
+    folded = folded.module() if isinstance(folded, torch.export.ExportedProgram) else folded
     row: dict[str, Any] = {"tool": tool, "fold": seconds, "memory": memory / 1024, "left": _left(folded)}
     row["eager"] = _latency(folded, x)
     row["compiled"] = _latency(torch.compile(folded), x) if compiled else None
@@ -181,7 +182,7 @@ def _exported(module: Any, x: Any) -> Any:
     import torch
 
     with torch.no_grad():
-        return torch.export.export(module, (x,)).module()
+        return torch.export.export(module, (x,))
 
 
 def _peak() -> int:

@@ -72,11 +72,12 @@ def _is_allowed(file: Path, settings: Settings) -> bool:
 
 def _foldable(file: Path, settings: Settings, opening: dict[str, Any]) -> Iterator[Finding]:
     from bnfold.folding_files import Request, fold_file
+    from bnfold.formats import Kind, kind_of
 
     selection: dict[str, Any] = {"level": settings.level, "only": settings.only, "skip": settings.skip}
-    request = Request(file, dry_run=True, **selection, **opening)
     try:
-        plan = fold_file(request).plan
+        given = {} if kind_of(file) is Kind.ONNX else opening
+        plan = fold_file(Request(file, dry_run=True, **selection, **given)).plan
     except BnfoldError as error:
         text = str(error).removeprefix(f"{file}: ")
         yield Finding(file, "unreadable", text, exit_status=max(error.exit_status, _UNREADABLE))

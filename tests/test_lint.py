@@ -34,6 +34,12 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def test_what_opens_pytorch_files_is_no_matter_of_onnx_files(project: Path) -> None:
+    result = run("models", "--arch", "lenet", "--input", "1x1x28x28")
+    assert result.return_value == 1
+    assert "models/plain.onnx: foldable: 3 affines" in result.output
+
+
 def test_foldable_models_are_named(project: Path) -> None:
     result = run("models")
     assert result.return_value == 1

@@ -65,6 +65,87 @@ def test_parallel_branches_become_one_convolution():
     assert calls(fold_program(program, merge=False).model, "conv2d") == 12
 
 
+class Branches(nn.Module):
+    """x + conv(x) + another(x); of an even kernel, padding "same" puts the odd zero behind."""
+
+    def __init__(self, kernel: int, dilation: int) -> None:
+        super().__init__()
+        self.one, self.two = (nn.Conv2d(3, 3, kernel, padding="same", dilation=dilation) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.one(x) + self.two(x) + x)
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
+@pytest.mark.parametrize(("kernel", "dilation"), [(3, 1), (3, 2), (5, 3), (2, 1), (4, 3)])
+def test_branches_that_are_padded_to_the_same_size(kernel, dilation):
+    program = exported(Branches(kernel, dilation).eval(), x := torch.randn(2, 3, 15, 17))
+    result = fold_program(program)
+    torch.testing.assert_close(run(result.model, x), run(program, x), rtol=1e-4, atol=1e-5)
+    if kernel % 2:
+        assert calls(result.model, "conv2d") == 1
+
+
+class Alone(nn.Module):
+    """One image without a batch axis, as high and wide as it has channels: the rules' axis 1 has its rows."""
+
+    def __init__(self, layer: nn.Module, factor: Tensor) -> None:
+        super().__init__()
+        self.rows, self.layer = nn.Parameter(torch.randn(4, 4)), layer
+        self.factor, self.shift = nn.Parameter(factor), nn.Parameter(torch.randn(factor.shape))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.layer(self.rows @ x) * self.factor + self.shift)
+
+
+ALONE = [
+    pytest.param(nn.Conv2d(4, 4, 3, padding=1), id="conv"),
+    pytest.param(nn.ConvTranspose2d(4, 4, 3, padding=1), id="transposed conv"),
+    pytest.param(nn.MaxPool2d(3, 1, 1), id="max pool"),
+    pytest.param(nn.AvgPool2d(3, 1, 1, count_include_pad=False), id="avg pool"),
+    pytest.param(nn.AdaptiveAvgPool2d((2, 4)), id="adaptive pool"),
+]
+
+
+@pytest.mark.parametrize("layer", ALONE)
+@pytest.mark.parametrize("shape", [(4, 1, 1), (1, 1), (4,)], ids=["channels", "one", "columns"])
+def test_an_image_without_a_batch(layer, shape):
+    program = exported(Alone(layer, torch.rand(shape) + 0.5).eval(), x := torch.randn(4, 4, 4), dynamic=False)
+    result = fold_program(program)
+    torch.testing.assert_close(run(result.model, x), run(program, x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("layer", [*ALONE[:4], pytest.param(nn.AdaptiveMaxPool2d(4), id="adaptive max pool")])
+def test_rows_of_an_image_without_a_batch_are_no_channels(layer):
+    factor = torch.rand(4, 1) + 0.5
+    program = exported(Alone(layer, factor).eval(), x := torch.randn(4, 4, 4), dynamic=False)
+    result = fold_program(program)
+    torch.testing.assert_close(run(result.model, x), run(program, x), rtol=1e-4, atol=1e-5)
+    assert result.plan.folded == ()
+
+
+class Scaled(nn.Module):
+    """BatchNorm before a product with factors of its own: the shift is multiplied by alpha."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.right, self.bias = (
+            nn.BatchNorm1d(4),
+            nn.Parameter(torch.randn(4, 5)),
+            nn.Parameter(torch.ones(5)),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.addmm(self.bias, self.norm(x), self.right, beta=0.5, alpha=2.0)
+
+
+def test_a_shift_goes_through_alpha_into_a_bias():
+    program = exported(randomised(Scaled()), x := torch.randn(3, 4), dynamic=False)
+    result = fold_program(program)
+    assert [outcome.affine for outcome in result.plan.folded] == [outcome.affine for outcome in result.plan.outcomes]
+    torch.testing.assert_close(run(result.model, x), run(program, x), rtol=1e-4, atol=1e-5)
+
+
 def test_the_argument_stays_as_it_is():
     program = exported(randomised(conv_bn()), image())
     state = {name: tensor.clone() for name, tensor in program.state_dict.items()}

@@ -18,7 +18,7 @@ from bnfold.ops import (
     Transpose,
 )
 from bnfold.relation import Carried, Site, Tie
-from bnfold.rules.base import ties
+from bnfold.rules.base import pinned, ties
 from bnfold.views import Aligned, Blocked, Flipped, Permuted, Picked, Rearranged, Reshaped, Tiled
 from bnfold.why import Why
 
@@ -40,6 +40,8 @@ def _rearrange(op: Rearrange, site: Site) -> tuple[Tie, ...]:
 
 @ties.register
 def _expand(op: Expand, site: Site) -> tuple[Tie, ...]:
+    if site.x not in site.graph.values:  # a constant of one number
+        return pinned(site, Why.NO_RULE)
     return (Carried(site.x, site.y, Aligned(site.shape(site.x), site.shape(site.y)), lost=Why.BROADCAST),)
 
 

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 
 from bnfold.ops import (
@@ -75,6 +76,7 @@ STOPS = [
     pytest.param(Case(Reshape(), ((4, 6),), ((6, 4),)), 0, SCALE, Why.RESHAPE, id="a reshape that shears"),
     pytest.param(Case(Reshape(), (("n", 6, "t"),), ((None, 6, 4),)), 1, SHIFT, Why.RESHAPE, id="unknown sizes"),
     pytest.param(Case(Expand(), ((2, 1, 4),), ((2, 3, 4),)), 1, SCALE, Why.BROADCAST, id="expand of the channels"),
+    pytest.param(Case(Expand(), (np.ones((1, 1, 1)),), ((2, 3, 4),)), 1, SCALE, Why.NO_RULE, id="expand of a number"),
     pytest.param(Case(Select(1, 2), (X,)), 1, SCALE, Why.RESHAPE, id="one channel"),
     pytest.param(Case(Split(1, (1, 1, 1), drop=True), (X,)), 1, SCALE, Why.RESHAPE, id="unbind of channels"),
     pytest.param(Case(DepthToSpace(2), ((2, 8, 2, 3),)), 2, SCALE, Why.RESHAPE, id="pixel shuffle, rows"),

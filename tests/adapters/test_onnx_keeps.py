@@ -213,6 +213,21 @@ def test_a_batch_normalization_of_old_files_that_is_no_affine_by_channel_stays(n
     assert why in [reason.why.code for kept in result.plan.kept for reason in kept.why]
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "(float[2,3] x) => (float[2,4] y) { c = Gemm<beta=0.0>(x, w, b) n = BN(c) y = Relu(n) }",
+        "(float[2,4] x) => (float[2,4] y) { r = Relu(x) n = BN(r) y = Gemm<beta=0.0>(n, v, b) }",
+    ],
+    ids=["behind it", "before it"],
+)
+def test_a_bias_that_counts_for_nothing_takes_no_shift(text, tmp_path):
+    proto = model(text, **({"w": (3, 4)} if "w," in text else {"v": (4, 4)}), b=(4,), **batch_norm(4))
+    folded, result = fold_and_check(proto, tmp_path)
+    assert "no-bias" in {reason.why.code for kept in result.plan.kept for reason in kept.why}
+    assert "BatchNormalization" in kinds(folded)
+
+
 def test_opsets_before_seven_are_refused_with_the_way_out():
     proto = model("(float[2,3,8,8] x) => (float[2,4,6,6] y) { c = Conv(x, w) y = BN<is_test=1>(c) }", 6, 3, **W, **BN)
     with pytest.raises(BnfoldError, match=r"has opset 6; wanted 7 or newer \(onnx\.version_converter\)"):

@@ -86,3 +86,15 @@ def test_what_stops_a_fold(body: Callable[[Tensor], Tensor]) -> None:
     went, got, wanted = folded(body)
     torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-4)
     assert not went
+
+
+def test_a_pad_of_channels_moves_them() -> None:
+    """A scale by channel, with no shift that would stop it, belongs to the channel before."""
+    torch.manual_seed(0)
+    module = Between(lambda x: F.pad(x, (0, 0, 0, 0, 1, 0))[:, :4])
+    module.norm.weight.data = torch.tensor([0.5, -1.5, 2.0, -0.7])
+    x = torch.randn(2, 3, 8, 8)
+    with torch.no_grad():
+        program = torch.export.export(module.eval(), (x,))
+        result = fold_program(program)
+        torch.testing.assert_close(result.model.module()(x), program.module()(x), rtol=1e-4, atol=1e-5)

@@ -81,7 +81,8 @@ def _golden(meta: Mapping[str, Any], arrays: Mapping[str, Array]) -> Golden:
         feed = tuple(arrays[f"{i}/input/{j}"].astype(numpy_dtype(spec.dtype)) for j, spec in enumerate(inputs))
         sides = {side: {name: arrays[f"{i}/{side}/{j}"] for j, (name, _) in enumerate(outputs)} for side in _SIDES}
         sides["own"] = {name: sides["own"][name].astype(numpy_dtype(kind)) for name, kind in outputs}
-        records.append(Record(Sample(item["name"], item["kind"], feed), Facts(sides["truth"], sides["own"], sides["nudged"])))
+        facts = Facts(sides["truth"], sides["own"], sides["nudged"])
+        records.append(Record(Sample(item["name"], item["kind"], feed), facts))
     return Golden(
         reference=meta["reference"],
         dtype=meta["dtype"],

@@ -143,7 +143,7 @@ class _Settling:
         first = group[0]
         held = self.model.initializers.get(old)
         scope = held.scope if held is not None else first.work.node.scope
-        if alone and held is not None and held.tensor.name not in self._body_inputs(scope):
+        if alone and held is not None and self._may_become(held, first.content):
             self.result.tensors.append(NewTensor(scope, held.tensor.name, first.content, held))
             return
         if self.model.file.proto.ir_version < 4:  # initializers are inputs, which the body of an If can't have
@@ -154,6 +154,12 @@ class _Settling:
         self.local[qualified] = name
         for use in group:
             use.work.inputs[use.index] = qualified
+
+    def _may_become(self, held: Initializer, content: Content) -> bool:
+        """Whether an initializer can get these numbers: one that is an input too has the shape that it is declared."""
+        declared = {item.name for item in held.scope.graph.input}
+        fits = held.scope.parent is None and content.shape == held.tensor.shape
+        return fits or held.tensor.name not in declared
 
     def _body_inputs(self, scope: Scope) -> set[str]:
         return set() if scope.parent is None else {item.name for item in scope.graph.input}

@@ -91,3 +91,20 @@ def test_a_model_that_is_quantised_throughout(tmp_path):
     text = "{ i = QuantizeLinear(x, xs, xz) d = DequantizeLinear(i, xs, xz) w = DequantizeLinear<axis=0>(q, s) "
     result, _ = folded(IMAGE + text + "c = Conv(d, w) y = BN(c) }", tmp_path, **tensors, **BN)
     assert kinds(result) == ["QuantizeLinear", "DequantizeLinear", "DequantizeLinear", "Conv"]
+
+
+def test_an_input_keeps_the_shape_that_it_declares(tmp_path):
+    """Up to IR version 3 initializers are inputs too: one zero point for all stays one under its name."""
+    text = IMAGE + "{ w = DequantizeLinear(q, s, z) c = Conv(x, w) y = BN(c) }"
+    tensors = {"q": integers(4, 6, 3, 3), "s": scales(), "z": np.asarray(3, np.int8), **BN}
+    proto = model(text, opset=13, ir_version=3, **tensors)
+    named = {item.name for item in proto.graph.input}
+    for item in proto.graph.initializer:
+        if item.name not in named:
+            proto.graph.input.append(onnx.helper.make_tensor_value_info(item.name, item.data_type, item.dims))
+    source, target = tmp_path / "model.onnx", tmp_path / "folded.onnx"
+    onnx.save(proto, source)
+    assert fold_file(source, target, freeze_inputs=True).plan.folded
+    onnx.checker.check_model(str(target), full_check=True)
+    want, got = (run(path, feeds_of(proto))[0] for path in (source, target))
+    assert_allclose(got, want, rtol=0, atol=1e-5 * np.abs(want).max())

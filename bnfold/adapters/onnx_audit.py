@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnfold import ops
-from bnfold.adapters.onnx_constants import Array
 from bnfold.adapters.onnx_content import Block, Content, Dense, Scaled, Scratch, rounded, row_by_row
+from bnfold.adapters.onnx_evaluators import Array
 from bnfold.adapters.onnx_tensors import numpy_dtype
 from bnfold.affine import Affine, Floats
 from bnfold.errors import BnfoldError

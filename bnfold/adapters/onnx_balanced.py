@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bnfold.adapters.onnx_constants import Array
 from bnfold.adapters.onnx_content import Block, Content, Scaled, Scratch, blocks_of
+from bnfold.adapters.onnx_evaluators import Array
 from bnfold.adapters.onnx_tensors import numpy_dtype
 from bnfold.plan import Balance
 from bnfold.rounding import faithful, is_exact

@@ -12,7 +12,8 @@ from typing import Any, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from bnfold.adapters.onnx_constants import Array, Known
+from bnfold.adapters.onnx_constants import Known
+from bnfold.adapters.onnx_evaluators import Array
 from bnfold.adapters.onnx_tensors import numpy_dtype
 from bnfold.affine import Floats
 from bnfold.relation import Contracted

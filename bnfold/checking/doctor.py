@@ -148,7 +148,7 @@ def _nvidia_smi() -> Iterable[str]:
 
 
 def _torch(gpu: bool) -> Finding:
-    from bnfold.checking.torch_module import cuda_state
+    from bnfold.checking.torch_cuda import cuda_state
 
     state: Any = cuda_state()
     if state.available:

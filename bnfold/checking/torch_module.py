@@ -21,6 +21,7 @@ from bnfold.checking.result import NodeRecord
 from bnfold.checking.subject import Array, Feed, InputSpec, Outputs
 from bnfold.checking.tolerance import budget_for
 from bnfold.checking.torch_coverage import Recorder
+from bnfold.checking.torch_cuda import tf32
 from bnfold.checking.torch_noise import NoiseMode, nudge
 from bnfold.errors import BnfoldError, UnverifiedError
 
@@ -189,7 +190,7 @@ class ModuleRunner:
         """Run once, TF32 as asked for."""
         dtype = getattr(torch, self.subject.dtype)
         tensors = [tensor.to(self.device) for tensor in to_tensors(feed, dtype)]
-        with torch.no_grad(), _tf32(self.device, self.tf32), _as_bnfold_error(self.subject.label):
+        with torch.no_grad(), tf32(self.device, self.tf32), _as_bnfold_error(self.subject.label):
             return {name: to_array(value) for name, value in flatten(self.module(*tensors)).items()}
 
 
@@ -281,19 +282,6 @@ def _is_float(array: Array) -> bool:
 
 
 @contextlib.contextmanager
-def _tf32(device: torch.device, wanted: bool) -> Iterator[None]:
-    if device.type != "cuda":
-        yield
-        return
-    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = wanted
-    try:
-        yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
-
-
-@contextlib.contextmanager
 def _as_bnfold_error(label: str) -> Iterator[None]:
     try:
         yield
@@ -302,18 +290,3 @@ def _as_bnfold_error(label: str) -> Iterator[None]:
     except Exception as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise UnverifiedError(f"{label} could not be run: {lines[0][:300]}") from error
-
-
-@dataclass(frozen=True)
-class CudaState:
-    """Whether torch can use CUDA, and the version that it was built for (empty for none)."""
-
-    available: bool
-    built_for: str
-
-
-def cuda_state() -> CudaState:
-    """Ask torch."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a driver that is too old
-        return CudaState(torch.cuda.is_available(), torch.version.cuda or "")

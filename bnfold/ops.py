@@ -94,6 +94,30 @@ class Einsum(Op):
     equation: str
 
 
+# Operators that are linear at some of their ends only.
+
+
+@record
+class Recurrent(Op):
+    """An LSTM, a GRU or a plain RNN over x (..., in): what a step reads of x is W x + b, and nothing else.
+
+    parts: which operands a weight, (*D, gates, in), and its bias?, (*D, gates or more), are. b is the first `gates`
+    numbers of the bias, before those of the recurrent weight, which is the operand behind the weight. A layer that runs
+    both ways has two parts, or D = (2,). The other operands are states, lengths and the layers above.
+    """
+
+    kind: str
+    parts: tuple[tuple[int, int], ...]
+
+
+@record
+class Bilinear(Op):
+    """y[..., o] = sum over i, j of x1[..., i] * weight[o, i, j] * x2[..., j], plus bias?[o].
+
+    Inputs x1 (..., in1), weight (out, in1, in2), bias? (out), x2 (..., in2).
+    """
+
+
 # Per-channel affines.
 
 

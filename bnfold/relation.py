@@ -83,6 +83,21 @@ class Contracted:
 
 
 @record
+class Absorbed:
+    """The frame of `value` along `axis` is free, as far as the node's constants can be rewritten.
+
+    For operators that are linear at some of their ends, each end by itself: a recurrent layer in what it reads.
+    bias: the constant that is added to the value; empty where there is none, and for one that the node reads.
+    still: why the shift must be 0, if it must.
+    """
+
+    value: str
+    axis: int
+    bias: str = ""
+    still: Why | None = None
+
+
+@record
 class Mapped:
     """target = affine(source) along `axis`, with constants: what a fold removes."""
 
@@ -91,7 +106,7 @@ class Mapped:
     axis: int
 
 
-Tie: TypeAlias = Pinned | Carried | Summed | Multiplied | Contracted | Mapped
+Tie: TypeAlias = Pinned | Carried | Summed | Multiplied | Contracted | Absorbed | Mapped
 
 
 @record

@@ -37,6 +37,10 @@ class Why(Enum):
     SPREAD = ("averages zeros from the padding, which a shift would change", "Use count_include_pad=False.")
     LENGTH = ("sums over a length that is known only when it runs", "Export with a fixed length, or take the mean.")
     NARROWS = ("casts to a narrower type", "Cast after the BatchNorm.")
+    RECURRENT = (
+        "reads its own output again, which a scale or a shift would change",
+        "Fold the BatchNorm forward, into the layer behind.",
+    )
     # What can't be rewritten.
     COMPUTED = ("has a weight or bias that is computed when the model runs", "Bake the weight first (--bake).")
     SHARED = ("shares its weight with a layer that must not change", "Untie the weights, or copy them.")

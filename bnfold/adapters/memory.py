@@ -9,7 +9,7 @@ import numpy as np
 from bnfold.affine import Floats
 from bnfold.graph import Constant, Graph, Node
 from bnfold.merging import fused
-from bnfold.ops import ChannelClip, Clip, Conv, ConvTranspose, Einsum, Gemm, Identity, Linear, MatMul, Pad
+from bnfold.ops import Bilinear, ChannelClip, Clip, Conv, ConvTranspose, Einsum, Gemm, Identity, Linear, MatMul, Pad
 from bnfold.plan import Edit, Merge, Plan, Remove, ReplaceByClip, ScaleWeight, SetBias, SetBounds, SetConstants
 from bnfold.relation import Site
 from bnfold.rounding import scaled
@@ -72,7 +72,7 @@ class _Draft:
         if isinstance(node.op, Gemm) and node.op.beta != 1:
             node = replace(node, op=replace(node.op, beta=1.0))
             self.nodes[node.name] = node
-        elif not isinstance(node.op, (Conv, ConvTranspose, Linear, Gemm, MatMul, Einsum)):
+        elif not isinstance(node.op, (Conv, ConvTranspose, Linear, Gemm, MatMul, Einsum, Bilinear)):
             raise ValueError(f"{node.name}: {type(node.op).__name__} takes no bias")
         self._set_operand(node.name, BIAS, bias)
 

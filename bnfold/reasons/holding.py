@@ -157,6 +157,16 @@ The sum of n numbers that are shifted by d is shifted by n * d, and n is known o
 bn(conv(x).sum(dim=(2, 3)))              # exported with dynamic height and width
 """,
     ),
+    Why.RECURRENT: Page(
+        """\
+An LSTM, a GRU or an RNN reads its own output at the next step, behind sigmoid and tanh, so no weight of it can
+scale or shift what comes out, nor the states that it starts from. A BatchNorm in front of it goes into its input
+weights and biases; one behind it goes forward, into the next layer that takes a scale and a shift.""",
+        """
+y, _ = lstm(x)
+bn(y.transpose(1, 2))      # backward: y is read again; forward: whatever comes next
+""",
+    ),
     Why.NARROWS: Page(
         """\
 A cast from float32 to float16 rounds. The folded tensor holds other numbers, so that other ones are rounded,

@@ -5,7 +5,7 @@ from functools import singledispatch
 from bnfold.affine import Affine, Frames
 from bnfold.ops import Op, ShapeOf
 from bnfold.plan import Edit
-from bnfold.relation import Carried, Contracted, Mapped, Multiplied, Pinned, Site, Summed, Tie
+from bnfold.relation import Absorbed, Carried, Contracted, Mapped, Multiplied, Pinned, Site, Summed, Tie
 from bnfold.why import Why
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
@@ -44,6 +44,8 @@ def tied(tie: Tie) -> tuple[str, ...]:
     match tie:
         case Pinned(values):
             return values
+        case Absorbed(value):
+            return (value,)
         case Carried(source, target) | Contracted(source, target) | Mapped(source, target):
             return (source, target)
         case Summed(terms, target):

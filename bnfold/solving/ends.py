@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from bnfold.graph import Graph
 from bnfold.ops import Einsum, MatMul, Parameter
-from bnfold.relation import Contracted, Mapped, Tie
+from bnfold.relation import Absorbed, Contracted, Mapped, Tie
 from bnfold.solving.rows import Lowering
 
 Ties = Mapping[str, tuple[Tie, ...]]  # by node
@@ -35,6 +35,9 @@ def linear_ends(lowering: Lowering, ties: Ties) -> Iterator[End]:
                 if lowering.axes.get(tie.target) == tie.target_axis:
                     costs = _wants_operator(lowering.graph, name, tie)
                     yield End(name, tie.target, lowering.unknowns.span(tie.target), not costs, costs)
+            elif isinstance(tie, Absorbed) and lowering.axes.get(tie.value) == tie.axis:
+                made = tie.value in lowering.graph.by_name[name].outputs
+                yield End(name, tie.value, lowering.unknowns.span(tie.value), takes_shift=made)
 
 
 def parameter_ends(lowering: Lowering) -> Iterator[End]:

@@ -14,7 +14,7 @@ from bnfold.affine import Floats
 from bnfold.graph import Graph, Node
 from bnfold.plan import Reason
 from bnfold.record import record
-from bnfold.relation import Carried, Contracted, Mapped, Multiplied, Pinned, Summed, Tie
+from bnfold.relation import Absorbed, Carried, Contracted, Mapped, Multiplied, Pinned, Summed, Tie
 from bnfold.solving.axes import aligned, image_of
 from bnfold.solving.unknowns import Unknowns
 from bnfold.views import Indices, View
@@ -67,6 +67,8 @@ class Lowering:
                 self._multiply(node, tie)
             case Contracted():
                 self._contract(node, tie)
+            case Absorbed():
+                self._absorb(node, tie)
             case Mapped():
                 pass
 
@@ -215,6 +217,16 @@ class Lowering:
             self._contract_end(node, tie.target, y_axis == tie.target_axis, passed and not tie.bias)
             if "bias" in node.limits and tie.bias:
                 self.hold_scale(tie.target, Reason(node.name, node.limits["bias"]))
+
+    def _absorb(self, node: Node, tie: Absorbed) -> None:
+        axis = self.axes.get(tie.value)
+        if axis is None:
+            return
+        self._contract_end(node, tie.value, axis == tie.axis, passed=False)
+        if tie.still and axis == tie.axis:
+            self.hold_shift(tie.value, Reason(node.name, tie.still))
+        if "bias" in node.limits and tie.bias:
+            self.hold_scale(tie.value, Reason(node.name, node.limits["bias"]))
 
     def _contract_end(self, node: Node, name: str, free: bool, passed: bool) -> None:
         """Hold what the weight and the bias of a linear node can't take up."""

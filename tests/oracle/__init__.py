@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import tests.oracle.elementwise
 import tests.oracle.layout
 import tests.oracle.linear
+import tests.oracle.recurrent
 import tests.oracle.sampling  # noqa: F401  importing them fills the registry
 from bnfold import ops
 from bnfold.graph import Graph

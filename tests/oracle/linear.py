@@ -84,6 +84,13 @@ def _mat_mul(op: ops.MatMul, inputs: Operands, shapes: Shapes) -> Array:
 
 
 @compute.register
+def _bilinear(op: ops.Bilinear, inputs: Operands, shapes: Shapes) -> Array:
+    first, weight, bias, second = inputs
+    y = np.einsum("...i,oij,...j->...o", first, weight, second)
+    return y if bias is None else y + bias
+
+
+@compute.register
 def _einsum(op: ops.Einsum, inputs: Operands, shapes: Shapes) -> Array:
     operands = op.equation.count(",") + 1
     y = np.einsum(op.equation, *inputs[:operands])

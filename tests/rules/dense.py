@@ -10,7 +10,7 @@ from enum import Enum
 import numpy as np
 
 from bnfold.affine import Affine
-from bnfold.relation import Carried, Contracted, Mapped, Multiplied, Pinned, Site, Summed, Tie
+from bnfold.relation import Absorbed, Carried, Contracted, Mapped, Multiplied, Pinned, Site, Summed, Tie
 from bnfold.views import View
 from bnfold.why import Why
 from tests.oracle import Array
@@ -68,6 +68,8 @@ class Rows:
                     yield from self._carried(tie)
                 case Contracted():
                     yield from self._contracted(tie)
+                case Absorbed():
+                    yield from self._absorbed(tie)
                 case Summed():
                     yield from self._summed(tie)
                 case Multiplied():
@@ -167,6 +169,12 @@ class Rows:
                 yield from self.held(name, Why.AXIS, *((SHIFT,) if passes else Aspect))
             elif tie.still and name == tie.source:
                 yield from self.held(name, tie.still, SHIFT)
+
+    def _absorbed(self, tie: Absorbed) -> Iterator[Row]:
+        if self.axes.get(tie.value) != tie.axis:
+            yield from self.held(tie.value, Why.AXIS)
+        elif tie.still:
+            yield from self.held(tie.value, tie.still, SHIFT)
 
 
 def _scales(row: Row) -> Iterator[Row]:

@@ -19,7 +19,7 @@ from bnfold.adapters.memory import written
 from bnfold.affine import Affine
 from bnfold.graph import Constant, Graph, Node, Value
 from bnfold.plan import Plan, ReplaceByClip, SetBounds
-from bnfold.relation import Carried, Contracted, Multiplied, Pinned, Site, Summed
+from bnfold.relation import Absorbed, Carried, Contracted, Multiplied, Pinned, Site, Summed
 from bnfold.rules import relation, rewritten
 from bnfold.views import View
 from bnfold.why import Why
@@ -130,6 +130,8 @@ def axes_of(site: Site, axis: int) -> Axes:
             case Contracted():
                 axes[tie.source] = axis
                 axes[tie.target] = dict(tie.passes).get(axis, tie.target_axis)
+            case Absorbed():
+                axes[tie.value] = min(axis, len(site.shape(tie.value)) - 1)
             case Summed() | Multiplied():
                 operands = [name for name, _ in tie.terms] if isinstance(tie, Summed) else tie.factors
                 axes |= dict.fromkeys((*operands, tie.target), axis)

@@ -10,24 +10,28 @@ from bnfold.why import Why
 from tests.rules import (
     test_activation,
     test_affine,
+    test_bilinear,
     test_joining,
     test_layout,
     test_linear,
     test_padding,
     test_parameter,
     test_pooling,
+    test_recurrent,
 )
 from tests.rules.law import Case
 
 FAMILIES = (
     test_activation,
     test_affine,
+    test_bilinear,
     test_joining,
     test_layout,
     test_linear,
     test_padding,
     test_parameter,
     test_pooling,
+    test_recurrent,
 )
 RAW = {ops.Unknown, ops.Binary, ops.Unary}  # what is left of them when rules are asked has none
 BARE = {ops.ShapeOf, ops.Parameter}  # ties nothing

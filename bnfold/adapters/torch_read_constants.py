@@ -102,7 +102,7 @@ class Constants:
         """Run a chain of constants in float64."""
         cache: dict[fx.Node, Any] = {}
         with torch.no_grad():
-            return _float64(self._run(node, cache))
+            return as_float64(self._run(node, cache))
 
     def _run(self, node: fx.Node, cache: dict[fx.Node, Any]) -> Any:
         if node not in cache:
@@ -149,17 +149,22 @@ def _wide(value: Any) -> Any:
 def weight_constant(name: str, tensor: Tensor) -> Constant:
     """Give a tensor as a constant, which reads it each time."""
     rows = partial(_rows, tensor) if tensor.ndim else None
-    return Constant(name, tuple(tensor.shape), name_of(tensor.dtype), partial(_float64, tensor), rows)
+    return Constant(name, tuple(tensor.shape), name_of(tensor.dtype), partial(as_float64, tensor), rows)
 
 
-def _float64(tensor: Tensor) -> Floats:
-    """Copy to NumPy; the copy may be changed."""
-    result: Floats = tensor.detach().to("cpu", torch.float64, copy=True).numpy()
-    return result
+def as_float64(tensor: Tensor) -> Floats:
+    """Copy to NumPy; the copy may be changed.
+
+    Into NumPy's own memory: torch asks for aligned blocks, and glibc serves none from the hole that one left behind, so
+    that stretch after stretch of the weights had grown the heap.
+    """
+    copy = np.empty(tuple(tensor.shape), np.float64)
+    torch.from_numpy(copy).copy_(tensor.detach())
+    return copy
 
 
 def _rows(tensor: Tensor, start: int, stop: int) -> Floats:
-    return _float64(tensor[start:stop])
+    return as_float64(tensor[start:stop])
 
 
 def name_of(dtype: torch.dtype) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import onnx
 import pytest
 
+from bnfold.adapters.onnx_graph import KNOWN
 from bnfold.commands import COMMANDS
 
 MODEL = """<ir_version: 8, opset_import: ["" : 17]> g (float[N,1,8,8] x) => (float[N,1,8,8] y)
@@ -45,8 +47,43 @@ def test_folding_an_onnx_file_imports_no_more_than_it_needs(tmp_path: Path) -> N
     status, threads, names = json.loads(done.stdout.splitlines()[-1])
     assert (status, threads) == (0, "1")
     slow = {"torch", "onnxruntime", "rich", "numpy.ma", "numpy.polynomial", "concurrent.futures", "hashlib"}
-    slow.add("bnfold.checking")
+    slow |= {"bnfold.checking", "onnx"}
     assert not slow & set(names)
+
+
+def test_the_protos_alone_are_those_of_the_package() -> None:
+    script = (
+        "import sys\n"
+        "from bnfold.commands.lean import with_protos_alone\n"
+        "with_protos_alone()\n"
+        "from bnfold.adapters.onnx_protos import ModelProto\n"
+        "assert 'onnx' not in sys.modules\n"
+        "import onnx\n"
+        "model = onnx.parser.parse_model('<ir_version: 8, opset_import: [\"\" : 17]> g (float[1] x) => (float[1] y) '\n"
+        "                                '{ y = Relu(x) }')\n"
+        "assert type(model) is ModelProto\n"
+        "onnx.checker.check_model(onnx.shape_inference.infer_shapes(model))\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_the_package_is_left_alone_where_it_is_loaded() -> None:
+    script = (
+        "import onnx, sys\n"
+        "before = dict(sys.modules)\n"
+        "from bnfold.commands.lean import with_protos_alone\n"
+        "with_protos_alone()\n"
+        "assert sys.modules['onnx.onnx_ml_pb2'] is before['onnx.onnx_ml_pb2']\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_every_allowed_onnx_knows_the_opsets_that_nobody_is_asked_about() -> None:
+    requirements = Path("pyproject.toml").read_text()
+    oldest = re.search(r'"onnx>=([\d.]+)"', requirements)
+    assert oldest is not None
+    opset = next(row[2] for row in onnx.helper.VERSION_TABLE if row[0] == f"{oldest[1]}.0")
+    assert opset >= KNOWN
 
 
 @pytest.mark.parametrize(("arguments", "collects"), [(["fold"], False), (["fold", "--verify"], True), (["lint"], True)])

@@ -4,11 +4,9 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-import onnx
-from onnx import helper
-
 from bnfold.adapters.onnx_content import Content
 from bnfold.adapters.onnx_model import Initializer, Model
+from bnfold.adapters.onnx_protos import NodeProto
 from bnfold.adapters.onnx_scopes import FileNode, Scope
 from bnfold.adapters.onnx_skeleton import NODE_INPUT, NODE_OUTPUT
 from bnfold.adapters.onnx_work import Edited, Use, Work
@@ -48,7 +46,7 @@ class Changes:
     gone: by id of the scope, the values whose value_info goes. inputs_gone: inputs of the main graph.
     """
 
-    nodes: dict[FileNode, list[onnx.NodeProto]] = field(default_factory=dict)
+    nodes: dict[FileNode, list[NodeProto]] = field(default_factory=dict)
     names: dict[FileNode, dict[tuple[int, int], str]] = field(default_factory=dict)
     tensors: list[NewTensor] = field(default_factory=list)
     dropped: set[str] = field(default_factory=set)
@@ -111,6 +109,8 @@ class _Settling:
 
     def _identity(self, gone: str, root: str) -> None:
         """An output that is another value, which has to keep its own name."""
+        from onnx import helper
+
         work = next(w for w in self.edited.works.values() if gone in w.outputs)
         work.dropped = False
         proto = helper.make_node("Identity", [], [], name=work.node.proto.name)
@@ -231,8 +231,8 @@ class _Settling:
         if changed := {at: name for at, name in new.items() if old[at] != name}:
             self.result.names[work.node] = changed
 
-    def _proto(self, step: Work) -> onnx.NodeProto:
-        proto = onnx.NodeProto()
+    def _proto(self, step: Work) -> NodeProto:
+        proto = NodeProto()
         proto.CopyFrom(step.proto)
         inputs = [self._short(name) for name in step.inputs]
         del proto.input[:]

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from itertools import zip_longest
 from typing import TypeAlias
 
-import onnx
-
+from bnfold.adapters.onnx_protos import NodeProto
 from bnfold.graph import Constant, Dim, Value
 
 Operand: TypeAlias = Value | Constant | None
@@ -23,7 +22,7 @@ _ELEMENTWISE = frozenset({"Add", "Sub", "Mul", "Div", "Pow", "Sum", "Mean", "Max
 _POOLS = frozenset({"MaxPool", "AveragePool", "LpPool"})
 
 
-def completed(value: Value, kind: str, proto: onnx.NodeProto, operands: Sequence[Operand]) -> Value:
+def completed(value: Value, kind: str, proto: NodeProto, operands: Sequence[Operand]) -> Value:
     """Add what inference left out of a node's first output. operands: the node's, None for an absent one.
 
     A symbol that inference made (of a weight that is itself computed, say) gives way to a number; batches stay.
@@ -54,7 +53,7 @@ def of_branches(value: Value, branches: Sequence[Operand]) -> Value:
     return Value(value.name, shape, dtypes.pop() if len(dtypes) == 1 else value.dtype)
 
 
-def _shape(kind: str, proto: onnx.NodeProto, operands: Sequence[Operand]) -> Shape | None:
+def _shape(kind: str, proto: NodeProto, operands: Sequence[Operand]) -> Shape | None:
     shapes = [None if operand is None else operand.shape for operand in operands]
     x, weight = shapes[0], operands[1] if len(operands) > 1 else None
     if kind in _SAME:
@@ -82,7 +81,7 @@ def _numbered(shape: Shape, other: Shape) -> Shape:
     return tuple(two if isinstance(two, int) else one for one, two in zip(shape, other, strict=True))
 
 
-def _number(proto: onnx.NodeProto, name: str, default: int) -> int:
+def _number(proto: NodeProto, name: str, default: int) -> int:
     return next((item.i for item in proto.attribute if item.name == name), default)
 
 

@@ -4,9 +4,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
-import onnx
 
 from bnfold.adapters.onnx_external import Folder
+from bnfold.adapters.onnx_protos import ValueInfoProto
 from bnfold.adapters.onnx_scopes import FileNode, Scopes, scopes
 from bnfold.adapters.onnx_shapes import type_of
 from bnfold.adapters.onnx_skeleton import INITIALIZER, Skeleton, skeleton
@@ -106,7 +106,7 @@ def _ends(a: _Side, b: _Side) -> Iterable[Difference]:
         yield from _of_mappings(what, one, other)
 
 
-def _type(item: onnx.ValueInfoProto) -> str:
+def _type(item: ValueInfoProto) -> str:
     shape, dtype = type_of(item.type)
     return dtype if shape is None else f"{dtype} ({', '.join('?' if dim is None else str(dim) for dim in shape)})"
 

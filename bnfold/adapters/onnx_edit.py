@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from onnx import helper
 
 from bnfold import ops
 from bnfold.adapters.onnx_balanced import Balanced
@@ -197,6 +196,8 @@ class _Editor:
 
     def _add_behind(self, work: Work, bias: Floats, dtype: str) -> None:
         """Let an Add of its own give what the node gave."""
+        from onnx import helper
+
         y, name = work.outputs[0], work.node.proto.name
         work.outputs[0] = f"{y}_unbiased"
         proto = helper.make_node("Add", [], [], name=f"{name}_bias" if name else "")
@@ -206,6 +207,8 @@ class _Editor:
 
     def _merge(self, edit: Merge, work: Work) -> None:
         """Put a Conv in the place of a Sum, with numbers that take in what else the plan does to its branches."""
+        from onnx import helper
+
         weight, bias = fused_after(self.graph, self.plan, edit)
         nodes = [self.graph.by_name[name] for name in edit.nodes]
         gone = [self._work(source) for node in nodes for source in node.sources or (node.name,)]
@@ -224,6 +227,8 @@ class _Editor:
 
     def _set_affine(self, constants: Mapping[int, Floats], node: Node, works: list[Work]) -> None:
         """Put one affine operator in the place of the arithmetic: x * scale + shift along the axis."""
+        from onnx import helper
+
         assert isinstance(node.op, ops.Affine)
         scale, shift = (constants.get(k, self.graph.constants[node.inputs[k]].load()) for k in (1, 2))
         self._drop(works[:-1])
@@ -244,6 +249,8 @@ class _Editor:
 
     def _put(self, work: Work, steps: Sequence[tuple[str, Sequence[Floats]]], x: str, dtype: str) -> None:
         """Put a chain of operators, each with constants of its own, in the place of a node."""
+        from onnx import helper
+
         name, outputs, last = work.node.proto.name, work.outputs, len(steps) - 1
         work.replaced = []
         for number, (kind, numbers) in enumerate(steps):

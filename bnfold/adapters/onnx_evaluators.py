@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
 from bnfold.adapters.onnx_scopes import FileNode
@@ -99,8 +98,10 @@ def _expand(call: Call) -> Array:
 
 
 def _constant_of_shape(call: Call) -> Array:
+    from onnx import numpy_helper
+
     found = call.node.attribute("value")
-    value = np.zeros(1, np.float32) if found is None else onnx.numpy_helper.to_array(found.t)
+    value = np.zeros(1, np.float32) if found is None else numpy_helper.to_array(found.t)
     return np.broadcast_to(value.reshape(()), _within(tuple(int(dim) for dim in call.x.reshape(-1)), value))
 
 

@@ -4,8 +4,6 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-import onnx
-
 from bnfold import ops
 from bnfold.adapters.onnx_audit import Audit
 from bnfold.adapters.onnx_biases import costly, held, without_biases
@@ -14,6 +12,7 @@ from bnfold.adapters.onnx_clips import with_clips
 from bnfold.adapters.onnx_edit import edited
 from bnfold.adapters.onnx_external import Folder
 from bnfold.adapters.onnx_model import Model
+from bnfold.adapters.onnx_protos import ModelProto
 from bnfold.adapters.onnx_reading import Reading, reading
 from bnfold.adapters.onnx_skeleton import skeleton
 from bnfold.adapters.onnx_wire import File, Memory
@@ -28,13 +27,13 @@ from bnfold.raising import raised
 from bnfold.result import FoldResult
 
 
-def read(source: str | os.PathLike[str] | onnx.ModelProto, *, freeze_inputs: bool = False) -> Graph:
+def read(source: str | os.PathLike[str] | ModelProto, *, freeze_inputs: bool = False) -> Graph:
     """Read a model as a Graph, arithmetic as it stands. Weights are read, from the file, when they are asked for.
 
     freeze_inputs: initializers that are inputs too are constants, though a caller could override them.
     Raises BnfoldError where it is no valid ONNX model, UnsafeError where its external data leads out of its folder.
     """
-    if isinstance(source, onnx.ModelProto):
+    if isinstance(source, ModelProto):
         return _of_proto(source, freeze_inputs).model.graph
     return _of_file(Path(source), freeze_inputs).model.graph
 
@@ -76,7 +75,7 @@ def fold_file(
 
 
 def fold_proto(
-    proto: onnx.ModelProto,
+    proto: ModelProto,
     *,
     level: str = "default",
     only: Sequence[str] = (),
@@ -106,7 +105,7 @@ def _whole(graph: Graph, plan: Plan) -> Plan:
     return plan
 
 
-def merged_proto(proto: onnx.ModelProto, level: str = "default") -> tuple[onnx.ModelProto, Plan]:
+def merged_proto(proto: ModelProto, level: str = "default") -> tuple[ModelProto, Plan]:
     """Let parallel linear branches become one convolution each, and arithmetic that is one affine one operator.
 
     Gives the plan of the former, too.
@@ -148,7 +147,7 @@ def _of_file(path: Path, freeze_inputs: bool) -> Reading:
     return reading(skeleton(File(path)), Folder(path), freeze_inputs)
 
 
-def _of_proto(proto: onnx.ModelProto, freeze_inputs: bool) -> Reading:
+def _of_proto(proto: ModelProto, freeze_inputs: bool) -> Reading:
     try:
         data = proto.SerializeToString()
     except ValueError as error:  # protobuf's limit is 2 GiB

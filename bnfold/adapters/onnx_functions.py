@@ -4,8 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from typing import TypeAlias, TypeVar
 
-import onnx
-
+from bnfold.adapters.onnx_protos import AttributeProto, FunctionProto, GraphProto, NodeProto
 from bnfold.adapters.onnx_skeleton import ATTRIBUTE, ATTRIBUTE_GRAPH, ATTRIBUTE_GRAPHS, FUNCTION, NODE, Skeleton
 from bnfold.adapters.onnx_wire import Field
 from bnfold.errors import BnfoldError
@@ -15,12 +14,12 @@ Key: TypeAlias = tuple[str, str, str]  # domain, name, overload
 Message = TypeVar("Message")
 _FUNCTION_NODE, _FUNCTION_DEFAULT = 7, 11  # of a FunctionProto
 _DEEPEST = 32  # functions that call one another
-_GRAPHS = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
+_GRAPHS = (AttributeProto.GRAPH, AttributeProto.GRAPHS)
 
 
-def key_of(proto: onnx.NodeProto | onnx.FunctionProto) -> Key:
+def key_of(proto: NodeProto | FunctionProto) -> Key:
     """Give what a call and its function have in common."""
-    name = proto.op_type if isinstance(proto, onnx.NodeProto) else proto.name
+    name = proto.op_type if isinstance(proto, NodeProto) else proto.name
     return domain_of(proto.domain), name, proto.overload
 
 
@@ -29,12 +28,12 @@ def domain_of(domain: str) -> str:
     return "" if domain == "ai.onnx" else domain
 
 
-def label_of(proto: onnx.NodeProto) -> str:
+def label_of(proto: NodeProto) -> str:
     """Give the name of a node, or what stands for it."""
     return str(proto.name or next(filter(None, proto.output), proto.op_type))
 
 
-def bodies(proto: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+def bodies(proto: NodeProto) -> Iterator[GraphProto]:
     """Give the graphs among a node's attributes."""
     for item in proto.attribute:
         if item.HasField("g"):
@@ -42,7 +41,7 @@ def bodies(proto: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
         yield from item.graphs
 
 
-def every_node(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+def every_node(nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:
     """Give nodes and those of their bodies."""
     for proto in nodes:
         yield proto
@@ -50,7 +49,7 @@ def every_node(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
             yield from every_node(graph.node)
 
 
-def names_in(nodes: Iterable[onnx.NodeProto], file: Skeleton) -> set[str]:
+def names_in(nodes: Iterable[NodeProto], file: Skeleton) -> set[str]:
     """Give the names of the nodes and of all that they and their bodies read, compute, are given and are told.
 
     Raises BnfoldError for a name that is no text, which protobuf lets pass.
@@ -87,9 +86,9 @@ class Function:
     defaults: its attributes that have one. labels: a name for each node, by where that starts.
     """
 
-    proto: onnx.FunctionProto
+    proto: FunctionProto
     place: Field
-    nodes: list[tuple[onnx.NodeProto, Field]]
+    nodes: list[tuple[NodeProto, Field]]
     defaults: Mapping[str, Field]
     labels: Mapping[int, str]
 
@@ -99,7 +98,7 @@ class Function:
         return f"{self.proto.domain}.{self.proto.name}"
 
 
-def _function(proto: onnx.FunctionProto, place: Field, file: Skeleton) -> Function:
+def _function(proto: FunctionProto, place: Field, file: Skeleton) -> Function:
     inside = file.layout(place.body, place.end)
     nodes = paired(proto.node, inside.get(_FUNCTION_NODE, []), file)
     defaults = paired(proto.attribute_proto, inside.get(_FUNCTION_DEFAULT, []), file)
@@ -118,7 +117,7 @@ def paired(items: Iterable[Message], places: Iterable[Field], file: Skeleton) ->
     return list(zip(messages, fields, strict=True))
 
 
-def _placed(nodes: Iterable[tuple[onnx.NodeProto, Field]], file: Skeleton) -> Iterator[tuple[onnx.NodeProto, Field]]:
+def _placed(nodes: Iterable[tuple[NodeProto, Field]], file: Skeleton) -> Iterator[tuple[NodeProto, Field]]:
     """Give nodes and those of their bodies, with their places."""
     for proto, at in nodes:
         yield proto, at
@@ -130,16 +129,16 @@ def _placed(nodes: Iterable[tuple[onnx.NodeProto, Field]], file: Skeleton) -> It
 class Body:
     """A graph that a node's attribute holds, with the places of both."""
 
-    proto: onnx.GraphProto
+    proto: GraphProto
     attribute: Field
     place: Field
 
-    def nodes(self, file: Skeleton) -> list[tuple[onnx.NodeProto, Field]]:
+    def nodes(self, file: Skeleton) -> list[tuple[NodeProto, Field]]:
         """Give its nodes with their places."""
         return paired(self.proto.node, file.layout(self.place.body, self.place.end).get(NODE, []), file)
 
 
-def placed_bodies(node: onnx.NodeProto, at: Field, file: Skeleton) -> Iterator[Body]:
+def placed_bodies(node: NodeProto, at: Field, file: Skeleton) -> Iterator[Body]:
     """Give the graphs among the attributes of a node at a place."""
     if not any(item.HasField("g") or item.graphs for item in node.attribute):
         return
@@ -197,7 +196,7 @@ class Functions:
         self._weights[key] = found
         return found
 
-    def is_call(self, proto: onnx.NodeProto) -> bool:
+    def is_call(self, proto: NodeProto) -> bool:
         """Whether a node is a call that the function's body can stand for."""
         function = self.by_key.get(key_of(proto))
         if function is None or self.weight(key_of(proto)) is None:
@@ -219,7 +218,7 @@ class Functions:
         versions = {domain_of(item.domain): item.version for item in proto.opset_import}
         return all(self._means_the_same(node, versions) for node in every_node(proto.node))
 
-    def _means_the_same(self, node: onnx.NodeProto, versions: Mapping[str, int]) -> bool:
+    def _means_the_same(self, node: NodeProto, versions: Mapping[str, int]) -> bool:
         """Whether the operator is of one version in the function's operator set and in the model's."""
         domain = domain_of(node.domain)
         own, model = versions.get(domain), self.imports.get(domain)
@@ -227,9 +226,11 @@ class Functions:
             return False
         if own == model or key_of(node) in self.by_key:
             return True
+        from onnx import defs
+
         try:
-            first, second = (onnx.defs.get_schema(node.op_type, version, domain) for version in (own, model))
-        except onnx.defs.SchemaError:
+            first, second = (defs.get_schema(node.op_type, version, domain) for version in (own, model))
+        except defs.SchemaError:
             return False
         return bool(first.since_version == second.since_version)
 

@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 import numpy as np
-import onnx
 
 from bnfold import ops
 from bnfold.adapters import onnx_elementwise, onnx_layout, onnx_linear, onnx_pooling  # noqa: F401  (they register)
@@ -12,6 +11,7 @@ from bnfold.adapters.onnx_constants import EVALUATED, Known, evaluated, literal,
 from bnfold.adapters.onnx_external import Folder
 from bnfold.adapters.onnx_model import Initializer, Model
 from bnfold.adapters.onnx_plain import plain_shapes
+from bnfold.adapters.onnx_protos import TensorProto
 from bnfold.adapters.onnx_scopes import FileNode, Scope, scopes
 from bnfold.adapters.onnx_shapes import Shapes, inferred, settled, shapes
 from bnfold.adapters.onnx_skeleton import ATTRIBUTE, ATTRIBUTE_TENSOR, INITIALIZER, NODE, Skeleton
@@ -21,6 +21,7 @@ from bnfold.errors import BnfoldError
 from bnfold.graph import Constant, Dim, Node, Value
 
 OLDEST = 7
+KNOWN = 26  # the newest opset of the oldest onnx that pyproject.toml allows
 _LIMITABLE = {"Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum", "BatchNormalization", "PRelu"}
 
 
@@ -30,9 +31,7 @@ def model(file: Skeleton, folder: Folder | None, freeze_inputs: bool = False) ->
     reader = Model(file, folder, freeze_inputs, scopes(file, inferred(file.proto) if plain is None else file.proto))
     if 0 < reader.opset < OLDEST:
         raise BnfoldError(f"{reader.name}: has opset {reader.opset}; wanted {OLDEST} or newer (onnx.version_converter)")
-    newest = onnx.defs.onnx_opset_version()
-    if reader.opset > newest:
-        raise BnfoldError(f"{reader.name}: has opset {reader.opset}; the installed onnx knows {newest}: upgrade it")
+    _refuse_unknown(reader)
     for scope in reader.scopes.scopes:
         _read_initializers(reader, scope)
     refuse_overlaps((item.tensor for item in reader.initializers.values()), reader.name)
@@ -42,6 +41,17 @@ def model(file: Skeleton, folder: Folder | None, freeze_inputs: bool = False) ->
     for node in reader.scopes.nodes:
         _read_node(reader, node, types[id(node.scope)])
     return reader
+
+
+def _refuse_unknown(reader: Model) -> None:
+    """Refuse an opset that the installed onnx, which infers shapes, doesn't know."""
+    if reader.opset <= KNOWN:
+        return
+    from onnx import defs
+
+    newest = defs.onnx_opset_version()
+    if reader.opset > newest:
+        raise BnfoldError(f"{reader.name}: has opset {reader.opset}; the installed onnx knows {newest}: upgrade it")
 
 
 def _types(reader: Model, scope: Scope, plain: Shapes | None) -> Shapes:
@@ -73,7 +83,7 @@ def _read_initializers(reader: Model, scope: Scope) -> None:
 def _read_inputs(reader: Model, scope: Scope, types: Shapes) -> None:
     """Inputs become values; those that are initializers too only where their numbers may change."""
     sparse = [item.values.name for item in scope.graph.sparse_initializer]
-    texts = [item.name for item in scope.graph.initializer if item.data_type == onnx.TensorProto.STRING]
+    texts = [item.name for item in scope.graph.initializer if item.data_type == TensorProto.STRING]
     for local in (*(item.name for item in scope.graph.input), *sparse, *texts):
         name = scope.names[local]
         if name in reader.known:

@@ -6,8 +6,6 @@ Folding sees through all calls; the file that is written has those replaced insi
 from collections.abc import Collection, Iterable, Mapping
 from typing import TypeAlias
 
-import onnx
-
 from bnfold.adapters.onnx_functions import (
     Body,
     Functions,
@@ -22,6 +20,7 @@ from bnfold.adapters.onnx_functions import (
     placed_bodies,
 )
 from bnfold.adapters.onnx_joined import joined
+from bnfold.adapters.onnx_protos import GraphProto, NodeProto, OperatorSetIdProto
 from bnfold.adapters.onnx_skeleton import (
     ATTRIBUTE,
     GRAPH,
@@ -91,13 +90,13 @@ class Inlining:
         known = {domain_of(item.domain) for item in proto.opset_import}
         for domain in self._domains:
             if domain not in known:
-                item = onnx.OperatorSetIdProto(domain=domain, version=self.functions.imports[domain])
+                item = OperatorSetIdProto(domain=domain, version=self.functions.imports[domain])
                 self._root.insert(self._file.source.size, _message(_IMPORT, [Literal(item.SerializeToString())]))
         return skeleton(joined(self._file.source.name, self._root.pieces()))
 
     # The graphs of the file.
 
-    def _graph(self, proto: onnx.GraphProto, path: tuple[Field, ...]) -> None:
+    def _graph(self, proto: GraphProto, path: tuple[Field, ...]) -> None:
         """Replace the calls of a graph and of the bodies in it. path: the fields that lead to it."""
         places = self._file.layout(path[-1].body, path[-1].end).get(NODE, [])
         for node, at in paired(proto.node, places, self._file):
@@ -117,7 +116,7 @@ class Inlining:
             splice = splice.within(item)
         return splice
 
-    def _may_replace(self, node: onnx.NodeProto, path: Call) -> bool:
+    def _may_replace(self, node: NodeProto, path: Call) -> bool:
         """Whether a call is chosen, and what it becomes is no more than is allowed."""
         if self.chosen is not None:
             return path in self.chosen
@@ -130,13 +129,13 @@ class Inlining:
         self._nodes, self._bytes = self._nodes - nodes, self._bytes - size
         return True
 
-    def _stays(self, node: onnx.NodeProto) -> None:
+    def _stays(self, node: NodeProto) -> None:
         if key_of(node) in self.functions.by_key:
             self._left.add(key_of(node))
 
     # The bodies of functions.
 
-    def _call(self, node: onnx.NodeProto, at: Field, prefix: str, around: _Site) -> list[Piece]:
+    def _call(self, node: NodeProto, at: Field, prefix: str, around: _Site) -> list[Piece]:
         """Give the nodes that stand for a call. around: the call that it is inside of."""
         function = self.functions.by_key[key_of(node)]
         inputs = [*node.input, *[""] * (len(function.proto.input) - len(node.input))]
@@ -147,7 +146,7 @@ class Inlining:
         site = _Site((*around.path, at.start), prefix, values, attributes, function.labels)
         return [piece for inner, place in function.nodes for piece in self._node(inner, place, site)]
 
-    def _attributes(self, node: onnx.NodeProto, at: Field, around: _Site) -> dict[str, Field]:
+    def _attributes(self, node: NodeProto, at: Field, around: _Site) -> dict[str, Field]:
         """Find the attributes that a call gives: its own, or those of the call around it that they refer to."""
         found = {}
         for item, place in paired(node.attribute, self._file.layout(at.body, at.end).get(ATTRIBUTE, []), self._file):
@@ -156,7 +155,7 @@ class Inlining:
                 found[item.name] = given
         return found
 
-    def _node(self, node: onnx.NodeProto, at: Field, site: _Site) -> list[Piece]:
+    def _node(self, node: NodeProto, at: Field, site: _Site) -> list[Piece]:
         """Give what stands for a node of a function's body."""
         label = f"{site.prefix}/{site.labels[at.start]}"
         if self.functions.is_call(node) and self._may_replace(node, (*site.path, at.start)):
@@ -177,7 +176,7 @@ class Inlining:
             self._body(body, splice.within(body.attribute).within(body.place), site)
         return _message(NODE, splice.pieces())
 
-    def _rename(self, splice: Splice, inside: Layout, node: onnx.NodeProto, site: _Site) -> None:
+    def _rename(self, splice: Splice, inside: Layout, node: NodeProto, site: _Site) -> None:
         """Give the operands and results of a node their names outside of the function."""
         for number, names in ((NODE_INPUT, node.input), (NODE_OUTPUT, node.output)):
             for name, place in paired(names, inside.get(number, []), self._file):

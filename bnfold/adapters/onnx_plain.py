@@ -7,19 +7,18 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
-import onnx
-
+from bnfold.adapters.onnx_protos import AttributeProto, ModelProto, NodeProto
 from bnfold.adapters.onnx_shapes import Shapes, type_of
 from bnfold.adapters.onnx_tensors import DTYPES
 from bnfold.graph import Dim
 
 Shape: TypeAlias = tuple[Dim, ...]
-Attributes: TypeAlias = Mapping[str, onnx.AttributeProto]
+Attributes: TypeAlias = Mapping[str, AttributeProto]
 Rule: TypeAlias = Callable[[Attributes, Sequence[Shape]], Shape | None]
 _UNKNOWN = (None, "unknown")
 
 
-def plain_shapes(proto: onnx.ModelProto) -> Shapes | None:
+def plain_shapes(proto: ModelProto) -> Shapes | None:
     """Give the shape and dtype of every input and value; None where a node has no rule here, or a size isn't known."""
     graph = proto.graph
     if proto.functions or graph.sparse_initializer:
@@ -39,7 +38,7 @@ def plain_shapes(proto: onnx.ModelProto) -> Shapes | None:
     return found
 
 
-def _made(node: onnx.NodeProto, found: Shapes) -> tuple[Shape, str] | None:
+def _made(node: NodeProto, found: Shapes) -> tuple[Shape, str] | None:
     rule = _RULES.get(node.op_type)
     if rule is None or len(node.output) != 1 or node.domain not in ("", "ai.onnx"):
         return None

@@ -8,8 +8,7 @@ import heapq
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-import onnx
-
+from bnfold.adapters.onnx_protos import AttributeProto, GraphProto, ModelProto, NodeProto
 from bnfold.adapters.onnx_skeleton import (
     ATTRIBUTE,
     ATTRIBUTE_GRAPH,
@@ -30,8 +29,8 @@ class Scope:
     name in the Graph; the model's own keep theirs, a body's are NODE.ATTRIBUTE/NAME.
     """
 
-    graph: onnx.GraphProto
-    inferred: onnx.GraphProto
+    graph: GraphProto
+    inferred: GraphProto
     path: tuple[Field, ...]
     prefix: str = ""
     parent: "Scope | None" = None
@@ -59,12 +58,12 @@ class FileNode:
     name: str
     scope: Scope
     index: int
-    proto: onnx.NodeProto
+    proto: NodeProto
     inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
     bodies: list[Scope] = field(default_factory=list)
     kind: str = field(init=False)  # its operator: the type, with the domain where that isn't ONNX's own
-    attributes: Mapping[str, onnx.AttributeProto] = field(init=False)  # by name; the first of each
+    attributes: Mapping[str, AttributeProto] = field(init=False)  # by name; the first of each
 
     def __post_init__(self) -> None:
         """Read the proto's parts once: every access to one costs."""
@@ -72,7 +71,7 @@ class FileNode:
         self.kind = kind if domain in ("", "ai.onnx") else f"{domain}.{kind}"
         self.attributes = {item.name: item for item in reversed(self.proto.attribute)}
 
-    def attribute(self, name: str) -> onnx.AttributeProto | None:
+    def attribute(self, name: str) -> AttributeProto | None:
         """Give an attribute; None where the node has none of that name."""
         return self.attributes.get(name)
 
@@ -86,7 +85,7 @@ class Scopes:
     nodes: list[FileNode]
 
 
-def scopes(file: Skeleton, inferred: onnx.ModelProto) -> Scopes:
+def scopes(file: Skeleton, inferred: ModelProto) -> Scopes:
     """Name everything. Raises BnfoldError where the graph is no directed acyclic one, or a name means two things."""
     return _Naming(file).run(inferred.graph)
 
@@ -98,7 +97,7 @@ class _Naming:
         self.nodes: list[FileNode] = []
         self.node_names: set[str] = set()
 
-    def run(self, inferred: onnx.GraphProto) -> Scopes:
+    def run(self, inferred: GraphProto) -> Scopes:
         graph = self.file.layout(0, self.file.source.size)[GRAPH][0]
         main = Scope(self.file.proto.graph, inferred, (graph,))
         self._scope(main)
@@ -122,9 +121,7 @@ class _Naming:
         for index in self._order(graph, made, {k: [body[0] for body in v] for k, v in bodies.items()}):
             self._node(scope.nodes[index], bodies[index])
 
-    def _node(
-        self, node: FileNode, bodies: list[tuple[onnx.GraphProto, onnx.GraphProto, tuple[Field, ...], str]]
-    ) -> None:
+    def _node(self, node: FileNode, bodies: list[tuple[GraphProto, GraphProto, tuple[Field, ...], str]]) -> None:
         scope, proto = node.scope, node.proto
         node.name = self._unique(scope.qualified(proto.name or next(filter(None, proto.output), proto.op_type)))
         node.inputs = tuple(self._resolved(name, node) for name in proto.input)
@@ -151,8 +148,8 @@ class _Naming:
         return found
 
     def _bodies(
-        self, index: int, proto: onnx.NodeProto, scope: Scope
-    ) -> Iterator[tuple[onnx.GraphProto, onnx.GraphProto, tuple[Field, ...], str]]:
+        self, index: int, proto: NodeProto, scope: Scope
+    ) -> Iterator[tuple[GraphProto, GraphProto, tuple[Field, ...], str]]:
         """Find the graphs among a node's attributes, each with its place in the file and its attribute's name."""
         if not any(item.HasField("g") or item.graphs for item in proto.attribute):
             return
@@ -169,7 +166,7 @@ class _Naming:
                 yield graph, inferred, (*scope.path, place, at, field_), f"{item.name}[{number}]"
 
     def _order(
-        self, graph: onnx.GraphProto, made: Mapping[str, int], bodies: Mapping[int, list[onnx.GraphProto]]
+        self, graph: GraphProto, made: Mapping[str, int], bodies: Mapping[int, list[GraphProto]]
     ) -> Sequence[int]:
         """Sort the nodes by what they read; those of a sorted file stay in their order."""
         reads = [_reads(proto, bodies.get(index, [])) for index, proto in enumerate(graph.node)]
@@ -197,7 +194,7 @@ class _Naming:
         return order
 
 
-def _reads(proto: onnx.NodeProto, bodies: list[onnx.GraphProto]) -> set[str]:
+def _reads(proto: NodeProto, bodies: list[GraphProto]) -> set[str]:
     """Give the names that a node reads, those that its bodies capture among them."""
     found = set(proto.input)
     for graph in bodies:

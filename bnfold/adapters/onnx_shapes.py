@@ -3,10 +3,16 @@
 import math
 from collections.abc import Iterable, Mapping
 
-import onnx
-from onnx.shape_inference import InferenceError, infer_shapes
-
 from bnfold.adapters.onnx_functions import every_node
+from bnfold.adapters.onnx_protos import (
+    GraphProto,
+    ModelProto,
+    NodeProto,
+    TensorProto,
+    TensorShapeProto,
+    TypeProto,
+    ValueInfoProto,
+)
 from bnfold.adapters.onnx_sizes import settle
 from bnfold.adapters.onnx_tensors import DTYPES
 from bnfold.graph import Dim
@@ -17,13 +23,15 @@ Shape = tuple[int, ...]
 Shapes = dict[str, tuple[tuple[Dim, ...] | None, str]]  # by a value's name in its graph: shape, dtype
 
 
-def inferred(proto: onnx.ModelProto) -> onnx.ModelProto:
+def inferred(proto: ModelProto) -> ModelProto:
     """Give the model with the types of its values; as it is where inference fails.
 
     What the file itself says of its inner values and outputs is left out first: it may be stale, and nothing depends on
     it.
     """
-    bare = onnx.ModelProto()
+    from onnx.shape_inference import InferenceError, infer_shapes
+
+    bare = ModelProto()
     bare.CopyFrom(proto)
     bare.graph.ClearField("value_info")
     if not _are_few(bare):
@@ -38,7 +46,7 @@ def inferred(proto: onnx.ModelProto) -> onnx.ModelProto:
         return bare
 
 
-def _are_few(proto: onnx.ModelProto) -> bool:
+def _are_few(proto: ModelProto) -> bool:
     """Whether the nodes inside of all calls of functions are few: ONNX's inference goes through each call."""
     functions = {item.name for item in proto.functions}
     if any(node.op_type in functions for item in proto.functions for node in every_node(item.node)):
@@ -47,7 +55,7 @@ def _are_few(proto: onnx.ModelProto) -> bool:
     return largest * sum(node.op_type in functions for node in every_node(proto.graph.node)) <= _CALLED
 
 
-def _is_bounded(graph: onnx.GraphProto, sizes: dict[str, int]) -> bool:
+def _is_bounded(graph: GraphProto, sizes: dict[str, int]) -> bool:
     """Whether the numbers that shapes are computed of stay few: ONNX's inference evaluates them without any limit.
 
     sizes: upper bounds of the elements, by name, of what was seen already.
@@ -73,20 +81,22 @@ def _is_bounded(graph: onnx.GraphProto, sizes: dict[str, int]) -> bool:
     return True
 
 
-def _filled(graph: onnx.GraphProto, node: onnx.NodeProto) -> int:
+def _filled(graph: GraphProto, node: NodeProto) -> int:
     """Count what a ConstantOfShape makes; more than is allowed where its shape is computed."""
+    from onnx import numpy_helper
+
     given = {item.name: item for item in graph.initializer}
     given |= {made.output[0]: item.t for made in graph.node for item in made.attribute if made.op_type == "Constant"}
     held = given.get(node.input[0]) if node.input else None
-    if held is None or held.data_type != onnx.TensorProto.INT64 or math.prod(held.dims) > _FEW:
+    if held is None or held.data_type != TensorProto.INT64 or math.prod(held.dims) > _FEW:
         return _MANY + 1
     try:
-        return math.prod(int(size) for size in onnx.numpy_helper.to_array(held).reshape(-1))
+        return math.prod(int(size) for size in numpy_helper.to_array(held).reshape(-1))
     except ValueError:
         return _MANY + 1
 
 
-def shapes(graph: onnx.GraphProto) -> Shapes:
+def shapes(graph: GraphProto) -> Shapes:
     """Read the types that a graph holds."""
     found: Shapes = {}
     for info in (*graph.output, *graph.value_info, *graph.input):
@@ -94,7 +104,7 @@ def shapes(graph: onnx.GraphProto) -> Shapes:
     return found
 
 
-def type_of(proto: onnx.TypeProto) -> tuple[tuple[Dim, ...] | None, str]:
+def type_of(proto: TypeProto) -> tuple[tuple[Dim, ...] | None, str]:
     """Give shape and dtype; None and "unknown" where the type says nothing of them."""
     if not proto.HasField("tensor_type"):
         return None, "unknown"
@@ -105,14 +115,14 @@ def type_of(proto: onnx.TypeProto) -> tuple[tuple[Dim, ...] | None, str]:
     return tuple(_dim(dim) for dim in tensor.shape.dim), dtype
 
 
-def _dim(dim: onnx.TensorShapeProto.Dimension) -> Dim:
+def _dim(dim: TensorShapeProto.Dimension) -> Dim:
     if dim.HasField("dim_value"):
         return dim.dim_value if dim.dim_value > 0 else None  # exporters write 0 and -1 for "any"
     return dim.dim_param or None
 
 
 def settled(
-    found: Shapes, inputs: Iterable[onnx.ValueInfoProto], nodes: Iterable[onnx.NodeProto], sizes: Mapping[str, Shape]
+    found: Shapes, inputs: Iterable[ValueInfoProto], nodes: Iterable[NodeProto], sizes: Mapping[str, Shape]
 ) -> Shapes:
     """Put numbers in the place of symbols that inference made, where a weight tells the length: of channels, mostly.
 
@@ -141,7 +151,7 @@ def settled(
     }
 
 
-def _ranked(found: Shapes, nodes: Iterable[onnx.NodeProto], sizes: Mapping[str, Shape]) -> Shapes:
+def _ranked(found: Shapes, nodes: Iterable[NodeProto], sizes: Mapping[str, Shape]) -> Shapes:
     """Give the shapes, unknown but for the channels, of what is read by layers that take one rank only."""
     told: Shapes = {}
     for node in nodes:
@@ -153,7 +163,7 @@ def _ranked(found: Shapes, nodes: Iterable[onnx.NodeProto], sizes: Mapping[str, 
     return told
 
 
-def _contracted(node: onnx.NodeProto, weight: Shape) -> tuple[int, int | None]:
+def _contracted(node: NodeProto, weight: Shape) -> tuple[int, int | None]:
     """Which axis of its first input the shape of a node's weight tells, and its length; None where it tells none."""
     numbers = {item.name: item.i for item in node.attribute}
     match node.op_type, len(weight):

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-import onnx
 from google.protobuf.message import DecodeError
 
+from bnfold.adapters.onnx_protos import ModelProto
 from bnfold.adapters.onnx_wire import BYTES, Field, Source, fields, header
 from bnfold.errors import BnfoldError
 
@@ -39,7 +39,7 @@ class Skeleton:
     """proto: the model with payloads over 256 bytes left out. payloads: those, by where their tensor's body begins."""
 
     source: Source
-    proto: onnx.ModelProto
+    proto: ModelProto
     payloads: Mapping[int, Field]
     layouts: dict[int, Layout] = field(default_factory=dict)
 
@@ -55,7 +55,7 @@ def skeleton(source: Source) -> Skeleton:
     scan = _Scan(source)
     data = scan.message("model", 0, source.size, 0)
     try:
-        proto = onnx.ModelProto.FromString(data)
+        proto = ModelProto.FromString(data)
     except DecodeError as error:
         raise BnfoldError(f"{source.name}: not an ONNX model, or a damaged one ({error})") from None
     if GRAPH not in scan.layouts[0] or not proto.ir_version:

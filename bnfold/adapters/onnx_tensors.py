@@ -6,18 +6,17 @@ import math
 from collections.abc import Iterable, Mapping
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
-from onnx import numpy_helper
 
 from bnfold.adapters.onnx_external import Folder, Place
+from bnfold.adapters.onnx_protos import TensorProto
 from bnfold.adapters.onnx_skeleton import Skeleton
 from bnfold.adapters.onnx_wire import Memory, Source
 from bnfold.affine import Floats
 from bnfold.errors import BnfoldError, UnsafeError
 from bnfold.record import record
 
-_T = onnx.TensorProto
+_T = TensorProto
 # TensorProto.DataType to (NumPy's or ml_dtypes' name, bits of an element).
 DTYPES: Mapping[int, tuple[str, int]] = {
     _T.FLOAT: ("float32", 32),
@@ -72,7 +71,7 @@ class Tensor:
     name: str
     shape: tuple[int, ...]
     dtype: str
-    proto: onnx.TensorProto
+    proto: TensorProto
     source: Source | None
     start: int = 0
     external: Place | None = None
@@ -91,6 +90,8 @@ class Tensor:
         """Give `count` elements from the first-th on, flat, as they are stored."""
         count = self.size - first if count is None else count
         if self.source is None:
+            from onnx import numpy_helper
+
             flat: NDArray[np.generic] = numpy_helper.to_array(self.proto).reshape(-1)
             return flat[first : first + count]
         dtype = numpy_dtype(self.dtype)
@@ -109,7 +110,7 @@ class Tensor:
         return self.stored().astype(np.float64).reshape(self.shape)
 
 
-def tensor(proto: onnx.TensorProto, start: int, file: Skeleton, folder: Folder | None) -> Tensor:
+def tensor(proto: TensorProto, start: int, file: Skeleton, folder: Folder | None) -> Tensor:
     """Locate the numbers of a tensor whose message begins at `start`.
 
     Raises BnfoldError where dtype, shape and bytes disagree; UnsafeError where its data file is out of bounds.
@@ -134,16 +135,16 @@ def tensor(proto: onnx.TensorProto, start: int, file: Skeleton, folder: Folder |
     return _typed(proto, payload.start, payload.end, file)
 
 
-def _called(proto: onnx.TensorProto, file: Skeleton) -> str:
+def _called(proto: TensorProto, file: Skeleton) -> str:
     return f"{file.source.name}: tensor {proto.name!r}"
 
 
-def _demand(got: int, shape: tuple[int, ...], dtype: str, wanted: int, proto: onnx.TensorProto, file: Skeleton) -> None:
+def _demand(got: int, shape: tuple[int, ...], dtype: str, wanted: int, proto: TensorProto, file: Skeleton) -> None:
     if got != wanted:
         raise BnfoldError(f"{_called(proto, file)} holds {got} bytes; its shape {shape} of {dtype} wants {wanted}")
 
 
-def _inline(proto: onnx.TensorProto, shape: tuple[int, ...], dtype: str, wanted: int, file: Skeleton) -> Tensor:
+def _inline(proto: TensorProto, shape: tuple[int, ...], dtype: str, wanted: int, file: Skeleton) -> Tensor:
     """A tensor whose numbers are all in the skeleton."""
     if proto.HasField("raw_data"):
         data = proto.raw_data
@@ -159,16 +160,16 @@ def _inline(proto: onnx.TensorProto, shape: tuple[int, ...], dtype: str, wanted:
     return Tensor(proto.name, shape, dtype, proto, None)
 
 
-def _typed(proto: onnx.TensorProto, start: int, end: int, file: Skeleton) -> Tensor:
+def _typed(proto: TensorProto, start: int, end: int, file: Skeleton) -> Tensor:
     """A tensor in a typed field that is no plain array (half floats as varints): decode it."""
-    full = onnx.TensorProto()
+    full = TensorProto()
     full.CopyFrom(proto)
     full.MergeFromString(file.source.exactly(start, end - start))
     return _inline(full, tuple(proto.dims), DTYPES[proto.data_type][0], 0, file)
 
 
 def _external(
-    proto: onnx.TensorProto, shape: tuple[int, ...], dtype: str, wanted: int, folder: Folder | None, file: Skeleton
+    proto: TensorProto, shape: tuple[int, ...], dtype: str, wanted: int, folder: Folder | None, file: Skeleton
 ) -> Tensor:
     if folder is None:
         raise BnfoldError(f"{_called(proto, file)} has external data; give the path of the model file instead")
@@ -183,7 +184,7 @@ def _external(
     return Tensor(proto.name, shape, dtype, proto, data, place.offset, place)
 
 
-def _place(proto: onnx.TensorProto, file: Skeleton) -> Place:
+def _place(proto: TensorProto, file: Skeleton) -> Place:
     entries = {entry.key: entry.value for entry in proto.external_data}
     try:
         offset, length = int(entries.get("offset", "0")), int(entries["length"]) if "length" in entries else None

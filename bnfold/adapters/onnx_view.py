@@ -5,9 +5,9 @@ from dataclasses import field
 from typing import TypeAlias
 
 import numpy as np
-import onnx
 
 from bnfold.adapters.onnx_constants import Known
+from bnfold.adapters.onnx_protos import AttributeProto
 from bnfold.adapters.onnx_scopes import FileNode
 from bnfold.graph import Dim, Value
 from bnfold.ops import Op
@@ -80,7 +80,7 @@ class View:
         """Whether the node has an attribute."""
         return self.node.attribute(name) is not None
 
-    def _attribute(self, name: str, kind: int) -> onnx.AttributeProto | None:
+    def _attribute(self, name: str, kind: int) -> AttributeProto | None:
         found = self.node.attribute(name)
         if found is not None and found.type != kind:
             raise MisreadError(f"{self.node.name}: attribute {name!r} is of another type")
@@ -88,27 +88,27 @@ class View:
 
     def number(self, name: str, default: int = 0) -> int:
         """Give an integer attribute."""
-        found = self._attribute(name, onnx.AttributeProto.INT)
+        found = self._attribute(name, AttributeProto.INT)
         return default if found is None else int(found.i)
 
     def real(self, name: str, default: float) -> float:
         """Give a float attribute."""
-        found = self._attribute(name, onnx.AttributeProto.FLOAT)
+        found = self._attribute(name, AttributeProto.FLOAT)
         return default if found is None else float(found.f)
 
     def reals(self, name: str) -> tuple[float, ...]:
         """Give a list of floats that is an attribute; empty where it is absent."""
-        found = self._attribute(name, onnx.AttributeProto.FLOATS)
+        found = self._attribute(name, AttributeProto.FLOATS)
         return () if found is None else tuple(found.floats)
 
     def text(self, name: str, default: str) -> str:
         """Give a string attribute."""
-        found = self._attribute(name, onnx.AttributeProto.STRING)
+        found = self._attribute(name, AttributeProto.STRING)
         return default if found is None else found.s.decode(errors="replace")
 
     def numbers(self, name: str, count: int | None = None) -> tuple[int, ...] | None:
         """Give a list of integers that is an attribute; `count` of them, where that is known."""
-        found = self._attribute(name, onnx.AttributeProto.INTS)
+        found = self._attribute(name, AttributeProto.INTS)
         if found is not None and count is not None and len(found.ints) != count:
             raise MisreadError(f"{self.node.name}: attribute {name!r} has {len(found.ints)} numbers; wanted {count}")
         return None if found is None else tuple(found.ints)

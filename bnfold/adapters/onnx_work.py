@@ -3,10 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-import onnx
-from onnx import helper
-
 from bnfold.adapters.onnx_content import Content
+from bnfold.adapters.onnx_protos import NodeProto
 from bnfold.adapters.onnx_scopes import FileNode
 
 
@@ -17,7 +15,7 @@ class Work:
     node: FileNode
     inputs: list[str]
     outputs: list[str]
-    proto: onnx.NodeProto
+    proto: NodeProto
     dropped: bool = False
     replaced: list["Work"] | None = None
 
@@ -32,8 +30,10 @@ class Work:
         self, op_type: str = "", attributes: Mapping[str, float | int] | None = None, without: Sequence[str] = ()
     ) -> None:
         """Change the node's type or some of its attributes."""
+        from onnx import helper
+
         new = attributes or {}
-        proto = onnx.NodeProto()
+        proto = NodeProto()
         proto.CopyFrom(self.proto)
         proto.op_type = op_type or proto.op_type
         kept = [item for item in proto.attribute if item.name not in new and item.name not in without]

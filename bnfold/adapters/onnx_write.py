@@ -6,13 +6,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-import onnx
-from onnx import helper
-
 from bnfold.adapters.onnx_audit import Audit
 from bnfold.adapters.onnx_changes import Changes, NewTensor
 from bnfold.adapters.onnx_model import Model
 from bnfold.adapters.onnx_parallel import write_file
+from bnfold.adapters.onnx_protos import ModelProto, TensorProto
 from bnfold.adapters.onnx_scopes import FileNode, Scope
 from bnfold.adapters.onnx_skeleton import (
     ANNOTATION,
@@ -36,11 +34,11 @@ _PAGE, _LARGE = 1 << 12, 1 << 20  # large tensors begin at a page, so that runti
 _PROTOBUF_LIMIT = (1 << 31) - 1
 
 
-def to_memory(model: Model, changes: Changes, audit: Audit) -> onnx.ModelProto:
+def to_memory(model: Model, changes: Changes, audit: Audit) -> ModelProto:
     """Give the new model as a ModelProto."""
     sink = MemorySink()
     write(_Writer(model, changes, audit, "never", _Data("")).pieces(), sink)
-    return onnx.ModelProto.FromString(bytes(sink.data))
+    return ModelProto.FromString(bytes(sink.data))
 
 
 def to_file(model: Model, changes: Changes, audit: Audit, target: Path, external_data: str) -> None:
@@ -212,6 +210,8 @@ class _Writer:
         splice = self._splice(added.scope.path)
         splice.insert(last[-1].end if last else around.end, self._new(added, None))
         if added.scope.parent is None and self.model.file.proto.ir_version < 4:  # where initializers are inputs too
+            from onnx import helper
+
             code = CODES[added.content.dtype]
             info = helper.make_tensor_value_info(added.name, code, added.content.shape).SerializeToString()
             inputs = self._layout(added.scope, INPUT)
@@ -220,7 +220,7 @@ class _Writer:
     def _new(self, added: NewTensor, old: Tensor | None) -> list[Piece]:
         """Give the field of a tensor with new numbers; a changed one keeps its documentation."""
         content = added.content
-        proto = _bare(old.proto) if old is not None else onnx.TensorProto(name=added.name)
+        proto = _bare(old.proto) if old is not None else TensorProto(name=added.name)
         del proto.dims[:]
         proto.dims.extend(content.shape)
         proto.data_type = CODES[content.dtype]
@@ -243,13 +243,13 @@ class _Writer:
         numbers = Copied(old.source, old.start, old.start + old.nbytes)
         return self._stored(_bare(old.proto), [numbers], goes_out)
 
-    def _stored(self, proto: onnx.TensorProto, numbers: list[Piece], goes_out: bool) -> list[Piece]:
+    def _stored(self, proto: TensorProto, numbers: list[Piece], goes_out: bool) -> list[Piece]:
         """Give a tensor's message, its numbers in it or in the data file."""
         if not goes_out:
             length = sum(piece.length for piece in numbers)
             return [Literal(proto.SerializeToString() + header(_RAW_DATA, length)), *numbers]
         offset, length = self.data.add(numbers)
-        proto.data_location = onnx.TensorProto.EXTERNAL
+        proto.data_location = TensorProto.EXTERNAL
         for key, value in (("location", self.data.name), ("offset", offset), ("length", length)):
             proto.external_data.add(key=key, value=str(value))
         return [Literal(proto.SerializeToString())]
@@ -257,7 +257,7 @@ class _Writer:
     def _attributes(self, node: FileNode) -> None:
         """Move the external data of tensors that nodes hold: the old data file isn't the new model's."""
         external = [
-            item.HasField("t") and item.t.data_location == onnx.TensorProto.EXTERNAL for item in node.proto.attribute
+            item.HasField("t") and item.t.data_location == TensorProto.EXTERNAL for item in node.proto.attribute
         ]
         if not any(external) or node in self.changes.nodes:
             return
@@ -271,9 +271,9 @@ class _Writer:
                 self._splice((*node.scope.path, place, at)).replace(held, _field(ATTRIBUTE_TENSOR, moved))
 
 
-def _bare(proto: onnx.TensorProto) -> onnx.TensorProto:
+def _bare(proto: TensorProto) -> TensorProto:
     """Copy a tensor's name and documentation, without its numbers."""
-    bare = onnx.TensorProto()
+    bare = TensorProto()
     bare.CopyFrom(proto)
     numbers = ("float_data", "int32_data", "int64_data", "double_data", "uint64_data", "raw_data", "external_data")
     for name in (*numbers, "data_location"):

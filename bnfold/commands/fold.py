@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from click.core import ParameterSource
 
-from bnfold.commands.lean import with_collector, without_blas_threads
+from bnfold.commands.lean import with_collector, with_protos_alone, without_blas_threads
 
 if TYPE_CHECKING:
     from bnfold.folding_files import Request
@@ -136,6 +136,8 @@ def command(model: Path, output: Path | None, as_json: bool, **options: Any) -> 
     )
     if options["save_plan"] is not None:
         check_writable(options["save_plan"])
+    if kind_of(model) is Kind.ONNX:
+        with_protos_alone()
     if kind_of(model) is not Kind.ONNX or request.verify or request.plan is not None:
         with_collector()
     result = fold_file(request)

@@ -3,6 +3,10 @@
 import gc
 import os
 import sys
+from importlib.machinery import PathFinder
+from importlib.util import module_from_spec
+
+_PROTOS = "onnx.onnx_ml_pb2"  # protobuf's own name for what it made of onnx.proto
 
 
 def without_blas_threads() -> None:
@@ -12,6 +16,22 @@ def without_blas_threads() -> None:
     """
     if "numpy" not in sys.modules:
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+
+def with_protos_alone() -> None:
+    """Load ONNX's protos without the package around them, which a fold of plain operators has no use for.
+
+    `import onnx` takes them from there when something asks for the rest. Does nothing where the package is loaded, or
+    isn't laid out in files.
+    """
+    package = PathFinder.find_spec("onnx")
+    if "onnx" in sys.modules or package is None:
+        return
+    spec = PathFinder.find_spec(_PROTOS, package.submodule_search_locations)
+    if spec is None or spec.loader is None:
+        return
+    sys.modules[_PROTOS] = module_from_spec(spec)
+    spec.loader.exec_module(sys.modules[_PROTOS])
 
 
 def without_collector() -> None:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from bnfold.affine import Affine, Floats, Frames
 from bnfold.candidates import Candidate
 from bnfold.graph import Constant, Graph, Node
-from bnfold.ops import BatchNorm, Parameter
+from bnfold.ops import BatchNorm, Bilinear, Parameter, Recurrent
 from bnfold.plan import Edit, Reason, ScaleWeight, SetBias, SetConstants
 from bnfold.relation import Contracted, Site
 from bnfold.rules.linear import contraction, weight_factors
@@ -33,11 +33,11 @@ def unbearable(graph: Graph, found: Sequence[Candidate], frames: Frames, edits: 
     found: those that stay, too: what they tell of their inputs holds all the same.
     """
     for edit in edits:
-        why = None
+        why, op = None, graph.by_name[edit.node].op
         if isinstance(edit, (ScaleWeight, SetBias)):
             why = _range_of(graph, graph.by_name[edit.node], edit)
-        elif isinstance(edit, SetConstants) and isinstance(graph.by_name[edit.node].op, Parameter):
-            why = _range_of_parameter(graph, graph.by_name[edit.node], edit)
+        elif isinstance(edit, SetConstants) and isinstance(op, Parameter | Recurrent | Bilinear):
+            why = _range_of_constants(graph, graph.by_name[edit.node], edit)
         if why is not None:
             yield Reason(edit.node, why)
     for candidate in found:
@@ -48,11 +48,11 @@ def unbearable(graph: Graph, found: Sequence[Candidate], frames: Frames, edits: 
 
 def _range_of(graph: Graph, node: Node, edit: ScaleWeight | SetBias) -> Why | None:
     linear = contraction(Site(node, graph))
-    assert linear is not None
-    weight = graph.constants[linear.weight]
+    weight = graph.constants[node.inputs[1] if linear is None else linear.weight]
     largest, smallest = LIMITS.get(weight.dtype, LIMITS["float32"])
     if isinstance(edit, SetBias):
         return Why.OVERFLOW if not _below(edit.bias, largest) else None
+    assert linear is not None
     if weight.dtype != "float16" and _harmless(edit.out_factor) and _harmless(edit.in_factor):
         return None
     peak, old_peak = _peaks(linear, weight, edit)
@@ -62,9 +62,24 @@ def _range_of(graph: Graph, node: Node, edit: ScaleWeight | SetBias) -> Why | No
     return Why.UNDERFLOW if faded.any() else None
 
 
-def _range_of_parameter(graph: Graph, node: Node, edit: SetConstants) -> Why | None:
-    constant = graph.constants[node.inputs[0]]
-    return None if _below(edit.constants[0], LIMITS[constant.dtype][0]) else Why.OVERFLOW
+def _range_of_constants(graph: Graph, node: Node, edit: SetConstants) -> Why | None:
+    """Judge a parameter, or the weights and biases of a layer that is linear at some of its ends."""
+    for index, numbers in edit.constants.items():
+        constant = graph.constants.get(node.inputs[index] if index < len(node.inputs) else "")
+        largest, smallest = LIMITS[graph.values[node.inputs[0]].dtype if constant is None else constant.dtype]
+        if not _below(numbers, largest):
+            return Why.OVERFLOW
+        if constant is not None and _is_weight(node, index):
+            peak, old_peak = (np.abs(weight).max(axis=-1) for weight in (numbers, constant.load()))
+            if np.any((peak > 0) & (peak < 2 * smallest) & (old_peak >= 2 * smallest)):
+                return Why.UNDERFLOW
+    return None
+
+
+def _is_weight(node: Node, index: int) -> bool:
+    if isinstance(node.op, Recurrent):
+        return index in (weight for weight, _ in node.op.parts)
+    return isinstance(node.op, Bilinear)
 
 
 def _peaks(linear: Contracted, weight: Constant, edit: ScaleWeight) -> tuple[Floats, Floats]:

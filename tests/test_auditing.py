@@ -116,6 +116,22 @@ def embedded(b: Builder) -> str:
     return b.relu("relu", b.batch_norm("bn", b.node("turn", ops.Transpose((0, 2, 1)), [x], (2, 6, 3))))
 
 
+def recurrent(b: Builder) -> str:
+    """A GRU that runs both ways, without biases."""
+    weights = [b.constant(name, b.rng.normal(size=(2, 9, size))) for name, size in (("w", 5), ("r", 3))]
+    x = b.batch_norm("bn", b.input(2, 5, 4))
+    x = b.node("steps", ops.Transpose((2, 0, 1)), [x], (4, 2, 5))
+    return b.node("gru", ops.Recurrent("GRU", ((1, 3),)), [x, *weights], (4, 2, 2, 3))
+
+
+def bilinear(b: Builder) -> str:
+    x, y = b.linear("first", b.input(2, 5), 4), b.linear("second", b.input(2, 3, name="z"), 6)
+    scale, zero = b.constant("scale", b.rng.normal(size=4)), b.constant("zero", np.zeros(4))
+    x = b.node("scaled", ops.Affine(1), [b.relu("relu", x), scale, zero], (2, 4))
+    weights = [b.constant("w", b.rng.normal(size=(3, 4, 6))), b.constant("c", b.rng.normal(size=3))]
+    return b.relu("last", b.batch_norm("bn", b.node("pair", ops.Bilinear(), [x, *weights, y], (2, 3))))
+
+
 NETWORKS = [
     two_convs,
     unpadded,
@@ -127,6 +143,8 @@ NETWORKS = [
     products,
     transposed,
     embedded,
+    recurrent,
+    bilinear,
 ]
 
 
@@ -186,6 +204,10 @@ FAULTS: dict[str, Callable[[Floats], Floats]] = {
         (kept_behind, "kept", 2),
         (transposed, "up", 1),
         (transposed, "up", 2),
+        (recurrent, "gru", 1),
+        (recurrent, "gru", 3),
+        (bilinear, "pair", 1),
+        (bilinear, "pair", 2),
     ],
 )
 def test_a_planted_fault_is_found(

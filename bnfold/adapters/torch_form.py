@@ -32,7 +32,7 @@ def form(
             origin[node.output] = origin.get(moving, "constant")
             continue
         if biased and node.name in biased:
-            operands = [*operands[:2], biased[node.name]]
+            operands[2:3] = [biased[node.name]]
         for index, name in enumerate(node.outputs):
             origin[name] = f"{len(lines)}.{index}"
         if clipped and node.name in clipped:

@@ -16,7 +16,7 @@ from bnfold.graph import Graph, Node
 from bnfold.raising.parameters import reads_as_data
 from bnfold.why import Why
 
-LINEAR = (ops.Conv, ops.ConvTranspose, ops.Linear, ops.Gemm, ops.MatMul, ops.Einsum)
+LINEAR = (ops.Conv, ops.ConvTranspose, ops.Linear, ops.Gemm, ops.MatMul, ops.Einsum, ops.Bilinear)
 _NUMBERED = (ops.Clip, ops.Pad, ops.Relu, ops.PRelu)
 
 
@@ -65,6 +65,8 @@ class _Limits:
         unit = ""
         if isinstance(node.op, LINEAR):
             found, unit = self._linear(node)
+        elif isinstance(node.op, ops.Recurrent):
+            found, unit = self._recurrent(node, node.op)
         elif isinstance(node.op, (ops.BatchNorm, ops.Binary, ops.Unary)):
             found, unit = self._affine(node)
         elif isinstance(node.op, _NUMBERED) and not self._is_lone_relu(node):
@@ -119,6 +121,19 @@ class _Limits:
         why = self._held(node, bias, part) if bias else self._without_bias(node, part)
         if why is not None:
             found.setdefault("bias", why)
+        return found, weight if len(self.graph.readers[weight]) > 1 else ""
+
+    def _recurrent(self, node: Node, op: ops.Recurrent) -> tuple[dict[str, Why], str]:
+        """Say which of the weights and biases that meet the input are held; a limit of one is one of all."""
+        part = torch_parts.find(self.module, self.path(node))
+        watched = part is not None and torch_parts.is_hooked(part)
+        found = {"weight": Why.HOOKED, "bias": Why.HOOKED} if watched else {}
+        for name, operands in zip(("weight", "bias"), zip(*op.parts, strict=True), strict=True):
+            for own in (node.inputs[index] for index in operands if index < len(node.inputs) and node.inputs[index]):
+                why = self._held(node, own, part)
+                if why is not None:
+                    found[name] = why
+        weight = node.inputs[op.parts[0][0]]
         return found, weight if len(self.graph.readers[weight]) > 1 else ""
 
     def _held(self, node: Node, name: str, part: nn.Module | None) -> Why | None:
@@ -229,4 +244,9 @@ def _is_shared_behind(graph: Graph, name: str, removed: Collection[str]) -> bool
 
 def _same_use(node: Node, other: Node, index: int) -> bool:
     """Whether another node is the same layer, called once more."""
-    return type(other.op) is type(node.op) and other.inputs[1:3] == node.inputs[1:3] and index > 0
+    return type(other.op) is type(node.op) and _weights_of(other) == _weights_of(node) and index > 0
+
+
+def _weights_of(node: Node) -> tuple[str, ...]:
+    parts = node.op.parts if isinstance(node.op, ops.Recurrent) else ((1, 2),)
+    return tuple(name for part in parts for index in part for name in node.inputs[index : index + 1])

@@ -9,6 +9,7 @@ from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
+from bnfold.ops import Bilinear as BilinearOp
 from bnfold.ops import Conv as ConvOp
 from bnfold.ops import ConvTranspose as ConvTransposeOp
 from bnfold.ops import Linear as LinearOp
@@ -16,7 +17,7 @@ from bnfold.ops import Op
 
 _OLD_STYLE = (WeightNorm, SpectralNorm, BasePruningMethod)
 _FORWARD_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
-_LAYERS = (nn.modules.conv._ConvNd, nn.Linear)
+_LAYERS = (nn.modules.conv._ConvNd, nn.Linear, nn.Bilinear)
 _AFFINE_LAYERS = (nn.modules.batchnorm._NormBase,)
 
 
@@ -57,7 +58,7 @@ def hooked(module: nn.Module) -> Iterator[str]:
 
 def takes_bias(part: nn.Module | None, op: Op) -> bool:
     """Whether the layer has an empty place for a bias that its forward reads."""
-    kinds = isinstance(op, (ConvOp, ConvTransposeOp, LinearOp)) and isinstance(part, _LAYERS)
+    kinds = isinstance(op, (ConvOp, ConvTransposeOp, LinearOp, BilinearOp)) and isinstance(part, _LAYERS)
     return bool(kinds and part is not None and part._parameters.get("bias", 0) is None)
 
 

@@ -22,6 +22,7 @@ from bnfold.rounding import scaled
 from bnfold.rules.linear import contraction
 
 _ATEN = torch.ops.aten
+_PARTLY_LINEAR = (ops.Recurrent, ops.Bilinear)
 _BATCH_NORM = ("input", "weight", "bias", "running_mean", "running_var")
 _DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in ("float16", "bfloat16", "float32", "float64")}
 
@@ -81,7 +82,7 @@ class _Writer:
                 self._set_parameter(node, constants[0])
             case SetConstants(_, constants):
                 for index, numbers in constants.items():
-                    self._set(node, index, numbers.reshape(-1))
+                    self._set(node, index, numbers if isinstance(node.op, _PARTLY_LINEAR) else numbers.reshape(-1))
             case SetBounds(_, lo, hi):
                 self._set_bounds(node, lo, hi)
             case ReplaceByClip(_, axis, lo, hi):
@@ -138,13 +139,19 @@ class _Writer:
         target = self._fx(source)
         names = [argument.name for argument in target.target._schema.arguments]  # type: ignore[union-attr]
         old = self._operand_node(operand)
+        bound = dict(zip(names, _arguments(target, names), strict=True))
         if old is None:
             name = _BATCH_NORM[index] if isinstance(node.op, ops.BatchNorm) else "bias"
         else:
-            name = next(key for key, item in zip(names, _arguments(target, names), strict=True) if item is old)
+            name = next((key for key, item in bound.items() if item is old), "")
         of = "" if old is None else old.name
-        value = self._placeholder(f"{source}.{name}", numbers, dtype, (node.name, index), of)
-        _put(target, names, name, value)
+        path = f"{source}.{name}" if name else self.reading.graph.by_name[source].inputs[index]
+        value = self._placeholder(path, numbers, dtype, (node.name, index), of)
+        if name:
+            _put(target, names, name, value)
+        else:  # one of a list
+            name = next(key for key, items in bound.items() if isinstance(items, list | tuple) and old in items)
+            _put(target, names, name, [value if item is old else item for item in bound[name]])
 
     def _set_parameter(self, node: Node, numbers: Floats) -> None:
         """Give those that read a constant as data new numbers for it."""
@@ -177,7 +184,7 @@ class _Writer:
     def _set_bias(self, node: Node, bias: Floats) -> None:
         joined = len(node.sources) == 2
         match node.op:
-            case ops.Conv() | ops.ConvTranspose() | ops.Linear():
+            case ops.Conv() | ops.ConvTranspose() | ops.Linear() | ops.Bilinear():
                 linear = self._fx(self._source(node))
                 self._set_own_bias(node, linear, bias.reshape(-1))
                 if joined:

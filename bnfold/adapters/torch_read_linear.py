@@ -64,6 +64,11 @@ def _linear(call: Call) -> Draft | None:
     return Draft(ops.Linear(), (call["input"], call["weight"], call["bias"]))
 
 
+@reads("bilinear.default")
+def _bilinear(call: Call) -> Draft:
+    return Draft(ops.Bilinear(), (call["input1"], call["weight"], call["bias"], call["input2"]))
+
+
 @reads("addmm.default")
 def _addmm(call: Call) -> Draft:
     op = ops.Gemm(alpha=float(call["alpha"]), beta=float(call["beta"]))

@@ -14,6 +14,7 @@ from bnfold.adapters import (  # noqa: F401 - importing a family registers its r
     torch_read_layout,
     torch_read_linear,
     torch_read_pooling,
+    torch_read_recurrent,
 )
 from bnfold.adapters.torch_call import Derived, Draft, Operand, bind, dim_of, draft, is_tensor
 from bnfold.adapters.torch_captured import Captured

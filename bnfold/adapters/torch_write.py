@@ -59,6 +59,7 @@ def write(
             writer.apply(edit)
         writer.stop_writing_in_place(in_place)
         writer.replace_parts()
+        writer.flatten()
     except BaseException:
         writer.done.take_back()
         raise
@@ -204,6 +205,14 @@ class _Writer:
             if not own[path] <= self.removed:
                 raise BnfoldError(f"{path}: only a part of it is folded, or only some of its calls")
             self._replace(path, replacement.children)
+
+    def flatten(self) -> None:
+        """Lay the weights of recurrent layers on a GPU side by side again, as cuDNN wants them."""
+        owners = {path.rpartition(".")[0] for path in self.numbers}
+        for path in sorted(owners):
+            part = torch_parts.find(self.module, path)
+            if isinstance(part, nn.RNNBase):
+                part.flatten_parameters()
 
     def _needed(self) -> set[str]:
         """Give the nodes that change numbers."""

@@ -25,6 +25,7 @@ from bnfold.auditing.affines import axis_of, parameters, scale_and_shift, size_o
 from bnfold.auditing.channels import Channels, channels
 from bnfold.auditing.comparing import ALLOWED, FLOAT64, AuditRow, Comparison, allowed, errors, ulp
 from bnfold.auditing.dead import DeadChannels
+from bnfold.auditing.partial import expected
 from bnfold.graph import SLAB, Constant, Graph, Node
 from bnfold.plan import Merge, Plan, Remove, ReplaceByClip, ScaleWeight, SetBias, SetConstants
 
@@ -72,6 +73,10 @@ class _Auditor:
             yield from self._linear(node, linear)
         elif isinstance(node.op, ops.BatchNorm | ops.Affine) and framed:
             yield from self._kept(node)
+        elif isinstance(node.op, ops.Recurrent | ops.Bilinear):
+            if framed:
+                for item in expected(node, self.graph, self._frame):
+                    yield self._row(node, item.operand, item.part, item.numbers, item.sizes)
         elif node.name in self.linear:
             yield AuditRow(node.name, "weight", 0, float("inf"), ())  # no definition of ours says what it holds
         elif node.name in self.numbers and node.name not in self.replaced:
@@ -220,7 +225,8 @@ class _Auditor:
 
     def _dtype(self, node: Node, index: int) -> str:
         constant: Constant | None = self.graph.constants.get(node.inputs[index] if index < len(node.inputs) else "")
-        return constant.dtype if constant is not None else self.graph.values[node.output].dtype
+        value = node.output or node.inputs[0]  # an output that nobody reads may have no name
+        return constant.dtype if constant is not None else self.graph.values[value].dtype
 
 
 class _Terms:

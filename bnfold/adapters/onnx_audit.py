@@ -20,6 +20,7 @@ from bnfold.adapters.onnx_content import Block, Content, Dense, Scaled, Scratch,
 from bnfold.adapters.onnx_evaluators import Array
 from bnfold.adapters.onnx_tensors import numpy_dtype
 from bnfold.affine import Affine, Floats
+from bnfold.auditing.partial import expected
 from bnfold.errors import BnfoldError
 from bnfold.graph import Graph
 from bnfold.plan import Plan, Remove, ScaleWeight, SetBias, SetConstants
@@ -98,6 +99,20 @@ class Audit:
             if new.shape != old.shape or np.any(np.abs(frame(new) - old) > _SAME * terms):
                 raise AuditError(f"{node.name}: its numbers aren't what the frames say; nothing was written")
 
+    def recurrent(self) -> None:
+        """Check the new weights and biases of recurrent layers."""
+        for edit in self.plan.edits:
+            node = self.graph.by_name[edit.node]
+            if not isinstance(edit, SetConstants) or not isinstance(node.op, ops.Recurrent):
+                continue
+            for item in expected(node, self.graph, self._scale_and_shift):
+                old = node.inputs[item.operand] if item.operand < len(node.inputs) else ""
+                now = edit.constants.get(item.operand)
+                if now is None:
+                    now = self.graph.constants[old].load() if old else np.zeros(1)
+                if now.size not in (1, item.numbers.size) or np.any(np.abs(now - item.numbers) > _SAME * item.sizes):
+                    raise AuditError(f"{node.name}: its {item.part} isn't what the frames say; nothing was written")
+
     def _bias(self, contracted: Contracted, inputs: int, outputs: int) -> tuple[Floats, Floats]:
         """Give b' and the sum of the sizes of its terms."""
         source = self._frame(contracted.source, contracted.source_axis, inputs)
@@ -136,6 +151,10 @@ class Audit:
                 factor = math.prod(factor[place] for (factor, _), place in zip(factors, places, strict=True))
                 _check(after, before, factor, content.dtype, self.scratch, name)
                 write(_bytes(after))
+
+    def _scale_and_shift(self, value: str, axis: int, channels: int) -> tuple[Floats, Floats]:
+        frame = self._frame(value, axis, channels)
+        return frame.scale, frame.shift
 
     def _frame(self, value: str, axis: int, channels: int) -> Affine:
         frame = self.plan.frames.get(value)

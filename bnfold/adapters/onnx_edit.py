@@ -62,6 +62,9 @@ class _Editor:
             case SetConstants() if isinstance(node.op, ops.ChannelClip):
                 sides = [edit.constants.get(k, self.graph.constants[node.inputs[k]].load()) for k in (1, 2)]
                 self._clip(node, works, node.op.axis, *sides)
+            case SetConstants() if isinstance(node.op, ops.Recurrent):
+                for index, numbers in edit.constants.items():
+                    self._set_operand(works[0], index, numbers, self._dtype(node.inputs[0]))
             case SetConstants():
                 for index, numbers in edit.constants.items():
                     self._set_operand(works[0], index, numbers, self._dtype(works[0].inputs[index]))

@@ -129,6 +129,7 @@ def _settled(found: Reading, graph: Graph, plan: Plan, level: str) -> tuple[Mode
     audit.removed()
     audit.biases()
     audit.parameters()
+    audit.recurrent()
     written = found.written(graph, plan)
     return written, changes(written, edited(written, graph, plan, norms=level != "max"), plan.frames), audit
 

@@ -5,7 +5,13 @@ from dataclasses import replace
 import numpy as np
 
 from bnfold import ops
-from bnfold.adapters import onnx_elementwise, onnx_layout, onnx_linear, onnx_pooling  # noqa: F401  (they register)
+from bnfold.adapters import (  # noqa: F401 - importing a family registers its readers
+    onnx_elementwise,
+    onnx_layout,
+    onnx_linear,
+    onnx_pooling,
+    onnx_recurrent,
+)
 from bnfold.adapters.onnx_completing import completed, is_settled, of_branches
 from bnfold.adapters.onnx_constants import EVALUATED, Known, evaluated, literal, stored
 from bnfold.adapters.onnx_external import Folder
@@ -22,7 +28,8 @@ from bnfold.graph import Constant, Dim, Node, Value
 
 OLDEST = 7
 KNOWN = 26  # the newest opset of the oldest onnx that pyproject.toml allows
-_LIMITABLE = {"Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum", "BatchNormalization", "PRelu"}
+_LIMITABLE = {"Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum", "BatchNormalization", "PRelu", "LSTM", "GRU", "RNN"}
+_SEVERAL_OUTPUTS = (ops.Split, ops.MaxPool, ops.BatchNorm, ops.Recurrent)  # that their rules know of
 
 
 def model(file: Skeleton, folder: Folder | None, freeze_inputs: bool = False) -> Model:
@@ -165,7 +172,7 @@ def _parts(reader: Model, node: FileNode) -> list[Part] | None:
 
 def _fits(part: Part, node: FileNode) -> bool:
     """Whether the node has the outputs that the operator's rule knows of, and a first input."""
-    more_outputs = isinstance(part.op, ops.Split | ops.MaxPool | ops.BatchNorm)
+    more_outputs = isinstance(part.op, _SEVERAL_OUTPUTS)
     return bool(node.inputs and node.inputs[0]) and (more_outputs or not any(node.outputs[1:]))
 
 
@@ -181,7 +188,7 @@ def _append(reader: Model, node: FileNode, parts: list[Part]) -> None:
     last = parts[-1]
     if len(parts) == 1:
         inputs = last.inputs if last.inputs is not None else node.inputs
-    outputs = node.outputs if isinstance(last.op, ops.Split | ops.MaxPool | ops.BatchNorm) else node.outputs[:1]
+    outputs = node.outputs if isinstance(last.op, _SEVERAL_OUTPUTS) else node.outputs[:1]
     reader.nodes.append(Node(node.name, last.op, inputs, outputs, last.limits))
 
 

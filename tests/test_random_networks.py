@@ -13,13 +13,13 @@ from bnfold.affine import Floats
 from bnfold.folding import fold
 from bnfold.graph import Constant, Graph, Node
 from bnfold.merging import find, with_merges
-from bnfold.plan import Plan, Reason, Remove, ReplaceByClip, ScaleWeight, SetBias, SetBounds, SetConstants
+from bnfold.plan import Edit, Plan, Reason, Remove, ReplaceByClip, ScaleWeight, SetBias, SetBounds, SetConstants
 from bnfold.relation import Mapped, Site
 from bnfold.rules import relation
 from bnfold.rules.affine import affine_of
 from bnfold.solving.axes import frame_axes
 from bnfold.why import Why
-from tests.networks import MOVES, RIVALS, network
+from tests.networks import LAYERS, MOVES, RIVALS, network
 from tests.oracle import Array, run, run_graph
 from tests.rules.dense import Axes, Row, Rows, solvable
 
@@ -65,6 +65,15 @@ def assert_units_stay_whole(folded: Graph) -> None:
                 np.testing.assert_allclose(new, old, rtol=1e-10, atol=1e-10 * _largest(old))
 
 
+def _limit(edit: Edit, node: Node) -> str:
+    """Name the limit that would have forbidden an edit."""
+    if isinstance(edit, SetConstants) and isinstance(node.op, ops.Recurrent | ops.Bilinear):
+        biases = [bias for _, bias in node.op.parts] if isinstance(node.op, ops.Recurrent) else []
+        assert len({index in biases for index in edit.constants}) == 1 or not node.limits, edit
+        return "bias" if next(iter(edit.constants)) in biases else "weight"
+    return LIMIT_OF[type(edit)]
+
+
 def assert_limits(graph: Graph, plan: Plan) -> None:
     """What can't be rewritten isn't, of any call of the module."""
     limits: dict[str, set[str]] = {}
@@ -72,7 +81,7 @@ def assert_limits(graph: Graph, plan: Plan) -> None:
         limits.setdefault(node.unit or node.name, set()).update(node.limits)
     for edit in plan.edits:
         node = graph.by_name[edit.node]
-        assert LIMIT_OF[type(edit)] not in limits[node.unit or node.name], edit
+        assert _limit(edit, node) not in limits[node.unit or node.name], edit
         if isinstance(edit, ScaleWeight) and "weight_in" in node.limits:
             assert np.all(edit.in_factor == 1)
 
@@ -159,7 +168,7 @@ def test_what_numbers_refuse_is_refused_again(level: str) -> None:
 def test_the_networks_have_every_operator() -> None:
     kinds = {kind for kind in vars(ops).values() if isinstance(kind, type) and issubclass(kind, ops.Op)}
     kinds -= {ops.Op, ops.Binary, ops.Unary}  # which no rule ever sees
-    assert {type(node.op) for seed in range(300) for node in network(seed).nodes} == kinds
+    assert {type(node.op) for seed in range(300) for node in network(seed, chances=LAYERS).nodes} == kinds
 
 
 @pytest.mark.parametrize("level", ["default", "max"])
@@ -167,6 +176,26 @@ def test_the_networks_have_every_operator() -> None:
 def test_the_function_stays(start: int, level: str) -> None:
     for seed in range(start, start + BLOCK):
         _checked(seed, network(seed), assert_sound, level)
+
+
+@pytest.mark.parametrize("level", ["default", "max"])
+def test_the_function_of_networks_with_recurrent_and_bilinear_layers_stays(level: str) -> None:
+    for seed in range(BLOCK):
+        _checked(seed, network(seed, chances=LAYERS), assert_sound, level)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("level", ["default", "max"])
+@pytest.mark.parametrize("start", range(1000, 6000, BLOCK))
+def test_the_function_of_many_more_with_recurrent_and_bilinear_layers_stays(start: int, level: str) -> None:
+    for seed in range(start, start + BLOCK):
+        _checked(seed, network(seed, chances=LAYERS), assert_sound, level)
+
+
+@pytest.mark.parametrize("level", ["default", "max"])
+def test_nothing_better_is_found_around_recurrent_and_bilinear_layers(level: str) -> None:
+    for seed in range(200):
+        _checked(seed, network(seed, 6, LAYERS, plain=True), assert_honest, level)
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ from tests.networks.growth import Growth
 from tests.networks.joining import branches, concat, extremum, gate, join, lookup, position, residual
 from tests.networks.layout import expand, flip, pixels, reshape, shape_of, shuffle, split, stack, take, tile, transpose
 from tests.networks.linear import again, conv, conv_transpose, einsum, gemm, linear, mat_mul, tied
+from tests.networks.partial import bilinear, recurrent
 from tests.networks.sampling import pad, pooling, reduction, resize
 
 Move = Callable[[Growth, str], None]
@@ -25,6 +26,9 @@ MOVES: dict[Move, float] = {
     position: 0.7, lookup: 0.3,
     extremum: 0.4, flip: 0.3, tile: 0.4, stack: 0.4, join: 1.5, residual: 2, branches: 1, gate: 0.5, shape_of: 0.2,
 }  # fmt: skip
+
+# With layers that are linear at some of their ends only, and more along their axis.
+LAYERS: dict[Move, float] = MOVES | {recurrent: 3, bilinear: 2, transpose: 3, linear: 3, affine: 3}
 
 # Affines that stand in each other's way: where one takes the frame of a trunk, another can't.
 RIVALS: dict[Move, float] = {

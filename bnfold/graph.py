@@ -44,10 +44,15 @@ class Constant:
         if self.rows is None or not self.shape:
             yield slice(0, self.shape[0] if self.shape else None), self.load()
             return
-        step = max(1, SLAB // max(1, math.prod(self.shape[1:])))
-        for start in range(0, self.shape[0], step):
-            stop = min(start + step, self.shape[0])
-            yield slice(start, stop), self.rows(start, stop)
+        for rows in stretches(self.shape):
+            yield rows, self.rows(rows.start, rows.stop)
+
+
+def stretches(shape: tuple[int, ...]) -> Iterator[slice]:
+    """Give places on axis 0 that hold some `SLAB` elements each; a row at the least."""
+    step = max(1, SLAB // max(1, math.prod(shape[1:])))
+    for start in range(0, shape[0], step):
+        yield slice(start, min(start + step, shape[0]))
 
 
 @record

@@ -12,28 +12,28 @@ from torch import Tensor, nn
 
 from bnfold import ops
 from bnfold.adapters import torch_parts
-from bnfold.adapters.torch_read_constants import weight_constant
+from bnfold.adapters.torch_old_weights import OldWeights
 from bnfold.auditing import Written, audit
 from bnfold.errors import DifferentError
 from bnfold.graph import Constant, Graph
 from bnfold.plan import Plan
 
 
-def kept(graph: Graph, plan: Plan, tensors: Mapping[str, Tensor]) -> Graph:
+def kept(graph: Graph, plan: Plan, tensors: Mapping[str, Tensor], old: OldWeights) -> Graph:
     """Give the graph with the numbers, as they are now, of all that the plan may change.
 
-    tensors: by constant, the module's tensor. A fold in place gives a parameter other memory, and the old one stays as
-    it is for as long as this graph is there; what is computed from weights is computed now.
+    tensors: by constant, the module's tensor. old: keeps what these are before a fold in place writes to them; what is
+    computed from weights is computed now.
     """
     edited = {edit.node for edit in plan.edits}
     names = {name for node in graph.nodes if node.name in edited for name in node.inputs if name in graph.constants}
-    constants = {name: _kept(graph.constants[name], tensors.get(name)) for name in names}
+    constants = {name: _kept(graph.constants[name], tensors.get(name), old) for name in names}
     return replace(graph, constants={**graph.constants, **constants})
 
 
-def _kept(constant: Constant, tensor: Tensor | None) -> Constant:
+def _kept(constant: Constant, tensor: Tensor | None, old: OldWeights) -> Constant:
     if tensor is not None:
-        return weight_constant(constant.name, tensor.detach())
+        return old.constant(constant.name, tensor)
     return replace(constant, load=partial(np.array, constant.load()), rows=None)
 
 

@@ -17,6 +17,7 @@ from bnfold.adapters.torch_runs import MORE, Run, enough, is_random, run, standa
 from bnfold.adapters.torch_sizes import Followed, shapes
 from bnfold.adapters.torch_steps import Steps, is_as_planned
 from bnfold.adapters.torch_trace import trace
+from bnfold.adapters.torch_undo import Undo
 from bnfold.adapters.torch_walk import Walk, walked
 from bnfold.adapters.torch_write import Written, write
 from bnfold.errors import BnfoldError, DifferentError, UnverifiedError
@@ -73,8 +74,11 @@ class Job:
     graph: Graph
     read_at: Callable[[nn.Module, Arguments], Reading]
 
-    def carry_out(self, plan: Plan, target: nn.Module) -> Written:
-        """Write the plan into `target` and prove it; `target` is as it was where that fails."""
+    def carry_out(self, plan: Plan, target: nn.Module, undo: Undo) -> Written:
+        """Write the plan into `target` and prove it; `target` is as it was where that fails.
+
+        undo: gets the way back, for failures later on.
+        """
         unknown = next((edit.node for edit in plan.edits if edit.node not in self.graph.by_name), None)
         if unknown is not None:
             raise BnfoldError(f"the plan names {unknown}, which this module hasn't; make the plan anew")
@@ -83,9 +87,10 @@ class Job:
         in_place = self.in_place(plan)
         original = self.graph
         if target is self.module:
-            original = torch_audit.kept(self.graph, plan, self.reading.tensors)
-        done = write(target, original, plan, self.replacements, self.owners, in_place)
+            original = torch_audit.kept(self.graph, plan, self.reading.tensors, undo.weights)
+        mark = undo.mark()
         try:
+            done = write(target, original, plan, self.replacements, self.owners, in_place, undo)
             torch_audit.require_audited(original, plan, torch_audit.written_in(original, target, done.biased))
             after = self._run_folded(target)
             self._require_path(plan, target, done, self.given, own.steps, after.steps)
@@ -98,7 +103,7 @@ class Job:
                 where = f"{type(target).__name__} with inputs {shapes(one.given)}"
                 self._require_same(one, got, where, unit, errors)
         except BaseException:
-            done.take_back()
+            undo.take_back(mark)
             raise
         return done
 

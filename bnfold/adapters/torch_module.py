@@ -1,7 +1,7 @@
 """nn.Module to Graph and back: read, fold, write, and prove that the function is the same."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypedDict, Unpack
 
@@ -23,6 +23,7 @@ from bnfold.adapters.torch_reading import AliasedError, Reading, read_captured
 from bnfold.adapters.torch_runs import MORE, enough, run, standard
 from bnfold.adapters.torch_sizes import followed, shapes, varying
 from bnfold.adapters.torch_submodules import called_with, fold_submodules
+from bnfold.adapters.torch_undo import Undo
 from bnfold.adapters.torch_walk import confirmed, read_walk
 from bnfold.adapters.torch_watched import looked_at
 from bnfold.adapters.torch_write import Written
@@ -132,6 +133,7 @@ class _Wanted:
     inplace: bool = False
     plan: Plan | None = None
     dry_run: bool = False
+    undo: Undo = field(default_factory=Undo)
 
     def target(self, module: nn.Module, scaled: Iterable[Tensor]) -> nn.Module:
         """Give what may be written to. scaled: the parameters that will be given other memory."""
@@ -162,7 +164,7 @@ def _fold_whole(module: nn.Module, given: Arguments, wanted: _Wanted) -> tuple[F
         return FoldResult(target, plan, graph, notes), Written(ModuleEdits())
     job = Job(module, given, path, reading, writable, graph, read_at)
     try:
-        done = job.carry_out(plan, target)
+        done = job.carry_out(plan, target, wanted.undo)
     except OtherPathError:
         if wanted.plan is not None:
             raise
@@ -171,7 +173,7 @@ def _fold_whole(module: nn.Module, given: Arguments, wanted: _Wanted) -> tuple[F
         if not watched and not relied:
             raise
         job, plan = _keeping(job, watched, wanted.settings) if watched else _updating(job, relied, wanted.settings)
-        done = job.carry_out(plan, target)
+        done = job.carry_out(plan, target, wanted.undo)
         notes += tuple(f"{path}: the forward looks at it beyond calling it, so it stays" for path in watched)
     if target is not module:
         without_shared(target, module)
@@ -204,11 +206,8 @@ def _fold_parts(
 ) -> tuple[FoldResult, ModuleEdits]:
     """Fold the submodules that can be captured, and hold the whole to the original for these inputs."""
 
-    written: list[Written] = []
-
     def fold_part(part: nn.Module, inputs: Arguments) -> tuple[FoldResult, ModuleEdits]:
-        result, done = _fold_whole(part, inputs, _Wanted(part, wanted.settings, inplace=True))
-        written.append(done)
+        result, done = _fold_whole(part, inputs, _Wanted(part, wanted.settings, inplace=True, undo=wanted.undo))
         return result, done.edits
 
     target = copied(module) if wanted.dry_run else wanted.target(module, ())
@@ -222,8 +221,7 @@ def _fold_parts(
             folded = torch_truth.outputs(target, one.given)
             torch_truth.require_same(one.truth, one.reference, folded, where, unit, own)
     except BaseException:
-        for done in reversed(written):
-            done.take_back()
+        wanted.undo.take_back()
         raise
     return FoldResult(wanted.original if wanted.dry_run else target, plan, graph, notes), edits
 

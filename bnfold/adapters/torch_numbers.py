@@ -1,5 +1,7 @@
 """Float64 numbers as tensors of the module's own dtypes, each rounded once."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -9,34 +11,43 @@ from bnfold.errors import BnfoldError
 from bnfold.graph import Constant
 from bnfold.plan import ScaleWeight
 from bnfold.relation import Contracted
-from bnfold.rounding import scaled
+from bnfold.rounding import HALF, faithful, is_exact, scaled
 from bnfold.rules.weights import weight_factors
 
 
-def scaled_like(path: str, old: Tensor, linear: Contracted, weight: Constant, edit: ScaleWeight) -> Tensor:
-    """Give a weight times its factors: shape, dtype, memory format and device of `old`, which `weight` reads.
+def scale_into(new: Tensor, path: str, linear: Contracted, weight: Constant, edit: ScaleWeight) -> None:
+    """Fill a tensor with a weight times its factors, each rounded once.
 
-    Stretch by stretch, each a copy of the numbers, so that float64 is never held whole. Raises BnfoldError where the
-    dtype overflows.
+    Stretch by stretch, so that float64 is never held whole; `new` may be the memory that `weight` reads. Raises
+    BnfoldError where the dtype overflows.
     """
-    if edit.balance is not None:
-        return finite(path, rounded(scaled(linear, weight, edit), old), old)
-    new = torch.empty_like(old, memory_format=torch.preserve_format).detach()
+    for rows, numbers in _scaled(linear, weight, edit):
+        stretch = new[rows]
+        stretch.copy_(torch.from_numpy(_rounded_once(numbers, new.dtype)))
+        finite(path, stretch, weight)
+
+
+def _scaled(linear: Contracted, weight: Constant, edit: ScaleWeight) -> Iterator[tuple[slice, Floats]]:
+    """Give stretches of axis 0, each a copy of the numbers; all at once where a row to balance isn't in one of them."""
+    balance = edit.balance if weight.dtype in HALF else None
+    if balance is not None and linear.out_axis != 0:
+        yield slice(None), scaled(linear, weight, edit)
+        return
     both = weight_factors(linear, weight.shape, edit.out_factor, edit.in_factor)
     factors = [factor for factor in both if not np.all(factor == 1)]
+    is_stored = is_exact(edit.out_factor, edit.in_factor)
     for rows, numbers in weight.slabs():
         for factor in factors:
             numbers *= factor[rows] if len(factor) == weight.shape[0] else factor
-        stretch = new[rows]
-        stretch.copy_(torch.from_numpy(_rounded_once(numbers, old.dtype)))
-        finite(path, stretch, old)
-    return new
+        if balance is not None:
+            numbers = faithful(linear, numbers, weight.dtype, balance, rows, is_stored=is_stored)
+        yield rows, numbers
 
 
-def finite(path: str, new: Tensor, old: Tensor | None = None) -> Tensor:
+def finite(path: str, new: Tensor, old: Constant | None = None) -> Tensor:
     """Give the tensor back. Raises BnfoldError where it has infinities or NaN. old: what it was, where it was."""
     if not _is_finite(new):
-        if old is not None and not _is_finite(old):
+        if old is not None and not all(np.isfinite(numbers).all() for _, numbers in old.slabs()):
             raise BnfoldError(f"{path}: holds NaN or infinities; repair it, or --skip what would fold into it")
         raise BnfoldError(f"{path}: would overflow {new.dtype}; fold in float32, then convert")
     return new

@@ -14,29 +14,23 @@ from bnfold.adapters import torch_parts
 from bnfold.adapters.torch_clip import ChannelClip
 from bnfold.adapters.torch_edits import ModuleEdits
 from bnfold.adapters.torch_names import Paths
-from bnfold.adapters.torch_numbers import finite, rounded, scaled_like
+from bnfold.adapters.torch_numbers import finite, rounded, scale_into
 from bnfold.adapters.torch_replacing import Replacement
+from bnfold.adapters.torch_undo import Undo
 from bnfold.affine import Floats
 from bnfold.errors import BnfoldError
-from bnfold.graph import Graph, Node
+from bnfold.graph import Constant, Graph, Node
 from bnfold.plan import Plan, Remove, ReplaceByClip, ScaleWeight, SetBias, SetConstants
 from bnfold.relation import Site
-from bnfold.rounding import scaled
 from bnfold.rules.linear import contraction
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True, eq=False)
 class Written:
-    """What a write did: the edits that loading needs, and how to take it all back."""
+    """What a write did. edits: what loading needs. biased: by node, the path of its new bias."""
 
     edits: ModuleEdits
-    undo: list[Callable[[], None]] = field(default_factory=list)
-    biased: dict[str, str] = field(default_factory=dict)  # by node: the path of its new bias
-
-    def take_back(self) -> None:
-        """Put the module back as it was."""
-        for step in reversed(self.undo):
-            step()
+    biased: Mapping[str, str] = field(default_factory=dict)
 
 
 def write(
@@ -45,31 +39,33 @@ def write(
     plan: Plan,
     replacements: Mapping[str, Replacement],
     owners: Mapping[str, str],
-    in_place: Sequence[str] = (),
+    in_place: Sequence[str],
+    undo: Undo,
 ) -> Written:
     """Carry out `plan`, made for `graph` (raised), on `module` in place.
 
     replacements: by node of the graph or among its sources. owners: by node, the path of its module. in_place: the
-    paths of activations that would change a tensor which others read, once the affine before them is gone.
-    Raises BnfoldError where the module can't take an edit; the module is then as it was.
+    paths of activations that would change a tensor which others read, once the affine before them is gone. undo: gets
+    the steps back. Raises BnfoldError where the module can't take an edit; the caller takes back what was done.
     """
-    writer = _Writer(module, graph, replacements, owners)
-    try:
-        for edit in plan.edits:
-            writer.apply(edit)
-        writer.stop_writing_in_place(in_place)
-        writer.replace_parts()
-        writer.flatten()
-    except BaseException:
-        writer.done.take_back()
-        raise
+    writer = _Writer(module, graph, replacements, owners, undo)
+    for edit in plan.edits:
+        writer.apply(edit)
+    writer.stop_writing_in_place(in_place)
+    writer.replace_parts()
+    writer.flatten()
     edits = ModuleEdits(tuple(writer.identity), writer.kept_children, writer.biases, tuple(in_place), writer.clips)
-    return Written(edits, writer.done.undo, writer.done.biased)
+    return Written(edits, writer.biased)
 
 
 class _Writer:
     def __init__(
-        self, module: nn.Module, graph: Graph, replacements: Mapping[str, Replacement], owners: Mapping[str, str]
+        self,
+        module: nn.Module,
+        graph: Graph,
+        replacements: Mapping[str, Replacement],
+        owners: Mapping[str, str],
+        undo: Undo,
     ) -> None:
         self.module = module
         self.graph = graph
@@ -77,8 +73,9 @@ class _Writer:
         self.owners = owners
         self.paths = Paths(module)
         self.places = _places(module)
-        self.done = Written(ModuleEdits())
-        self.numbers: dict[str, Floats] = {}  # what has been written, by path: calls of one module want the same
+        self.undo = undo
+        self.written: set[str] = set()  # paths: calls of one module want the same
+        self.biased: dict[str, str] = {}
         self.removed: set[str] = set()
         self.identity: list[str] = []
         self.kept_children: dict[str, tuple[str, ...]] = {}
@@ -96,7 +93,7 @@ class _Writer:
                 self._set_bias(node, bias)
             case SetConstants(_, constants):
                 for index, numbers in constants.items():
-                    self._store(node.inputs[index], numbers.reshape(self.graph.constants[node.inputs[index]].shape))
+                    self._store(node.inputs[index], numbers)
             case Remove():
                 self.removed.update(node.sources or (node.name,))
             case ReplaceByClip(_, axis, lo, hi):
@@ -108,12 +105,8 @@ class _Writer:
         linear = contraction(Site(node, self.graph))
         if linear is None:
             raise BnfoldError(f"{node.name}: has no constant weight to scale")
-        weight, path = self.graph.constants[linear.weight], linear.weight
-        if len(self.graph.readers[path]) > 1:
-            self._store(path, scaled(linear, weight, edit))
-        else:
-            old = self._stored(path, weight.shape)
-            self._replace_tensor(path, old, scaled_like(path, old, linear, weight, edit))
+        weight = self.graph.constants[linear.weight]
+        self._write(weight, partial(scale_into, path=linear.weight, linear=linear, weight=weight, edit=edit))
 
     def _set_bias(self, node: Node, bias: Floats) -> None:
         name = node.inputs[2] if len(node.inputs) > 2 else ""
@@ -122,7 +115,7 @@ class _Writer:
             shape = self.graph.constants[name].shape
             if int(np.prod(shape)) != bias.size:
                 raise BnfoldError(f"{name}: has shape {shape}, and the fold needs {bias.shape}")
-            self._store(name, (bias / beta).reshape(shape))
+            self._store(name, bias / beta)
             return
         self._new_bias(node, bias)
 
@@ -130,44 +123,56 @@ class _Writer:
         owner = self.owners[node.name]
         part = torch_parts.find(self.module, owner)
         path = f"{owner}.bias" if owner else "bias"
-        if path in self.numbers:
-            self._require_equal(path, bias)
-        elif part is None or not torch_parts.takes_bias(part, node.op):
+        if part is None or not (path in self.written or torch_parts.takes_bias(part, node.op)):
             raise BnfoldError(f"{node.name}: has no place for a bias; create the layer with bias=True")
+        weight: Tensor = part.weight  # type: ignore[assignment]
+        value = nn.Parameter(rounded(bias.reshape(-1), weight), requires_grad=weight.requires_grad)
+        if path in self.written:
+            self._require_equal(path, value)
         else:
-            weight: Tensor = part.weight  # type: ignore[assignment]
-            value = nn.Parameter(rounded(bias.reshape(-1), weight), requires_grad=weight.requires_grad)
+            self.undo.add(part.register_parameter, "bias", None)
             part.register_parameter("bias", value)
-            self.done.undo.append(partial(part.register_parameter, "bias", None))
-            self.numbers[path] = bias
+            self.written.add(path)
             self.biases[path] = tuple(value.shape)
-        self.done.biased[node.name] = path
+        self.biased[node.name] = path
 
     def _store(self, path: str, numbers: Floats) -> None:
-        if path in self.numbers:
-            self._require_equal(path, numbers)
+        constant = self.graph.constants[path]
+
+        def fill(new: Tensor) -> None:
+            new.copy_(finite(path, rounded(numbers.reshape(constant.shape), new), constant))
+
+        self._write(constant, fill)
+
+    def _write(self, constant: Constant, fill: Callable[[Tensor], None]) -> None:
+        """Give the tensor of a constant other numbers. fill: writes them into one like it."""
+        path = constant.name
+        old = self._stored(path, constant.shape)
+        if isinstance(old, nn.Parameter) and len(self.paths.aliases(path)) == 1 and path not in self.written:
+            new = self.undo.room(old)
+            fill(new)
+            old.data = new
+        else:
+            new = torch.empty_like(old, memory_format=torch.preserve_format).detach()
+            fill(new)
+            self._replace(path, old, new)
+        self.written.add(path)
+
+    def _replace(self, path: str, old: Tensor, new: Tensor) -> None:
+        if path in self.written:
+            self._require_equal(path, new)
             return
-        self.numbers[path] = numbers
-        old = self._stored(path, numbers.shape)
-        self._replace_tensor(path, old, finite(path, rounded(numbers, old), old))
+        owner, _, name = path.rpartition(".")
+        part = self.module.get_submodule(owner)
+        fresh = nn.Parameter(new, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else new
+        self.undo.add(setattr, part, name, old)
+        setattr(part, name, fresh)
 
     def _stored(self, path: str, shape: tuple[int, ...]) -> Tensor:
         tensor = torch_parts.attribute(self.module, path)
         if tensor is None or tuple(tensor.shape) != shape:
             raise BnfoldError(f"{path}: isn't a tensor of shape {shape} of the module")
         return tensor
-
-    def _replace_tensor(self, path: str, old: Tensor, new: Tensor) -> None:
-        owner, _, name = path.rpartition(".")
-        part = self.module.get_submodule(owner)
-        if isinstance(old, nn.Parameter) and len(self.paths.aliases(path)) == 1:
-            before = old.data
-            old.data = new
-            self.done.undo.append(partial(setattr, old, "data", before))
-            return
-        fresh = nn.Parameter(new, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else new
-        setattr(part, name, fresh)
-        self.done.undo.append(partial(setattr, part, name, old))
 
     def _clip(self, node: Node, axis: int, lo: Floats, hi: Floats) -> None:
         """Put a clip in the place of the module that is a ReLU; `torch_limits` lets no other come here."""
@@ -179,16 +184,18 @@ class _Writer:
         self._put(self.module.get_submodule(path), ChannelClip(*bounds))
         self.clips[path] = shape
 
-    def _require_equal(self, path: str, numbers: Floats) -> None:
-        if not np.array_equal(self.numbers[path].reshape(-1), numbers.reshape(-1)):
+    def _require_equal(self, path: str, again: Tensor) -> None:
+        """Compare, as they are rounded, what two calls of one module want."""
+        found = torch_parts.attribute(self.module, path)
+        if found is None or not torch.equal(found, again):
             raise BnfoldError(f"{path}: is used more than once, and the plan wants different numbers; untie it first")
 
     def stop_writing_in_place(self, paths: Sequence[str]) -> None:
         """Make these activations give a tensor of their own."""
         for path in paths:
             part = self.module.get_submodule(path)
+            self.undo.add(vars(part).__setitem__, "inplace", True)
             vars(part)["inplace"] = False
-            self.done.undo.append(partial(vars(part).__setitem__, "inplace", True))
 
     def replace_parts(self) -> None:
         """Put Identity, or what runs after the affine, in the place of every submodule whose affine is removed."""
@@ -204,11 +211,11 @@ class _Writer:
         for path, replacement in wanted.items():
             if not own[path] <= self.removed:
                 raise BnfoldError(f"{path}: only a part of it is folded, or only some of its calls")
-            self._replace(path, replacement.children)
+            self._take_out(path, replacement.children)
 
     def flatten(self) -> None:
         """Lay the weights of recurrent layers on a GPU side by side again, as cuDNN wants them."""
-        owners = {path.rpartition(".")[0] for path in self.numbers}
+        owners = {path.rpartition(".")[0] for path in self.written}
         for path in sorted(owners):
             part = torch_parts.find(self.module, path)
             if isinstance(part, nn.RNNBase):
@@ -222,7 +229,7 @@ class _Writer:
                 found.update(node.sources or (node.name,))
         return found
 
-    def _replace(self, path: str, children: tuple[str, ...]) -> None:
+    def _take_out(self, path: str, children: tuple[str, ...]) -> None:
         old = self.module.get_submodule(path)
         if children:
             kept = [old.get_submodule(child) for child in children]
@@ -236,8 +243,8 @@ class _Writer:
     def _put(self, old: nn.Module, new: nn.Module) -> None:
         new.training = old.training
         for owner, name in self.places[old]:
+            self.undo.add(setattr, owner, name, old)
             setattr(owner, name, new)
-            self.done.undo.append(partial(setattr, owner, name, old))
         self.places.setdefault(new, []).extend(self.places[old])
 
 

@@ -1,0 +1,165 @@
+"""The old numbers of weights that a fold in place writes over: most of them lie in a file, not in memory."""
+
+import tempfile
+import weakref
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from io import FileIO
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from bnfold.adapters.torch_read_constants import as_float64, name_of
+from bnfold.affine import Floats
+from bnfold.graph import Constant, stretches
+
+HELD = 16 << 20  # bytes that stay in memory, so that small models never touch the disk
+
+_count = getattr(torch._C, "_storage_Use_Count", None)  # without it, all stay in memory
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Held:
+    """Numbers that stay where they are; the tensor gets another memory."""
+
+    tensor: Tensor
+    before: Tensor
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        return self.before[start:stop]
+
+    def put_back(self) -> None:
+        self.tensor.data = self.before
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Filed:
+    """Numbers in a file, row after row. address: of the memory that they had. is_over: it takes the new numbers."""
+
+    tensor: Tensor
+    file: FileIO
+    place: int
+    address: int
+    is_over: bool
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        width = self.tensor.nbytes // len(self.tensor)
+        found = np.empty((stop - start) * width, np.uint8)
+        self.file.seek(self.place + start * width)
+        _read(self.file, found.data)
+        return torch.from_numpy(found).view(self.tensor.dtype).view(stop - start, *self.tensor.shape[1:])
+
+    def put_back(self) -> None:
+        if self.is_over or self.tensor.data_ptr() != self.address:
+            for rows in stretches(tuple(self.tensor.shape)):
+                self.tensor.data[rows].copy_(self.rows(rows.start, rows.stop))
+
+
+_Old: TypeAlias = _Held | _Filed
+
+
+class OldWeights:
+    """What parameters were before they got other numbers.
+
+    Numbers that nobody else holds lie in a temporary file without a name, which goes with this object.
+    """
+
+    def __init__(self) -> None:
+        self._old: dict[int, _Old] = {}
+        self._held = 0
+        self._file: FileIO | None = None
+        self._end = 0
+
+    def room(self, tensor: Tensor) -> Tensor:
+        """Give the memory for a parameter's new numbers: its own, once the old ones are saved, or another.
+
+        It isn't the parameter's before `tensor.data` is set to it; `put_back` has to follow where that or the filling
+        fails.
+        """
+        if id(tensor) in self._old:
+            return _fresh(tensor)
+        filed = self._filed(tensor) if type(tensor) is nn.Parameter and _is_alone(tensor) else None
+        self._old[id(tensor)] = filed or _Held(tensor, tensor.data)
+        return tensor.data if filed is not None and filed.is_over else _fresh(tensor)
+
+    def put_back(self, tensor: Tensor) -> None:
+        """Give a parameter its old numbers; nothing where it has them."""
+        if id(tensor) in self._old:
+            with torch.no_grad():
+                self._old[id(tensor)].put_back()
+            del self._old[id(tensor)]
+
+    def constant(self, name: str, tensor: Tensor) -> Constant:
+        """Give the old numbers, whenever they are read."""
+        shape = tuple(tensor.shape)
+        rows = partial(self._rows, tensor) if shape else None
+        return Constant(name, shape, name_of(tensor.dtype), partial(self._all, tensor), rows)
+
+    def _rows(self, tensor: Tensor, start: int, stop: int) -> Floats:
+        old = self._old.get(id(tensor))
+        return as_float64(tensor[start:stop] if old is None else old.rows(start, stop))
+
+    def _all(self, tensor: Tensor) -> Floats:
+        if tensor.ndim:
+            return self._rows(tensor, 0, len(tensor))
+        old = self._old.get(id(tensor))
+        return as_float64(old.before if isinstance(old, _Held) else tensor)
+
+    def _filed(self, tensor: Tensor) -> _Filed | None:
+        """Save numbers; None for the first few, and where there is no file for them."""
+        self._held += tensor.nbytes
+        if self._held <= HELD:
+            return None
+        try:
+            file = self._opened()
+            file.seek(self._end)
+            for part in _bytes_of(tensor):
+                _write(file, part)
+        except OSError:  # nowhere to put a file, or a full disk: memory serves too
+            return None
+        self._held -= tensor.nbytes
+        filed = _Filed(tensor, file, self._end, tensor.data_ptr(), tensor.untyped_storage().resizable())
+        self._end += tensor.nbytes
+        return filed
+
+    def _opened(self) -> FileIO:
+        if self._file is None:
+            self._file = tempfile.TemporaryFile(prefix="bnfold-", buffering=0)  # noqa: SIM115 - it outlives the call
+            weakref.finalize(self, self._file.close)
+        return self._file
+
+
+def _fresh(tensor: Tensor) -> Tensor:
+    return torch.empty_like(tensor, memory_format=torch.preserve_format).detach()
+
+
+def _is_alone(tensor: Tensor) -> bool:
+    """Whether nobody else shows the tensor's memory, which it shows whole."""
+    if _count is None or tensor.layout is not torch.strided or not tensor.ndim or not tensor.nbytes:
+        return False
+    storage, other = tensor.untyped_storage(), torch.empty(1)
+    alone = _count(storage._cdata) <= _count(other.untyped_storage()._cdata)
+    return bool(alone and storage.nbytes() == tensor.nbytes and not storage.is_shared())
+
+
+def _bytes_of(tensor: Tensor) -> Iterator[memoryview]:
+    """Give the numbers row after row, whatever the memory format."""
+    for rows in stretches(tuple(tensor.shape)):
+        part = tensor.detach()[rows].cpu().contiguous()
+        yield part.view(-1).view(torch.uint8).numpy().data
+
+
+def _write(file: FileIO, part: memoryview) -> None:
+    while part:
+        part = part[file.write(part) :]
+
+
+def _read(file: FileIO, part: memoryview) -> None:
+    while part:
+        count = file.readinto(part)
+        if not count:
+            raise OSError("a temporary file of bnfold's has been cut short")
+        part = part[count:]

@@ -7,10 +7,21 @@ from tests.networks.growth import Growth
 GATES = {"LSTM": 4, "GRU": 3, "GRU, reset after": 3, "RNN": 1}
 
 
+def _normed(g: Growth, x: str) -> str:
+    """Put an affine along the last axis in front, half of the time."""
+    if g.chance(0.5):
+        return x
+    features = g.shape(x)[-1]
+    scale = g.rng.uniform(0.5, 2, features) * (1 if g.positive_only else g.rng.choice([-1, 1], features))
+    shift = g.rng.normal(size=features) * g.chance(0.6)
+    return g.put(ops.Affine(g.rank(x) - 1), [x, g.vector(scale), g.vector(shift)], g.shape(x)) or x
+
+
 def recurrent(g: Growth, x: str) -> None:
     """A recurrent layer over axis 0: its weights stacked as ONNX's are, or one by one as torch's."""
     if g.rank(x) != 3:
         return
+    x = _normed(g, x)
     steps, batch, features = g.shape(x)
     kind, ways, hidden = str(g.any(*GATES)), int(g.any(1, 2)), int(g.rng.integers(1, 4))
     gates, stacked = GATES[kind] * hidden, g.chance(0.5)
@@ -34,7 +45,7 @@ def bilinear(g: Growth, x: str) -> None:
     others = [name for name in g.live if g.rank(name) == g.rank(x) and g.shape(name)[:-1] == g.shape(x)[:-1]]
     if g.rank(x) < 2:
         return
-    y, out = str(g.any(*others)), int(g.rng.integers(1, 4))
+    x, y, out = _normed(g, x), str(g.any(*others)), int(g.rng.integers(1, 4))
     weight = g.weights(out, g.shape(x)[-1], g.shape(y)[-1], fan_in=g.shape(x)[-1] * g.shape(y)[-1])
     bias = g.vector(g.rng.normal(size=out)) if g.chance(0.7) else ""
     g.put(ops.Bilinear(), [x, weight, bias, y], (*g.shape(x)[:-1], out))

@@ -5,7 +5,7 @@ of text with names in place of tensors, so that the module can be copied like an
 """
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -117,11 +117,12 @@ class Growth:
         self.live = [name for name in self.live if name not in names] or self.live[-1:]
 
 
-def grown(seed: int) -> tuple[Network, Tensor]:
-    """Give a network in eval mode, with random statistics, and an example of its input."""
+def grown(seed: int, chances: Mapping[Move, int] | None = None) -> tuple[Network, Tensor]:
+    """Give a network in eval mode, with random statistics, and an example of its input. chances: MOVES by default."""
     growth = Growth(seed)
+    chances = MOVES if chances is None else chances
     for _ in range(growth.random.randint(3, 14)):
-        growth.random.choices(list(MOVES), weights=list(MOVES.values()))[0](growth, growth.pick())
+        growth.random.choices(list(chances), weights=list(chances.values()))[0](growth, growth.pick())
     later = growth.live[1:] or growth.live
     count = growth.random.choice([1, 1, 2, 3])
     growth.network.results = tuple(dict.fromkeys((later[-1], *growth.random.choices(later, k=count - 1))))
@@ -167,8 +168,9 @@ def _linear(growth: Growth, x: str) -> None:
 
 def _again(growth: Growth, x: str) -> None:
     """Call a layer that is there already."""
-    if growth.layers:
-        growth.put(f"self.{growth.random.choice(growth.layers)}({x})")
+    layers = [name for name in growth.layers if not name.startswith("bilinear")]  # which takes two tensors
+    if layers:
+        growth.put(f"self.{growth.random.choice(layers)}({x})")
 
 
 def _norm(growth: Growth, x: str) -> None:
@@ -327,6 +329,33 @@ def _block(growth: Growth, x: str) -> None:
     growth.put(f"{y} + {x}")
 
 
+def _recurrent(growth: Growth, x: str) -> None:
+    """A recurrent layer over an axis of three, the features turned to the end, or a cell on rows."""
+    rank, channels, _ = _dims(growth, x)
+    choose = growth.random.choice
+    hidden, bias = choose([2, 3]), choose([True, True, True, False])
+    if rank == 2:
+        cell = growth.layer(choose([nn.LSTMCell, nn.GRUCell, nn.RNNCell])(channels, hidden, bias))
+        first = growth.put(f"{cell}({x})")
+        if isinstance(growth.tensors[first], tuple):
+            growth.put(f"{first}[0]")
+    if rank != 3:
+        return
+    features = choose([channels, growth.tensors[x].shape[2]])
+    turned = f"{x}.transpose(1, 2)" if features == channels else x
+    options = {"bias": bias, "batch_first": choose([True, True, False]), "bidirectional": choose([True, False])}
+    made = choose([nn.LSTM, nn.GRU, nn.RNN])(features, hidden, choose([1, 1, 2]), **options)
+    growth.put(f"{growth.layer(made)}({turned})[{choose(['0', '0', '1'])}]")
+
+
+def _bilinear(growth: Growth, x: str) -> None:
+    y = growth.random.choice(growth.like(x))
+    features = growth.tensors[x].shape[-1]
+    made = nn.Bilinear(features, features, growth.random.choice([2, 3]), bias=growth.random.choice([True, False]))
+    scaled = growth.put(f"{x} * {growth.parameter(torch.randn(features))}")
+    growth.put(f"{growth.layer(made)}({scaled}, {y})")
+
+
 MOVES: dict[Move, int] = {
     _linear: 8,
     _norm: 8,
@@ -341,3 +370,4 @@ MOVES: dict[Move, int] = {
     _block: 2,
     _write: 1,
 }
+LAYERS: dict[Move, int] = MOVES | {_recurrent: 6, _bilinear: 3}

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 import bnfold
 import models
@@ -31,7 +32,10 @@ def outcomes(plan: Plan) -> list[frozenset[Why]]:
 def read_both(name: str, folder: Path, *, negative: bool) -> tuple[Graph, Graph]:
     torch.manual_seed(0)
     network = randomise_(models.create(name), 0, negative=negative).eval()
-    example = torch.randn(2, *models.ARCHITECTURES[name].input_shape)
+    return read_module(network, torch.randn(2, *models.ARCHITECTURES[name].input_shape), folder)
+
+
+def read_module(network: nn.Module, example: Tensor, folder: Path) -> tuple[Graph, Graph]:
     bnfold.export(network, (example,), folder / "model.onnx", fold=False, verify=False)
     through_torch = torch_module.read(network, (example,), strict_limits=False)
     return raised(through_torch), raised(onnx_file.read(folder / "model.onnx"))
@@ -49,3 +53,26 @@ def test_both_find_the_same(name: str, negative: bool, tmp_path: Path) -> None:
         assert found
         if name in FREE or (name, level) in AT_LEVEL or (name == "preact_resnet" and not negative):
             assert not any(found), "every BatchNorm of this network can be folded"
+
+
+class Steps(nn.Module):
+    """BatchNorm, a recurrent layer, and BatchNorm and a Linear behind it."""
+
+    def __init__(self, kind: type[nn.RNNBase], **options: object) -> None:
+        super().__init__()
+        self.bn, self.layer = nn.BatchNorm1d(5), kind(5, 4, batch_first=True, **options)
+        width = 8 if self.layer.bidirectional else 4
+        self.behind, self.head = nn.BatchNorm1d(width), nn.Linear(width, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.layer(self.bn(x).transpose(1, 2))[0]
+        return self.head(self.behind(y.transpose(1, 2)).transpose(1, 2))
+
+
+@pytest.mark.parametrize("options", [{}, {"bidirectional": True}, {"num_layers": 2}], ids=str)
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+def test_both_fold_the_same_around_recurrent_layers(kind: type[nn.RNNBase], options: dict, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = randomise_(Steps(kind, **options), 0, negative=True).eval()
+    plans = [fold(graph) for graph in read_module(network, torch.randn(3, 5, 6), tmp_path)]
+    assert [outcomes(plan) for plan in plans] == [[frozenset(), frozenset()]] * 2

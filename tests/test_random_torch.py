@@ -1,6 +1,7 @@
 """Random modules, folded as modules, as programs and as ONNX files: whatever the plan says, the function stays."""
 
 import copy
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 import bnfold
+from bnfold.adapters.torch_capture import quietly
 from bnfold.why import Why
-from tests.random_modules_torch import Network, grown
+from tests.random_modules_torch import LAYERS, MOVES, Move, Network, grown
 
 FACTOR = 10.0  # times the network's own error to float64, as the largest of an output
 FLOOR = 5e-6  # of the output's largest number
@@ -54,9 +56,9 @@ def _level(seed: int) -> str:
     return "max" if seed % 3 == 0 else "default"
 
 
-def _module_stays_the_same(seed: int) -> int:
+def _module_stays_the_same(seed: int, chances: Mapping[Move, int] = MOVES) -> int:
     """Fold a network, and fold the result again; gives how many affines went."""
-    network, example = grown(seed)
+    network, example = grown(seed, chances)
     before = copy.deepcopy(network.state_dict())
     result = bnfold.fold(network, example, level=_level(seed))
     for x in _inputs(network, example, seed):
@@ -70,9 +72,9 @@ def _module_stays_the_same(seed: int) -> int:
     return len(result.plan.folded)
 
 
-def _file_stays_the_same(seed: int, folder: Path) -> int:
+def _file_stays_the_same(seed: int, folder: Path, chances: Mapping[Move, int] = MOVES) -> int:
     """Export a network as it is, and fold the file."""
-    network, example = grown(seed)
+    network, example = grown(seed, chances)
     source, target = folder / f"{seed}.onnx", folder / f"{seed}.folded.onnx"
     try:
         bnfold.export(network, example, source, fold=False, verify=False)
@@ -101,9 +103,9 @@ def _run(path: Path, x: Tensor) -> list[Tensor]:
     ]
 
 
-def _program_stays_the_same(seed: int) -> int:
-    network, example = grown(seed)
-    with torch.no_grad():
+def _program_stays_the_same(seed: int, chances: Mapping[Move, int] = MOVES) -> int:
+    network, example = grown(seed, chances)
+    with torch.no_grad(), quietly():
         program = torch.export.export(network, (example.clone(),), strict=False)
     result = bnfold.fold(program, level=_level(seed))
     x = 1.5 * torch.randn_like(example)
@@ -128,6 +130,20 @@ def test_random_programs_keep_their_function():
 
 def test_random_exported_files_keep_their_function(tmp_path):
     assert sum(_file_stays_the_same(seed, tmp_path) for seed in range(200, 205)) > 1
+
+
+def test_random_modules_with_recurrent_and_bilinear_layers_keep_their_function(tmp_path):
+    assert sum(_module_stays_the_same(seed, LAYERS) for seed in range(300, 315)) > 10
+    assert sum(_program_stays_the_same(seed, LAYERS) for seed in range(315, 322)) > 5
+    assert sum(_file_stays_the_same(seed, tmp_path, LAYERS) for seed in range(322, 324)) > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", range(6000, 7000, 50))
+def test_many_random_modules_with_recurrent_and_bilinear_layers_keep_their_function(first, tmp_path):
+    assert sum(_module_stays_the_same(seed, LAYERS) for seed in range(first, first + 30)) > 15
+    assert sum(_program_stays_the_same(seed, LAYERS) for seed in range(first + 30, first + 45)) > 8
+    assert sum(_file_stays_the_same(seed, tmp_path, LAYERS) for seed in range(first + 45, first + 50)) > 1
 
 
 @pytest.mark.slow

@@ -171,6 +171,8 @@ class Executor:
             return _densify(value)
         if isinstance(value, onnx.TensorProto):
             return numpy_helper.to_array(value)
+        if isinstance(value, list):
+            return [item.decode() if isinstance(item, bytes) else item for item in value]
         return value.decode() if isinstance(value, bytes) else value
 
     def _cast(self, value: Tensor) -> Tensor:

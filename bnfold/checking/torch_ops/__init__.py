@@ -13,6 +13,7 @@ from bnfold.checking.torch_ops import (  # noqa: F401  (each registers its famil
     normalization,
     pooling,
     quantization,
+    recurrent,
     reduction,
     resizing,
 )

@@ -13,6 +13,7 @@ from bnfold.errors import UnverifiedError
 Function = Callable[..., Tensor | tuple[Tensor, ...]]
 
 _FUNCTIONS: dict[tuple[str, str], Function] = {}
+RECURRENT_ACTIVATIONS = ("Sigmoid", "Tanh", "Relu")
 _CONTROL = ("If",)  # run by the executor itself
 
 
@@ -108,4 +109,7 @@ def _beyond(node: Node) -> str:
         return "Indices"
     if node.operator == "Dropout" and node.whole("is_test", 1) == 0:
         return "is_test=0"
+    if node.operator in ("LSTM", "GRU", "RNN"):
+        names = (name for name in node.get("activations") or () if name not in RECURRENT_ACTIVATIONS)
+        return next((f"activation {name}" for name in names), "")
     return ""

@@ -9,6 +9,7 @@ from bnfold.raising.emission import with_affines
 from bnfold.raising.fused import with_fused
 from bnfold.raising.layouts import with_rearrangements
 from bnfold.raising.parameters import with_parameters
+from bnfold.raising.uniform import with_uniform_affines
 
 __all__ = ["raised"]
 
@@ -27,6 +28,7 @@ def raised(graph: Graph) -> Graph:
       the nodes on the way from its input to its output. A writer that removes the affine removes all of them; one
       that changes its constants puts one affine operator (axis 1: BatchNormalization, else Mul and Add) in their
       place. "remove" and "constants" among the limits of any source are limits of the whole.
+    - An affine of one channel is laid along an axis that the layers around it work on, where they don't on its own.
     - Reshapes and transpositions that follow each other become one Rearrange; nothing of it is ever rewritten.
     - Sums and products of tensors become Sum and Product; all other arithmetic becomes Unknown.
     - A constant that is data (it is added to a tensor, multiplied with it, joined to it, or a table of rows) gets a
@@ -35,4 +37,4 @@ def raised(graph: Graph) -> Graph:
     """
     graph = with_biases(with_fused(with_constants(graph)))
     graph = with_sums(with_affines(graph, chained(links(graph), graph)))
-    return with_parameters(with_rearrangements(graph))
+    return with_uniform_affines(with_parameters(with_rearrangements(graph)))

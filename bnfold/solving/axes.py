@@ -29,7 +29,7 @@ def frame_axes(graph: Graph, ties: Ties) -> dict[str, int]:
             continue
         axes[name] = axis
         for tie in by_value.get(name, ()):
-            claims.extend(_neighbours(graph, tie, name, axis))
+            claims.extend(neighbours(graph, tie, name, axis))
     return axes
 
 
@@ -63,7 +63,8 @@ def aligned(graph: Graph, name: str, target: str) -> Aligned:
     return Aligned(source_shape, target_shape)
 
 
-def _neighbours(graph: Graph, tie: Tie, name: str, axis: int) -> Iterator[tuple[str, int]]:
+def neighbours(graph: Graph, tie: Tie, name: str, axis: int) -> Iterator[tuple[str, int]]:
+    """Follow a value's axis through a tie: the values that have it too, each with its place there."""
     match tie:
         case Carried(source, target, view):
             yield from _follow(graph, view, source, target, name, axis)

@@ -1,0 +1,147 @@
+"""Affines of one channel: along which axis they are laid, and what becomes of them."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from bnfold import ops
+from bnfold.adapters.memory import written
+from bnfold.auditing import audit
+from bnfold.folding import fold
+from bnfold.graph import Graph, Node
+from bnfold.plan import Kept
+from bnfold.raising import raised
+from bnfold.why import Why
+from tests.building import Builder
+from tests.networks import network
+from tests.oracle import run_graph
+from tests.test_auditing import reader
+from tests.test_random_networks import assert_same
+
+
+def dense(b: Builder, name: str, x: str, out: int = 5) -> str:
+    return b.linear(name, x, out)
+
+
+def before_a_linear(b: Builder) -> str:
+    return b.relu("relu", dense(b, "fc", b.batch_norm("bn", b.input(2, 1, 6))))
+
+
+def behind_a_linear(b: Builder) -> str:
+    return b.relu("relu", b.batch_norm("bn", dense(b, "fc", b.input(2, 1, 6))))
+
+
+def behind_a_bend(b: Builder) -> str:
+    x = b.relu("relu", dense(b, "first", b.input(2, 1, 6)))
+    return dense(b, "fc", b.batch_norm("bn", x))
+
+
+def turned(b: Builder) -> str:
+    x = b.batch_norm("bn", b.relu("relu", b.input(2, 1, 6)))
+    x = b.node("turn", ops.Transpose((0, 2, 1)), [x], (2, 6, 1))
+    return b.conv("conv", x, 4, kernel=1, pad=0)
+
+
+def two_in_a_row(b: Builder) -> str:
+    x = b.batch_norm("bn", b.batch_norm("first", dense(b, "fc", b.input(2, 1, 6))))
+    return b.relu("relu", x)
+
+
+def beside_a_vector(b: Builder) -> str:
+    """An affine by channel, and one of a single number, both along the Linear's axis."""
+    x = dense(b, "fc", b.input(2, 1, 6))
+    scale, shift = (b.constant(part, b.rng.normal(size=5)) for part in ("scale", "shift"))
+    return b.relu("relu", b.batch_norm("bn", b.node("vector", ops.Affine(2), [x, scale, shift], (2, 1, 5))))
+
+
+def of_rows(b: Builder) -> str:
+    """A single number as a row, which an export writes so."""
+    x = b.relu("relu", b.input(1, 6))
+    scale, shift = (b.constant(part, b.rng.normal(size=1)) for part in ("scale", "shift"))
+    return dense(b, "fc", b.node("bn", ops.Affine(0), [x, scale, shift], (1, 6)))
+
+
+GO = [before_a_linear, behind_a_linear, behind_a_bend, turned, two_in_a_row, beside_a_vector, of_rows]
+
+
+@pytest.mark.parametrize("build", GO, ids=lambda build: build.__name__)
+def test_a_number_for_all_goes_along_the_axis_of_a_layer(build: Callable[[Builder], str]) -> None:
+    b = Builder()
+    graph = b.graph(build(b))
+    assert any(isinstance(outcome, Kept) for outcome in fold(graph).outcomes)
+    graph = raised(graph)
+    plan = fold(graph)
+    assert plan.kept == ()
+    assert_same(graph, plan, folded := written(graph, plan))
+    assert all(row.passed for row in audit(graph, plan, reader(folded)))
+
+
+def own_axis(b: Builder) -> str:
+    return b.relu("relu", b.batch_norm("bn", b.conv("conv", b.input(2, 3, 4, 4), 1)))
+
+
+def of_any_length(b: Builder) -> str:
+    return dense(b, "fc", b.batch_norm("bn", b.input(2, 1, 6)))
+
+
+def of_zero(b: Builder) -> str:
+    return dense(b, "fc", b.batch_norm("bn", b.relu("relu", b.input(2, 1, 6)), np.zeros(1)))
+
+
+def held(b: Builder) -> str:
+    return dense(b, "fc", b.batch_norm("bn", b.input(2, 1, 6), limits={"remove": Why.CODE}))
+
+
+def in_training(b: Builder) -> str:
+    return dense(b, "fc", b.batch_norm("bn", b.input(2, 1, 6), limits={"remove": Why.TRAINING}))
+
+
+@pytest.mark.parametrize("build", [own_axis, of_zero, held, in_training], ids=lambda build: build.__name__)
+def test_what_stays_along_its_own_axis(build: Callable[[Builder], str]) -> None:
+    b = Builder()
+    graph = b.graph(build(b))
+    assert node(raised(graph)) == node(graph)
+
+
+def test_a_length_that_is_a_symbol_is_no_axis() -> None:
+    b = Builder()
+    graph = b.graph(of_any_length(b))
+    values = {
+        name: type(value)(name, (*value.shape[:2], "L" if value.shape[2] == 6 else 5), value.dtype)
+        for name, value in graph.values.items()
+    }
+    graph = Graph(graph.inputs, graph.outputs, graph.nodes, values, graph.constants)
+    assert node(raised(graph)) == node(graph)
+
+
+def test_one_that_stays_is_not_rewritten() -> None:
+    """Its one number can't become one for each place: whatever else moves, its tensors do not."""
+    b = Builder()
+    x = b.batch_norm("bn", dense(b, "fc", b.input(2, 1, 6)))
+    y = b.batch_norm("other", b.relu("relu", x))
+    graph = raised(b.graph(dense(b, "last", y), x))
+    plan = fold(graph, skip=["bn"])
+    assert [outcome.affine for outcome in plan.folded] == ["other"]
+    assert "bn" not in {edit.node for edit in plan.edits}
+    assert_same(graph, plan, written(graph, plan))
+
+
+def test_no_network_folds_less_for_it() -> None:
+    more = 0
+    for seed in range(400):
+        graph = network(seed)
+        laid = raised(graph)
+        before, after = fold(graph), fold(laid)
+        assert {one.affine for one in before.folded} <= {one.affine for one in after.folded}, seed
+        more += len(after.folded) - len(before.folded)
+        feeds = {name: np.random.default_rng(seed).normal(size=graph.shape(name)) for name in graph.inputs}
+        wanted, got = run_graph(graph, feeds), run_graph(written(laid, after), feeds)
+        for name in graph.outputs:
+            size = np.max(np.abs(wanted[name]), initial=1)
+            np.testing.assert_allclose(got[name], wanted[name], rtol=0, atol=1e-9 * size)
+    assert more > 0
+
+
+def node(graph: Graph) -> Node:
+    return graph.by_name["bn"]

@@ -15,7 +15,7 @@ from bnfold.rounding import HALF, faithful, is_exact, scaled
 from bnfold.rules.weights import weight_factors
 
 
-def scale_into(new: Tensor, path: str, linear: Contracted, weight: Constant, edit: ScaleWeight) -> None:
+def scale_into(new: Tensor, linear: Contracted, weight: Constant, edit: ScaleWeight) -> None:
     """Fill a tensor with a weight times its factors, each rounded once.
 
     Stretch by stretch, so that float64 is never held whole; `new` may be the memory that `weight` reads. Raises
@@ -24,11 +24,11 @@ def scale_into(new: Tensor, path: str, linear: Contracted, weight: Constant, edi
     for rows, numbers in _scaled(linear, weight, edit):
         stretch = new[rows]
         stretch.copy_(torch.from_numpy(_rounded_once(numbers, new.dtype)))
-        finite(path, stretch, weight)
+        finite(weight.name, stretch, weight)
 
 
 def _scaled(linear: Contracted, weight: Constant, edit: ScaleWeight) -> Iterator[tuple[slice, Floats]]:
-    """Give stretches of axis 0, each a copy of the numbers; all at once where a row to balance isn't in one of them."""
+    """Give stretches of axis 0; all at once where a row to balance isn't in one of them."""
     balance = edit.balance if weight.dtype in HALF else None
     if balance is not None and linear.out_axis != 0:
         yield slice(None), scaled(linear, weight, edit)

@@ -1,5 +1,7 @@
 """The old numbers of weights that a fold in place writes over: most of them lie in a file, not in memory."""
 
+import ctypes
+import sys
 import tempfile
 import weakref
 from collections.abc import Iterator
@@ -17,6 +19,7 @@ from bnfold.affine import Floats
 from bnfold.graph import Constant, stretches
 
 HELD = 16 << 20  # bytes that stay in memory, so that small models never touch the disk
+TRIMMED = 16 << 20  # bytes that are given up between two times that the heap is trimmed
 
 _count = getattr(torch._C, "_storage_Use_Count", None)  # without it, all stay in memory
 
@@ -70,6 +73,7 @@ class OldWeights:
     def __init__(self) -> None:
         self._old: dict[int, _Old] = {}
         self._held = 0
+        self._given_up = 0
         self._file: FileIO | None = None
         self._end = 0
 
@@ -81,9 +85,15 @@ class OldWeights:
         """
         if id(tensor) in self._old:
             return _fresh(tensor)
+        if self._given_up > TRIMMED:
+            self._given_up = 0
+            _trim()
         filed = self._filed(tensor) if type(tensor) is nn.Parameter and _is_alone(tensor) else None
         self._old[id(tensor)] = filed or _Held(tensor, tensor.data)
-        return tensor.data if filed is not None and filed.is_over else _fresh(tensor)
+        if filed is None or not filed.is_over:
+            self._given_up += 0 if filed is None else tensor.nbytes
+            return _fresh(tensor)
+        return tensor.data
 
     def put_back(self, tensor: Tensor) -> None:
         """Give a parameter its old numbers; nothing where it has them."""
@@ -132,6 +142,12 @@ class OldWeights:
         return self._file
 
 
+def _trim() -> None:
+    """Give free memory back to the system, where the C library can: what was given up left holes between what stays."""
+    if sys.platform == "linux" and hasattr(ctypes.CDLL(None), "malloc_trim"):
+        ctypes.CDLL(None).malloc_trim(ctypes.c_size_t(0))
+
+
 def _fresh(tensor: Tensor) -> Tensor:
     return torch.empty_like(tensor, memory_format=torch.preserve_format).detach()
 
@@ -146,10 +162,15 @@ def _is_alone(tensor: Tensor) -> bool:
 
 
 def _bytes_of(tensor: Tensor) -> Iterator[memoryview]:
-    """Give the numbers row after row, whatever the memory format."""
+    """Give the numbers row after row, whatever the memory format.
+
+    By a copy: a tensor that has shown its memory to NumPy can't be resized any more.
+    """
     for rows in stretches(tuple(tensor.shape)):
-        part = tensor.detach()[rows].cpu().contiguous()
-        yield part.view(-1).view(torch.uint8).numpy().data
+        part = tensor.detach()[rows]
+        copy = np.empty(part.nbytes, np.uint8)
+        torch.from_numpy(copy).view(tensor.dtype).view(part.shape).copy_(part)
+        yield copy.data
 
 
 def _write(file: FileIO, part: memoryview) -> None:

@@ -106,7 +106,7 @@ class _Writer:
         if linear is None:
             raise BnfoldError(f"{node.name}: has no constant weight to scale")
         weight = self.graph.constants[linear.weight]
-        self._write(weight, partial(scale_into, path=linear.weight, linear=linear, weight=weight, edit=edit))
+        self._write(weight, partial(scale_into, linear=linear, weight=weight, edit=edit))
 
     def _set_bias(self, node: Node, bias: Floats) -> None:
         name = node.inputs[2] if len(node.inputs) > 2 else ""

@@ -153,7 +153,10 @@ class _Auditor:
         return compared.row(node.name, "identity")
 
     def _kept(self, node: Node) -> Iterator[AuditRow]:
-        """s' = s a_x / a_y and t' = (s d_x + t - d_y) / a_y, of the affine that the constants make together."""
+        """s' = s a_x / a_y and t' = (s d_x + t - d_y) / a_y, of the affine that the constants make together.
+
+        A BatchNorm may have any variance that its gamma makes up for.
+        """
         axis = axis_of(node)
         scale, shift = scale_and_shift(node, self.graph)
         a_x, d_x = self._frame(node.inputs[0], axis, len(scale))
@@ -165,8 +168,11 @@ class _Auditor:
             sizes = np.maximum.reduce([np.abs(scale * d_x), np.abs(shift), np.abs(d_y)]) / np.abs(a_y)
             yield self._row(node, 2, "constants", (scale * d_x + shift - d_y) / a_y, sizes, dead)
             return
-        gamma, beta, mean, _ = parameters(node, self.graph)
-        yield self._row(node, 1, "constants", gamma * a_x / a_y, np.abs(gamma * a_x / a_y), dead)
+        gamma, beta, mean, variance = parameters(node, self.graph)
+        assert isinstance(node.op, ops.BatchNorm)
+        deviation = np.sqrt((self._now(node, 4) + node.op.eps) / (variance + node.op.eps))  # of another variance
+        slope = gamma * a_x / a_y * deviation
+        yield self._row(node, 1, "constants", slope, np.abs(slope), dead)
         sizes = np.maximum(np.abs(beta), np.abs(d_y)) / np.abs(a_y)
         yield self._row(node, 2, "constants", (beta - d_y) / a_y, sizes, dead)
         sizes = np.maximum(np.abs(mean), np.abs(d_x)) / np.abs(a_x)

@@ -58,14 +58,21 @@ def _affine(op: ops.Affine, site: Site) -> tuple[Tie, ...]:
 
 @rewritten.register
 def _rewrite_batch_norm(op: BatchNorm, site: Site, frames: Frames) -> tuple[Edit, ...]:
-    """The variance stays, so that eps keeps its meaning: the scales go into gamma, the input's frame into the mean."""
+    """Mean and variance stay those of the input, in its new unit; gamma makes up for what eps means beside that."""
     if all(name not in frames or frames[name].is_identity for name in (site.x, site.y)):
         return ()  # as for a BatchNorm without statistics, whose frames are held
     mean = _load(site, MEAN)
     before, after = _around(site, 1, len(mean), frames)
+    gamma = _load(site, GAMMA, np.ones_like(mean)) * before.scale / after.scale
     new: dict[int, Floats] = {}
     if np.any(before.scale != after.scale):
-        new[GAMMA] = _load(site, GAMMA, np.ones_like(mean)) * before.scale / after.scale
+        new[GAMMA] = gamma
+    if np.any(np.abs(before.scale) != 1) and (GAMMA in new or site.constant(GAMMA) is not None):
+        variance = _variance_of(site, before)
+        if variance is not None:
+            old = _load(site, VARIANCE)
+            new[VARIANCE] = variance
+            new[GAMMA] = gamma * np.sqrt((variance + op.eps) / (old + op.eps))
     if not after.is_identity:
         beta = (_load(site, BETA, np.zeros_like(mean)) - after.shift) / after.scale
         if site.constant(BETA) is not None or np.any(beta != 0):
@@ -73,6 +80,17 @@ def _rewrite_batch_norm(op: BatchNorm, site: Site, frames: Frames) -> tuple[Edit
     if not before.is_identity:
         new[MEAN] = (mean - before.shift) / before.scale
     return (SetConstants(site.node.name, new),) if new else ()
+
+
+def _variance_of(site: Site, before: Affine) -> Floats | None:
+    """Give the variance of the input in its frame, as it is stored; None in half precision, or out of range."""
+    assert isinstance(site.node.op, BatchNorm)
+    constant = site.constant(VARIANCE)
+    if constant is None or constant.dtype not in ("float32", "float64"):
+        return None
+    with np.errstate(all="ignore"):
+        variance: Floats = (constant.load() / before.scale**2).astype(constant.dtype).astype(np.float64)
+    return variance if np.all(np.isfinite(variance) & (variance + site.node.op.eps > 0)) else None
 
 
 @rewritten.register

@@ -13,7 +13,7 @@ from bnfold.affine import Floats
 from bnfold.folding import fold
 from bnfold.graph import Constant, Graph, Node
 from bnfold.merging import find, with_merges
-from bnfold.plan import Edit, Plan, Reason, Remove, ReplaceByClip, ScaleWeight, SetBias, SetBounds, SetConstants
+from bnfold.plan import Edit, Plan, Remove, ReplaceByClip, ScaleWeight, SetBias, SetBounds, SetConstants
 from bnfold.relation import Mapped, Site
 from bnfold.rules import relation
 from bnfold.rules.affine import affine_of
@@ -97,28 +97,13 @@ def assert_sound(graph: Graph, level: str) -> None:
     assert len(folded.nodes) <= len(graph.nodes)
     assert_same(graph, plan, folded)
     assert_units_stay_whole(folded)
-    axes = {_axis(graph.by_name[outcome.affine]) for outcome in plan.outcomes}
-    if len(axes) > 1 and plan.folded:  # a tensor has one axis: it is free for others once an affine along it is gone
-        return
-    if not any(_may_go_later(graph, reason) for kept in plan.kept for reason in kept.why):
-        assert_settled(folded, level)
-
-
-def _axis(affine: Node) -> int:
-    return affine.op.axis if isinstance(affine.op, ops.Affine) else 1
+    assert_settled(folded, level)
 
 
 def assert_settled(folded: Graph, level: str) -> None:
     again = fold(folded, level=level)
     assert again.folded == ()
     assert again.edits == ()
-
-
-def _may_go_later(graph: Graph, reason: Reason) -> bool:
-    """Whether another fold may take the affine: random statistics contradict each other, so one that is gone no longer
-    says how large a tensor is; a dead channel finds its linear node once no affine stands in between; and behind a
-    reshape an affine's axis is free once the one that had the other axis is gone."""
-    return reason.why in (Why.PRECISION, Why.RESHAPE)
 
 
 def assert_merges(graph: Graph, level: str) -> None:

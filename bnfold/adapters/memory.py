@@ -1,6 +1,6 @@
 """Carries out a plan on the Graph itself: the simplest adapter, and what the others can be compared with."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 import ml_dtypes
@@ -18,13 +18,14 @@ from bnfold.rules.linear import contraction
 BIAS = 2  # the operand of every linear operator that takes one
 
 
-def written(graph: Graph, plan: Plan) -> Graph:
+def written(graph: Graph, plan: Plan, *, is_exact: bool = False) -> Graph:
     """Give the folded graph, with the same inputs and outputs.
 
     What changes gets a constant of its own, rounded once into the dtype of the old one (of the node's first tensor
-    where there was none). Raises ValueError for an edit that the node can't take, as a bias of a pooling.
+    where there was none). is_exact: nothing is rounded, and a scaled weight is computed whenever it is loaded.
+    Raises ValueError for an edit that the node can't take, as a bias of a pooling.
     """
-    draft = _Draft(graph, {node.name: node for node in graph.nodes}, dict(graph.constants))
+    draft = _Draft(graph, {node.name: node for node in graph.nodes}, dict(graph.constants), is_exact)
     for edit in plan.edits:
         draft.apply(edit)
     return _closed(draft)
@@ -37,6 +38,7 @@ class _Draft:
     graph: Graph
     nodes: dict[str, Node]
     constants: dict[str, Constant]
+    is_exact: bool
     removed: set[str] = field(default_factory=set)
 
     def apply(self, edit: Edit) -> None:
@@ -65,8 +67,12 @@ class _Draft:
         found = contraction(Site(node, replace(self.graph, constants=self.constants)))
         if found is None:
             raise ValueError(f"{node.name}: no linear operator with a constant weight, so there is none to scale")
-        weight = scaled(found, self.constants[found.weight], edit)
-        self._set_operand(node.name, node.inputs.index(found.weight), weight)
+        old, index = self.constants[found.weight], node.inputs.index(found.weight)
+        if self.is_exact:
+            exact = replace(edit, balance=None)
+            self._put(node.name, index, replace(old, load=lambda: scaled(found, old, exact), rows=None))
+        else:
+            self._set_operand(node.name, index, scaled(found, old, edit))
 
     def _set_bias(self, node: Node, bias: Floats) -> None:
         if isinstance(node.op, Gemm) and node.op.beta != 1:
@@ -88,7 +94,7 @@ class _Draft:
         dtype = now.values[output].dtype
         for index, numbers in ((1, weight), (2, bias)):
             name = _fresh(f"{edit.node}.{index}", {*self.constants, *self.graph.values})
-            self.constants[name] = Constant(name, numbers.shape, dtype, _stored(numbers, dtype))
+            self.constants[name] = self._constant(name, numbers, dtype)
             self.nodes[edit.node] = replace(self.nodes[edit.node], inputs=(*self.nodes[edit.node].inputs, name))
 
     def _set_bounds(self, node: Node, lo: float | None, hi: float | None) -> None:
@@ -102,12 +108,22 @@ class _Draft:
 
     def _set_operand(self, name: str, index: int, numbers: Floats) -> None:
         node = self.nodes[name]
-        inputs = [*node.inputs, *[""] * (index + 1 - len(node.inputs))]
-        old = inputs[index]
+        old = node.inputs[index] if index < len(node.inputs) else ""
         dtype = self.constants[old].dtype if old else self.graph.values[node.output].dtype
+        self._put(name, index, self._constant("", numbers, dtype))
+
+    def _put(self, name: str, index: int, constant: Constant) -> None:
+        """Let an operand of a node be a constant of its own."""
+        node = self.nodes[name]
+        inputs = [*node.inputs, *[""] * (index + 1 - len(node.inputs))]
         inputs[index] = _fresh(f"{name}.{index}", {*self.constants, *self.graph.values})
-        self.constants[inputs[index]] = Constant(inputs[index], numbers.shape, dtype, _stored(numbers, dtype))
+        self.constants[inputs[index]] = replace(constant, name=inputs[index])
         self.nodes[name] = replace(node, inputs=tuple(inputs))
+
+    def _constant(self, name: str, numbers: Floats, dtype: str) -> Constant:
+        if self.is_exact:
+            return Constant(name, numbers.shape, dtype, lambda: numbers)
+        return Constant(name, numbers.shape, dtype, _stored(numbers, dtype))
 
 
 def _stored(numbers: Floats, dtype: str) -> Callable[[], Floats]:
@@ -117,11 +133,21 @@ def _stored(numbers: Floats, dtype: str) -> Callable[[], Floats]:
 
 
 def _closed(draft: _Draft) -> Graph:
-    """Join what stood around the removed nodes; an output of the graph keeps its name."""
-    graph = draft.graph
+    """Join what stood around the removed nodes."""
+    names, copies = joined(draft.graph, draft.removed)
+    kept = [_renamed(node, names) for node in draft.nodes.values() if node.name not in draft.removed]
+    return _pruned(draft.graph, (*kept, *copies), draft.constants)
+
+
+def joined(graph: Graph, removed: Collection[str]) -> tuple[dict[str, str], list[Node]]:
+    """Give the new names of values where nodes are gone, and the copies that outputs of the graph need.
+
+    An output of the graph keeps its name, and what was its producer's input takes that; an input, or another output,
+    has a name of its own to keep, so that the output becomes a copy of it.
+    """
     names: dict[str, str] = {}
     for node in graph.nodes:
-        if node.name in draft.removed:
+        if node.name in removed:
             names[node.output] = names.get(node.inputs[0], node.inputs[0])
     copies = []
     for name in graph.outputs:
@@ -133,8 +159,7 @@ def _closed(draft: _Draft) -> Graph:
         else:
             names = {key: name if value == origin else value for key, value in names.items() if key != name}
             names[origin] = name
-    kept = [_renamed(node, names) for node in draft.nodes.values() if node.name not in draft.removed]
-    return _pruned(graph, (*kept, *copies), draft.constants)
+    return names, copies
 
 
 def _renamed(node: Node, names: Mapping[str, str]) -> Node:

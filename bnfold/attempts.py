@@ -1,0 +1,181 @@
+"""One try at a fold: a solution, the edits that follow from it, and what the numbers can't bear of them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from bnfold.affine import Affine, Floats, Frames
+from bnfold.candidates import Candidate
+from bnfold.graph import Graph, Node
+from bnfold.numerics import unbearable
+from bnfold.ops import Clip, Pad
+from bnfold.plan import Edit, Folded, Kept, Outcome, Plan, Reason, Remove, ScaleWeight, SetBias
+from bnfold.record import record
+from bnfold.relation import Site
+from bnfold.rounding import with_balance
+from bnfold.rules import rewritten
+from bnfold.rules.linear import bias_of, bias_shape, channels_of, contraction
+from bnfold.solving.axes import may_have_frame
+from bnfold.solving.problem import Solution, solve
+from bnfold.why import Why
+
+PATIENCE = 3
+BENDS = frozenset({Why.KINK, Why.ORDER, Why.BOUNDS, Why.FILL})
+
+
+@record(eq=False)
+class Attempt:
+    """found: every affine, some refused. bent: the activations that take their wider relation.
+
+    trouble: what the numbers can't bear; none in a fold that may be carried out.
+    """
+
+    found: tuple[Candidate, ...]
+    solution: Solution
+    bent: frozenset[str]
+    edits: tuple[Edit, ...]
+    trouble: tuple[Reason, ...]
+
+
+def attempt(graph: Graph, found: Sequence[Candidate], level: str, relaxed: frozenset[str]) -> Attempt:
+    """Fold all that the relations allow. relaxed: activations that may bend from the start."""
+    return attempt_of(graph, found, *_solve(graph, found, level, relaxed), level)
+
+
+def attempt_of(
+    graph: Graph, found: Sequence[Candidate], solution: Solution, bent: frozenset[str], level: str
+) -> Attempt:
+    """Carry a solution through: the edits that it asks for, and whether the numbers bear them."""
+    sites = {node.name: Site(node, graph, node.name in bent, level == "max") for node in graph.nodes}
+    edits = _edits(found, solution, sites)
+    return Attempt(tuple(found), solution, bent, edits, tuple(unbearable(graph, found, solution.frames, edits)))
+
+
+def plan_of(graph: Graph, one: Attempt) -> Plan:
+    """Say what an attempt does, with what half precision needs to be rounded well."""
+    edits = with_balance(graph, one.solution.frames, one.edits)
+    return Plan(_outcomes(graph, one.found, one.solution, edits), edits, _told(one.found, one.solution))
+
+
+def _solve(
+    graph: Graph, found: Sequence[Candidate], level: str, relaxed: frozenset[str]
+) -> tuple[Solution, frozenset[str]]:
+    """Solve; then relax the activations that stand in a contradiction, as long as that folds more.
+
+    A contradiction names one such activation, though others may stand behind it: a step that folds no more is followed
+    by others, up to PATIENCE.
+    """
+    best = solve(graph, found, relaxed, tensors=level == "max"), relaxed
+    solution, patience = best[0], PATIENCE
+    while patience:
+        wider = relaxed | _in_the_way(graph, solution, level)
+        if wider == relaxed:
+            break
+        solution, relaxed = solve(graph, found, wider, tensors=level == "max"), wider
+        if len(solution.taken) > len(best[0].taken):
+            best, patience = (solution, relaxed), PATIENCE
+        else:
+            patience -= 1
+    return best
+
+
+def _in_the_way(graph: Graph, solution: Solution, level: str) -> frozenset[str]:
+    named = {reason.node for reasons in solution.reasons.values() for reason in reasons if reason.why in BENDS}
+    free = {name for name in named if may_bend(graph.by_name[name])}
+    return frozenset(name for name in free if level == "max" or isinstance(graph.by_name[name].op, (Clip, Pad)))
+
+
+def may_bend(node: Node) -> bool:
+    """Whether an activation can be replaced."""
+    return "constants" not in node.limits
+
+
+def _taken(found: Sequence[Candidate], solution: Solution) -> list[Candidate]:
+    return [candidate for candidate in found if candidate.node.name in solution.taken]
+
+
+def _edits(found: Sequence[Candidate], solution: Solution, sites: Mapping[str, Site]) -> tuple[Edit, ...]:
+    """Ask every operator how its constants follow from the frames, and take the folded affines out."""
+    zeroed: dict[str, Floats] = {}
+    for candidate in _taken(found, solution):
+        for name, given in candidate.zeroed.items():
+            zeroed[name] = np.where(np.isnan(given), zeroed.get(name, np.nan), given)
+    edits: list[Edit] = []
+    for name, site in sites.items():
+        if name in solution.taken:
+            edits.append(Remove(name))
+            continue
+        own = rewritten(site.node.op, site, solution.frames)
+        edits += _with_dead_rows(site, own, zeroed[name], solution.frames) if name in zeroed else own
+    return tuple(edits)
+
+
+def _told(found: Sequence[Candidate], solution: Solution) -> Frames:
+    """Give the frames, with scale 0 in the dead channels, where the new tensor says nothing of the old one."""
+    frames = dict(solution.frames)
+    for candidate in _taken(found, solution):
+        for dead in map(np.isfinite, candidate.zeroed.values()):
+            for name in candidate.unseen:
+                axis, channels = candidate.tie.axis, len(dead)
+                frame = frames.get(name, Affine.identity(axis, channels))
+                frames[name] = Affine(axis, np.where(dead, 0.0, frame.scale), np.where(dead, 0.0, frame.shift))
+    return frames
+
+
+def _with_dead_rows(site: Site, own: Sequence[Edit], given: Floats, frames: Frames) -> list[Edit]:
+    """Let a linear node give one number in each dead channel, before its frame: W' = 0, b' = (given - shift) / scale.
+
+    given: (out_channels,), NaN in those that aren't dead.
+    """
+    dead = np.isfinite(given)
+    linear = contraction(site)
+    assert linear is not None
+    outputs, inputs = channels_of(linear, site.graph.constants[linear.weight].shape)[::-1]
+    frame = frames.get(linear.target, Affine.identity(linear.target_axis, outputs))
+    scaled = next((e for e in own if isinstance(e, ScaleWeight)), None)
+    scaled = scaled or ScaleWeight(site.node.name, np.ones(outputs), np.ones(inputs))
+    biased = next((e for e in own if isinstance(e, SetBias)), None)
+    place = bias_shape(site, linear)
+    bias = biased.bias if biased else bias_of(site, linear)
+    bias = np.where(dead.reshape(place), ((given - frame.shift) / frame.scale).reshape(place), bias)
+    return [replace(scaled, out_factor=np.where(dead, 0.0, scaled.out_factor)), SetBias(site.node.name, bias)]
+
+
+def _outcomes(
+    graph: Graph, found: Sequence[Candidate], solution: Solution, edits: Sequence[Edit]
+) -> tuple[Outcome, ...]:
+    edited = {edit.node for edit in edits if not isinstance(edit, Remove)}
+    place = {node.name: number for number, node in enumerate(graph.nodes) if node.name in edited}
+    touching: dict[str, list[str]] = {name: [] for name in solution.frames}
+    for node in graph.nodes:
+        if node.name in edited:
+            for name in {*node.inputs, *node.outputs} & solution.frames.keys():
+                touching[name].append(node.name)
+    return tuple(_outcome(graph, candidate, solution, touching, place) for candidate in found)
+
+
+def _outcome(
+    graph: Graph,
+    candidate: Candidate,
+    solution: Solution,
+    touching: Mapping[str, Sequence[str]],
+    place: Mapping[str, int],
+) -> Outcome:
+    """Say what became of an affine. touching: the edited nodes at each framed value; place: their order."""
+    name = candidate.node.name
+    if name in solution.taken:
+        into = {node for value in solution.related[name] for node in touching[value]}
+        into |= candidate.zeroed.keys() & place.keys()
+        return Folded(name, tuple(sorted(into, key=place.__getitem__)))
+    if candidate.refusal:
+        return Kept(name, (candidate.refusal,))
+    return Kept(name, solution.reasons.get(name) or (Reason(name, _without_a_place(graph, candidate)),))
+
+
+def _without_a_place(graph: Graph, candidate: Candidate) -> Why:
+    """Say why an affine was never tried: its frames have no axis, or another call of its module stays."""
+    tie = candidate.tie
+    if not all(may_have_frame(graph, value, tie.axis) for value in (tie.source, tie.target)):
+        return Why.UNKNOWN_SHAPE
+    return Why.REPEATED if candidate.node.unit else Why.AXIS

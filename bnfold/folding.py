@@ -11,7 +11,7 @@ from bnfold.graph import Graph
 from bnfold.ops import Relu
 from bnfold.plan import Plan, Reason
 from bnfold.record import record
-from bnfold.settling import again, without_witnesses
+from bnfold.settling import again
 from bnfold.solving.problem import Solution
 from bnfold.why import Why
 
@@ -44,11 +44,7 @@ def _settled(graph: Graph, found: Sequence[Candidate], choice: _Choice) -> Attem
     """Fold until a fold of the result would take no more."""
     one = _fold(graph, found, choice.level)
     while (joint := again(graph, one, choice.level, partial(_anew, choice))) is not None:
-        if joint.trouble:  # only what is gone told so
-            found = without_witnesses(found, one, joint)
-            one = _fold(graph, found, choice.level)
-        else:
-            one = joint
+        one = joint
     return one
 
 

@@ -1,12 +1,11 @@
-"""Once is enough: what a fold of the result would take is taken at once, or the fold is another one.
+"""Once is enough: what a fold of the result would take is taken at once.
 
-A second fold sees other numbers than the first. Frames that the first one chose among many may suit the numbers of an
-affine that it refused; and statistics that told it of danger may be gone with a BatchNorm that it folded. The result is
-made in memory, exactly, and folded; both folds together are one: T = scale T' + shift of the first, T' = scale' T'' +
-shift' of the second.
+A second fold sees another graph than the first: frames that the first one chose among many may suit the numbers of an
+affine that it refused, and an affine that is gone stands in nobody's way. The result is made in memory, exactly, and
+folded; both folds together are one: T = scale T' + shift of the first, T' = scale' T'' + shift' of the second.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -15,7 +14,7 @@ from bnfold.affine import Affine, Floats, Frames
 from bnfold.attempts import Attempt, attempt_of
 from bnfold.candidates import Candidate
 from bnfold.graph import Graph
-from bnfold.plan import Plan, Reason, Remove
+from bnfold.plan import Plan, Remove
 from bnfold.solving.problem import Solution
 from bnfold.why import Why
 
@@ -26,8 +25,7 @@ PASSING = frozenset({Why.PRECISION, Why.OVERFLOW, Why.UNDERFLOW, Why.GAMMA_ZERO,
 def again(graph: Graph, one: Attempt, level: str, refold: Callable[[Graph], Attempt]) -> Attempt | None:
     """Fold the result of an attempt, and give both folds as one; None where that takes nothing more.
 
-    The joint attempt has trouble where numbers of the first graph speak against it. refold: gives the attempt for
-    another graph.
+    None, too, where numbers of the first graph speak against it. refold: gives the attempt for another graph.
     """
     from bnfold.adapters.memory import joined, written  # which carries out merges, too
 
@@ -49,7 +47,8 @@ def again(graph: Graph, one: Attempt, level: str, refold: Callable[[Graph], Atte
         {**_earlier(more.solution.related, later), **one.solution.related},
     )
     found = _joint(graph, one, more, later)
-    return attempt_of(graph, found, solution, one.bent | more.bent, level)
+    joint = attempt_of(graph, found, solution, one.bent | more.bent, level)
+    return None if joint.trouble else joint
 
 
 def _may_go_on(one: Attempt) -> bool:
@@ -122,15 +121,3 @@ def _told(old: Candidate, new: Candidate | None, zeroed: Mapping[str, Floats], l
 def _over(given: Floats, later: Floats) -> Floats:
     """Let what is given later count in the channels that are dead here."""
     return np.where(np.isnan(given) | np.isnan(later), given, later)
-
-
-def without_witnesses(found: Sequence[Candidate], one: Attempt, joint: Attempt) -> list[Candidate]:
-    """Refuse those whose statistics alone speak against what a second fold would take."""
-    witnesses = {reason.node: reason for reason in joint.trouble if reason.node in one.solution.taken}
-    witnesses = witnesses or {reason.node: reason for reason in joint.trouble}
-    return [
-        replace(each, refusal=each.refusal or Reason(each.node.name, Why.PRECISION))
-        if each.node.name in witnesses
-        else each
-        for each in found
-    ]

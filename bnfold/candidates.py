@@ -6,7 +6,7 @@ from fnmatch import fnmatchcase
 
 import numpy as np
 
-from bnfold.affine import Affine, Floats
+from bnfold.affine import Affine, Floats, every, some
 from bnfold.dead_channels import way_to
 from bnfold.graph import Graph, Node
 from bnfold.ops import Affine as AffineOp
@@ -17,6 +17,7 @@ from bnfold.relation import Mapped, Site
 from bnfold.rules.affine import affine_of
 from bnfold.why import Why
 
+NORMAL = float(np.finfo(np.float64).smallest_normal)  # from here on an inverse is finite
 UNSOUND = frozenset({Why.TRAINING, Why.NO_STATISTICS, Why.COMPUTED, Why.AXIS, Why.NOT_FINITE, Why.VARIANCE})
 
 
@@ -56,7 +57,7 @@ def _candidate(graph: Graph, node: Node, only: Sequence[str], skip: Sequence[str
     if why is not None:
         return Candidate(node, tie, function, Reason(node.name, why), held)
     dead = function.scale == 0
-    if not dead.any():
+    if not some(dead):
         return Candidate(node, tie, function, None, held)
     way = way_to(graph, node, axis, dead, lambda other: _known(graph, other))
     if way is None:
@@ -89,16 +90,18 @@ def _function(graph: Graph, node: Node) -> Affine | Why:
     arrays = [graph.constants[name].load() for name in names if name]
     if not _fits(graph, node, len(arrays[-1])):
         return Why.AXIS
-    if not all(np.isfinite(array).all() for array in arrays):
+    if not all(every(np.isfinite(array)) for array in arrays):
         return Why.NOT_FINITE
-    if isinstance(node.op, BatchNorm) and np.any(arrays[-1] + node.op.eps <= 0):
+    if isinstance(node.op, BatchNorm) and some(arrays[-1] + node.op.eps <= 0):
         return Why.VARIANCE
     function = affine_of(Site(node, graph))
-    if not np.isfinite(function.scale).all():
+    if not every(np.isfinite(function.scale)):
         return Why.NOT_FINITE
+    if every(np.abs(function.scale) >= NORMAL):
+        return function
     with np.errstate(over="ignore"):  # only a float64 model has a number that small
         inverse = 1 / function.scale[function.scale != 0]
-    return function if np.isfinite(inverse).all() else Why.UNDERFLOW
+    return function if every(np.isfinite(inverse)) else Why.UNDERFLOW
 
 
 def _fits(graph: Graph, node: Node, channels: int) -> bool:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import field, fields
 from functools import cached_property
 from typing import Any, TypeAlias
 
@@ -87,7 +87,7 @@ class Node:
         return self.outputs[0]
 
 
-@dataclass(frozen=True)
+@record(slots=False)
 class Graph:
     """Nodes in topological order, with the values and constants that they name."""
 

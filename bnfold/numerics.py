@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from bnfold.affine import Affine, Floats, Frames
+from bnfold.affine import Affine, Floats, Frames, every, some
 from bnfold.candidates import Candidate
 from bnfold.graph import Constant, Graph, Node
 from bnfold.ops import BatchNorm, Bilinear, Parameter, Recurrent
@@ -97,12 +97,12 @@ def _peaks(linear: Contracted, weight: Constant, edit: ScaleWeight) -> tuple[Flo
 
 
 def _below(array: Floats, largest: float) -> bool:
-    return bool(np.all(np.abs(array) <= largest))  # false for NaN
+    return every(np.abs(array) <= largest)  # false for NaN
 
 
 def _harmless(factor: Floats) -> bool:
     size = np.abs(factor[factor != 0])
-    return bool(np.all((size < HARMLESS) & (size > 1 / HARMLESS)))
+    return every((size < HARMLESS) & (size > 1 / HARMLESS))
 
 
 def _size_of(graph: Graph, candidate: Candidate, frames: Frames) -> Why | None:
@@ -114,10 +114,11 @@ def _size_of(graph: Graph, candidate: Candidate, frames: Frames) -> Why | None:
     mean, variance = (graph.constants[constant].load() for constant in candidate.node.inputs[3:5])
     if graph.values[name].dtype == "float16" and not _fits_half(frame, mean, variance):
         return Why.OVERFLOW
-    others = [node for node in graph.readers[name] if node is not candidate.node]
+    if all(node is candidate.node for node in graph.readers[name]):
+        return None
     moved = np.abs(mean - frame.shift)  # of the new tensor, in the old one's unit: no matter in how many folds it came
     drowned = (moved > DROWNED * np.sqrt(variance + candidate.node.op.eps)) & (moved > np.abs(mean))
-    return Why.PRECISION if others and drowned.any() else None
+    return Why.PRECISION if some(drowned) else None
 
 
 def _fits_half(frame: Affine, mean: NDArray[np.float64], variance: NDArray[np.float64]) -> bool:

@@ -1,7 +1,7 @@
 """What a fold does, as plain data: an outcome for every affine, the frames, and the edits that carry them out."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TypeAlias
 
 from bnfold.affine import Affine, Floats
@@ -142,7 +142,7 @@ class Merge:
 Edit: TypeAlias = ScaleWeight | SetBias | SetConstants | SetBounds | ReplaceByClip | Remove | Merge
 
 
-@dataclass(frozen=True, eq=False)
+@record(eq=False)
 class Plan:
     """A fold. Outcomes stand in the graph's order; frames say T = scale * T' + shift for every value that changed.
 

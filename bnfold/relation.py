@@ -149,8 +149,11 @@ class Site:
     @property
     def has_ranks(self) -> bool:
         """Whether the rank of every value that the node reads or computes is known."""
-        values = map(self.graph.values.get, self.node.inputs + self.node.outputs)
-        return all(value is None or value.shape is not None for value in values)
+        for name in self.node.inputs + self.node.outputs:
+            value = self.graph.values.get(name)
+            if value is not None and value.shape is None:
+                return False
+        return True
 
     @property
     def tensors_of(self) -> tuple[str, ...]:

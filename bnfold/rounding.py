@@ -19,11 +19,11 @@ LeNet in bfloat16 comes to 0.8 of the unfolded network's error, where the neares
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
-import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
 from bnfold.affine import Floats, Frames
+from bnfold.dtypes import numpy_dtype
 from bnfold.graph import Constant, Graph, Node
 from bnfold.moments import Moments, in_frame, moments
 from bnfold.ops import Gemm
@@ -31,7 +31,7 @@ from bnfold.plan import Balance, Edit, Merge, Plan, ScaleWeight, SetBias
 from bnfold.relation import Contracted, Site
 from bnfold.rules.linear import channels_of, contraction, scale_weight
 
-HALF: Mapping[str, np.dtype] = {"float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
+HALF = frozenset({"float16", "bfloat16"})
 ROWS = 1 << 17  # elements at a time: 1 MiB in float64
 CANDIDATES = 32  # of each row, next to a tie; more where the row is longer
 PULL = 64.0  # measured: from 16 to 1,000 networks come out alike
@@ -42,7 +42,7 @@ def nearest(numbers: Floats, dtype: str) -> Floats:
     with np.errstate(all="ignore"):
         if dtype == "float16":
             return numbers.astype(np.float16).astype(np.float64)
-        return _to_odd(numbers).astype(HALF[dtype]).astype(np.float64)
+        return _to_odd(numbers).astype(numpy_dtype(dtype)).astype(np.float64)
 
 
 def _to_odd(numbers: Floats) -> NDArray[np.float32]:
@@ -193,7 +193,7 @@ def _turned(off: Floats, gains: Floats, price: Floats) -> NDArray[np.bool_]:
 
 def _beside(near: Floats, away: Floats, dtype: str) -> Floats:
     """Give the dtype's next number above (away > 0) or below (away < 0), or the number itself (0)."""
-    kind = HALF[dtype].type
+    kind = numpy_dtype(dtype).type
     with np.errstate(all="ignore"):
         stored = near.astype(kind)
         beside = np.nextafter(stored, np.where(away > 0, np.inf, -np.inf).astype(kind)).astype(np.float64)

@@ -15,16 +15,17 @@ allow = ["models/legacy/*.onnx"]
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any, NoReturn
 
 from bnfold.errors import BnfoldError
+from bnfold.record import record
 
 _FILE = "pyproject.toml"
 
 
-@dataclass(frozen=True)
+@record
 class Lint:
     """paths: what `bnfold lint` looks at where the command line names nothing. allow: patterns of files to skip."""
 
@@ -32,7 +33,7 @@ class Lint:
     allow: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
+@record
 class Settings:
     """What a project says about its folds and checks; the command line overrides it. Paths are absolute.
 
@@ -127,7 +128,7 @@ def _budget(file: Path, table: Any) -> dict[str, float]:
     return {name: reader.positive(name) for name in reader.table}
 
 
-@dataclass(frozen=True)
+@record
 class _Reader:
     """Takes values of the wanted type out of one table."""
 

@@ -3,6 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import TypeAlias
 
 import numpy as np
@@ -18,11 +19,15 @@ PRIMES = (7, 11, 13, 17, 19)  # stand-ins for symbols: two that differ can't be 
 
 @record(eq=False)
 class Image:
-    """Channel source[k] of x, along the axis that was asked about, is channel target[k] of y along `axis`."""
+    """Channel source[k] of x, along the axis that was asked about, is channel target[k] of y along `axis`.
+
+    is_whole: every channel of x is the channel of the same number.
+    """
 
     axis: int
     source: Indices
     target: Indices
+    is_whole: bool = False
 
 
 class View(ABC):
@@ -37,10 +42,12 @@ class View(ABC):
         return None
 
 
+@lru_cache
 def whole(axis: int, channels: int) -> Image:
     """Channel c is channel c."""
     every = np.arange(channels)
-    return Image(axis, every, every)
+    every.flags.writeable = False
+    return Image(axis, every, every, is_whole=True)
 
 
 @record

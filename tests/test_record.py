@@ -4,6 +4,7 @@ import copy
 import pickle
 from collections.abc import Callable
 from dataclasses import FrozenInstanceError, dataclass, field, fields, replace
+from functools import cached_property
 from typing import Any
 
 import pytest
@@ -48,6 +49,37 @@ class Alone:
     """Equal to itself alone."""
 
     x: float
+
+
+class Named:
+    """What a record may be derived from."""
+
+    def label(self) -> str:
+        return "a base"
+
+
+@record(eq=False, slots=False)
+class Cached(Named):
+    """A record whose properties may be cached, and that asks its base."""
+
+    x: float
+
+    @cached_property
+    def double(self) -> float:
+        return 2 * self.x
+
+    def label(self) -> str:
+        return f"{super().label()} of {self.x}"
+
+
+@record(eq=False, slots=False)
+class More(Cached):
+    """One derived from it."""
+
+    y: float
+
+    def label(self) -> str:
+        return f"{super().label()} and {self.y}"
 
 
 ARGUMENTS = [((1.0,), {}), ((1.0, 3.0), {}), ((), {"x": 1.0, "tags": ["a"]}), ((1.0, 3.0, ["a"], "b"), {})]
@@ -114,3 +146,27 @@ def test_it_may_be_equal_to_itself_alone() -> None:
     assert one == one
     assert one != Alone(1.0)
     assert len({one, Alone(1.0)}) == 2
+
+
+def test_without_slots_its_properties_are_cached_and_its_base_is_asked() -> None:
+    more = More(1.0, 2.0)
+    assert (more.double, more.__dict__["double"]) == (2.0, 2.0)
+    assert more.label() == "a base of 1.0 and 2.0"
+    with pytest.raises(FrozenInstanceError):
+        more.x = 3.0  # type: ignore[misc]
+
+
+def test_the_first_of_each_class_is_made_as_all_others_are() -> None:
+    @record
+    class Late:
+        x: float
+        y: float = 2.0
+
+    @record
+    class Later(Late):
+        z: float = 3.0
+
+    with pytest.raises(TypeError, match="missing 1 required"):
+        Later()  # type: ignore[call-arg]
+    assert Later(1.0, z=4.0) == Later(1.0, 2.0, 4.0)
+    assert Late(1.0) == Late(1.0, 2.0)

@@ -3,10 +3,10 @@
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 
-import ml_dtypes
 import numpy as np
 
 from bnfold.affine import Floats
+from bnfold.dtypes import numpy_dtype
 from bnfold.graph import Constant, Graph, Node
 from bnfold.merging import fused
 from bnfold.ops import Bilinear, ChannelClip, Clip, Conv, ConvTranspose, Einsum, Gemm, Identity, Linear, MatMul, Pad
@@ -127,8 +127,7 @@ class _Draft:
 
 
 def _stored(numbers: Floats, dtype: str) -> Callable[[], Floats]:
-    kind = ml_dtypes.bfloat16 if dtype == "bfloat16" else np.dtype(dtype)
-    rounded = np.asarray(numbers, np.float64).astype(kind).astype(np.float64)
+    rounded = np.asarray(numbers, np.float64).astype(numpy_dtype(dtype)).astype(np.float64)
     return lambda: rounded
 
 

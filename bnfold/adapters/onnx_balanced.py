@@ -2,20 +2,20 @@
 
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 
 from bnfold.adapters.onnx_content import Block, Content, Scaled, Scratch, blocks_of
 from bnfold.adapters.onnx_evaluators import Array
-from bnfold.adapters.onnx_tensors import numpy_dtype
+from bnfold.dtypes import numpy_dtype
 from bnfold.plan import Balance
+from bnfold.record import record
 from bnfold.rounding import faithful, is_exact
 
 _WHOLE = threading.Lock()  # two weights at once that aren't taken block by block would need memory for both
 
 
-@dataclass(frozen=True, eq=False)
+@record(eq=False, slots=False)
 class Balanced(Scaled):
     """A scaled weight whose rows are rounded so that their errors cancel (`bnfold.rounding`)."""
 

@@ -11,6 +11,7 @@ from bnfold.adapters.onnx_scopes import FileNode, Scope
 from bnfold.adapters.onnx_skeleton import NODE_INPUT, NODE_OUTPUT
 from bnfold.adapters.onnx_work import Edited, Use, Work
 from bnfold.affine import Affine
+from bnfold.record import record
 
 _PARTS = {  # what an operand is called, by operator and index
     ("Conv", 2): "bias",
@@ -30,7 +31,7 @@ _PARTS = {  # what an operand is called, by operator and index
 }
 
 
-@dataclass(frozen=True, eq=False)
+@record(eq=False)
 class NewTensor:
     """An initializer to be written. replaces: the one whose place it takes; None: it comes after those of its scope."""
 

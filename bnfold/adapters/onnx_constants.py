@@ -6,7 +6,6 @@ file holds: a file of 167 bytes can ask for 11 GB.
 
 import math
 from collections.abc import Callable, Mapping
-from functools import cache
 
 import numpy as np
 
@@ -50,13 +49,8 @@ class Known:
 
     def constant(self) -> Constant:
         """Give it as the Graph has it; a small one is read once, for statistics are asked for by many."""
-        load = cache(self._shared) if self.size <= _FEW else self.load
+        load = _Shared(self) if self.size <= _FEW else self.load
         return Constant(self.name, self.shape, self.dtype, load, self._rows if self.tensor is not None else None)
-
-    def _shared(self) -> Floats:
-        numbers = self.load()
-        numbers.flags.writeable = False
-        return numbers
 
     def _rows(self, start: int, stop: int) -> Floats:
         """Read a stretch of axis 0 from the file."""
@@ -68,6 +62,22 @@ class Known:
     def load(self) -> Floats:
         """Give it in float64."""
         return self.array().astype(np.float64)
+
+
+class _Shared:
+    """Loads a tensor once: all who ask share one array (`functools.cache` takes longer than reading the file does)."""
+
+    __slots__ = ("known", "numbers")
+
+    def __init__(self, known: Known) -> None:
+        self.known = known
+        self.numbers: Floats | None = None
+
+    def __call__(self) -> Floats:
+        if self.numbers is None:
+            self.numbers = self.known.load()
+            self.numbers.flags.writeable = False
+        return self.numbers
 
 
 @record

@@ -5,7 +5,6 @@ import math
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeAlias, TypeVar
 
@@ -14,8 +13,9 @@ from numpy.typing import NDArray
 
 from bnfold.adapters.onnx_constants import Known
 from bnfold.adapters.onnx_evaluators import Array
-from bnfold.adapters.onnx_tensors import numpy_dtype
-from bnfold.affine import Floats
+from bnfold.affine import Floats, some
+from bnfold.dtypes import numpy_dtype
+from bnfold.record import record
 from bnfold.relation import Contracted
 
 Block: TypeAlias = tuple[slice, ...]
@@ -32,6 +32,7 @@ class Scratch(threading.local):
 
     def __init__(self) -> None:
         self._held: dict[str, NDArray[Any]] = {}
+        self._bytes: dict[str, bytearray] = {}
 
     def array(self, use: str, shape: tuple[int, ...], dtype: np.dtype[_Number]) -> NDArray[_Number]:
         """Give the array for a use, with whatever stands in it."""
@@ -40,6 +41,13 @@ class Scratch(threading.local):
         if held is None or held.dtype != dtype or held.size < count:
             held = self._held[use] = np.empty(count, dtype)
         return held[:count].reshape(shape)
+
+    def bytes(self, use: str, count: int) -> bytearray:
+        """Give at least so many bytes for a use, with whatever stands in them."""
+        held = self._bytes.get(use)
+        if held is None or len(held) < count:
+            held = self._bytes[use] = bytearray(count)
+        return held
 
 
 @contextlib.contextmanager
@@ -73,7 +81,7 @@ class Content(ABC):
         """Whether both write the same bytes."""
 
 
-@dataclass(frozen=True, eq=False)
+@record(eq=False)
 class Dense(Content):
     """Numbers that are at hand in float64."""
 
@@ -95,7 +103,7 @@ class Dense(Content):
         )
 
 
-@dataclass(frozen=True, eq=False)
+@record(eq=False, slots=False)
 class Scaled(Content):
     """A weight times out_factor (out,) and in_factor (in,), as `bnfold.plan.ScaleWeight` says."""
 
@@ -134,7 +142,7 @@ class Scaled(Content):
     def _factors(self) -> list[tuple[Floats, int]]:
         """The factors with their axes; those that are all 1 left out."""
         sides = ((self.out_factor, self.contracted.out_axis), (self.in_factor, self.contracted.in_axis))
-        return [(factor, axis) for factor, axis in sides if (factor != 1).any()]
+        return [(factor, axis) for factor, axis in sides if some(factor != 1)]
 
     def _of_block(self, factor: Floats, axis: int, block: Block) -> Floats:
         """Shape a factor so that it broadcasts against the block."""
@@ -175,11 +183,16 @@ def stored_blocks(weight: Known, scratch: Scratch) -> Iterator[tuple[Block, Arra
             yield block, whole[block]
             continue
         assert weight.tensor is not None
-        shape = tuple(len(range(size)[part]) for part, size in zip(block, weight.shape, strict=True))
+        shape = tuple(_length(part, size) for part, size in zip(block, weight.shape, strict=True))
         numbers = scratch.array("before", shape, numpy_dtype(weight.dtype))
         weight.tensor.read_into(first, numbers)
         yield block, numbers
         first += numbers.size
+
+
+def _length(part: slice, size: int) -> int:
+    """Count what a part of an axis holds, one of `blocks_of`."""
+    return size if part.stop is None else part.stop - part.start
 
 
 def blocks_of(shape: tuple[int, ...], limit: int = BLOCK) -> Iterator[Block]:

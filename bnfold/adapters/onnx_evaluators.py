@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnfold.adapters.onnx_scopes import FileNode
-from bnfold.adapters.onnx_tensors import DTYPES, numpy_dtype
+from bnfold.adapters.onnx_tensors import DTYPES
+from bnfold.dtypes import numpy_dtype
 from bnfold.record import record
 
 Array: TypeAlias = NDArray[np.generic]

@@ -4,6 +4,7 @@ import os
 import threading
 from collections.abc import Iterator, Sequence
 
+from bnfold.adapters.onnx_content import row_by_row
 from bnfold.adapters.onnx_splice import FileSink, Piece, write
 
 _RUN = 1 << 22  # bytes that a thread writes before it takes more
@@ -18,12 +19,13 @@ def write_file(pieces: Sequence[Piece], descriptor: int) -> None:
 
     def work() -> None:
         try:
-            for start, run in left:
-                if failures:
-                    return
-                sink = FileSink(descriptor, start)
-                write(run, sink)
-                sink.flush()
+            with row_by_row():
+                for start, run in left:
+                    if failures:
+                        return
+                    sink = FileSink(descriptor, start)
+                    write(run, sink)
+                    sink.flush()
         except BaseException as error:  # noqa: BLE001 - raised again below
             failures.append(error)
 

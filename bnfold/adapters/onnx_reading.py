@@ -1,7 +1,6 @@
 """A file as folding reads it, calls of local functions replaced; and as it is written, with only some replaced."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 
 from bnfold.adapters.onnx_external import Folder
 from bnfold.adapters.onnx_functions import Functions, key_of
@@ -12,9 +11,10 @@ from bnfold.adapters.onnx_scopes import FileNode
 from bnfold.adapters.onnx_skeleton import Skeleton
 from bnfold.graph import Graph
 from bnfold.plan import Edit, Merge, Plan
+from bnfold.record import record
 
 
-@dataclass(frozen=True, eq=False)
+@record(eq=False)
 class Reading:
     """model: what folding sees. inlining: how calls became a part of it; None where nothing is called."""
 

@@ -1,7 +1,7 @@
 """An ONNX model without its big tensors: a small ModelProto, and where everything stands in the file."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TypeAlias
 
 from google.protobuf.message import DecodeError
@@ -9,6 +9,7 @@ from google.protobuf.message import DecodeError
 from bnfold.adapters.onnx_protos import ModelProto
 from bnfold.adapters.onnx_wire import BYTES, Field, Source, fields, header
 from bnfold.errors import BnfoldError
+from bnfold.record import record
 
 Layout: TypeAlias = Mapping[int, list[Field]]  # the fields of one message, by number
 
@@ -34,7 +35,7 @@ _TEXT = 1 << 20  # bytes of a model's documentation or metadata that stay in the
 _DEEPEST = 64  # messages inside one another; a subgraph adds three
 
 
-@dataclass(frozen=True)
+@record
 class Skeleton:
     """proto: the model with payloads over 256 bytes left out. payloads: those, by where their tensor's body begins."""
 
@@ -85,10 +86,11 @@ class _Scan:
         if depth > _DEEPEST:
             raise BnfoldError(f"{self.source.name}: nested deeper than {_DEEPEST} messages; refused")
         parts: list[bytes] = []
-        known: dict[int, list[Field]] = {}
+        known: dict[int, list[Field]] | None = {} if kind in ("model", "graph") else None
         copied = start
         for item in fields(self.source, start, end):
-            known.setdefault(item.number, []).append(item)
+            if known is not None:
+                known.setdefault(item.number, []).append(item)
             if item.wire != BYTES or item.end - item.body <= _SMALL:
                 continue
             new = self._large(kind, item, start, depth)
@@ -96,7 +98,7 @@ class _Scan:
                 parts += [self.source.exactly(copied, item.start - copied), new]
                 copied = item.end
         parts.append(self.source.exactly(copied, end - copied))
-        if kind in ("model", "graph"):
+        if known is not None:
             self.layouts[start] = known
         return b"".join(parts)
 

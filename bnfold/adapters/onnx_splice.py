@@ -67,6 +67,8 @@ class FileSink:
         self._write(data)
 
     def _write(self, data: bytes | bytearray | memoryview) -> None:
+        if not data:
+            return
         rest = memoryview(data)
         while rest:
             count = os.pwrite(self.descriptor, rest, self._at)

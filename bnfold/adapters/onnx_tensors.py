@@ -1,6 +1,5 @@
 """Tensors of an ONNX file: their names and shapes at hand, their numbers where they are until asked for."""
 
-import functools
 import itertools
 import math
 from collections.abc import Iterable, Mapping
@@ -13,6 +12,7 @@ from bnfold.adapters.onnx_protos import TensorProto
 from bnfold.adapters.onnx_skeleton import Skeleton
 from bnfold.adapters.onnx_wire import Memory, Source
 from bnfold.affine import Floats
+from bnfold.dtypes import numpy_dtype
 from bnfold.errors import BnfoldError, UnsafeError
 from bnfold.record import record
 
@@ -46,18 +46,6 @@ FLOATS = ("float16", "bfloat16", "float32", "float64")  # what a fold can write
 CODES = {name: code for code, (name, _) in DTYPES.items()}
 # The typed fields whose packed form is the little-endian array itself: (field number, type).
 _PLAIN = {(9, None), (4, _T.FLOAT), (10, _T.DOUBLE)}
-
-
-@functools.cache
-def numpy_dtype(name: str) -> np.dtype[np.generic]:
-    """Give NumPy's dtype of a name, little-endian; ml_dtypes registers bfloat16 and the like."""
-    try:
-        return np.dtype(name).newbyteorder("<")
-    except TypeError:
-        import ml_dtypes
-
-        found: np.dtype[np.generic] = np.dtype(getattr(ml_dtypes, name))
-        return found
 
 
 @record

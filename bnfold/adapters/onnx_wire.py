@@ -144,9 +144,23 @@ def fields(source: Source, start: int, end: int) -> Iterator[Field]:
     while start < end:
         if start + _HEAD > begin + len(window) < end:
             begin, window = start, source.read(start, min(_STRETCH, end - start))
-        field = _field(source, window, start - begin, start, end)
+        at = start - begin
+        field = _short(window, at, start, end) or _field(source, window, at, start, end)
         yield field
         start = field.end
+
+
+def _short(window: bytes, at: int, start: int, end: int) -> Field | None:
+    """Decode a field as nearly all are, its tag of one byte and its length or number of one or two; None for others."""
+    if at + 2 >= len(window):
+        return None
+    tag, low, high = window[at : at + 3]
+    if not 8 <= tag < 0x80 or low >= 0x80 <= high:
+        return None
+    value, after = (low, start + 2) if low < 0x80 else (low & 0x7F | high << 7, start + 3)
+    if tag & 7 == BYTES and after + value <= end:
+        return Field(tag >> 3, BYTES, start, after, after + value)
+    return Field(tag >> 3, VARINT, start, start + 1, after, value) if tag & 7 == VARINT and after <= end else None
 
 
 def _field(source: Source, window: bytes, at: int, start: int, end: int) -> Field:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from bnfold.adapters.onnx_content import Content
 from bnfold.adapters.onnx_protos import NodeProto
 from bnfold.adapters.onnx_scopes import FileNode
+from bnfold.record import record
 
 
 @dataclass(eq=False)
@@ -43,7 +44,7 @@ class Work:
         self.proto = proto
 
 
-@dataclass(frozen=True, eq=False)
+@record(eq=False)
 class Use:
     """Operand `index` of `work` gets new numbers, in the place of the constant `old` (empty: of none)."""
 

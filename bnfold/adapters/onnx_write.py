@@ -8,6 +8,7 @@ from pathlib import Path
 
 from bnfold.adapters.onnx_audit import Audit
 from bnfold.adapters.onnx_changes import Changes, NewTensor
+from bnfold.adapters.onnx_content import row_by_row
 from bnfold.adapters.onnx_model import Model
 from bnfold.adapters.onnx_parallel import write_file
 from bnfold.adapters.onnx_protos import ModelProto, TensorProto
@@ -37,7 +38,8 @@ _PROTOBUF_LIMIT = (1 << 31) - 1
 def to_memory(model: Model, changes: Changes, audit: Audit) -> ModelProto:
     """Give the new model as a ModelProto."""
     sink = MemorySink()
-    write(_Writer(model, changes, audit, "never", _Data("")).pieces(), sink)
+    with row_by_row():
+        write(_Writer(model, changes, audit, "never", _Data("")).pieces(), sink)
     return ModelProto.FromString(bytes(sink.data))
 
 

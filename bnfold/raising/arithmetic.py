@@ -1,7 +1,7 @@
 """Which arithmetic is an affine, a sum or a product."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -12,11 +12,12 @@ from bnfold.graph import Constant, Dim, Graph, Node
 from bnfold.raising.axes import channel_axis
 from bnfold.raising.constants import FLOATS, LIMIT
 from bnfold.raising.parameters import is_data
+from bnfold.record import record
 
 Shape = tuple[Dim, ...]
 
 
-@dataclass(frozen=True, eq=False)
+@record(eq=False, slots=False)
 class Link:
     """Arithmetic nodes, in the order of the data, that take `x` to `affine(x)`."""
 

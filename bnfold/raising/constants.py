@@ -4,11 +4,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache, singledispatch
 
-import ml_dtypes
 import numpy as np
 
 from bnfold import ops
 from bnfold.affine import Floats
+from bnfold.dtypes import numpy_dtype
 from bnfold.graph import Constant, Graph, Node
 
 LIMIT = 1_000_000  # elements; a file of 167 bytes can ask for a tensor of 11 GB
@@ -76,7 +76,7 @@ def _(op: ops.Op, operands: Sequence[Floats], shapes: Sequence[tuple[int, ...]],
 
 @evaluated.register(ops.Cast)
 def _(op: ops.Op, operands: Sequence[Floats], shapes: Sequence[tuple[int, ...]], dtype: str) -> Sequence[Floats]:
-    kind = ml_dtypes.bfloat16 if dtype == "bfloat16" else np.dtype(dtype)
+    kind = numpy_dtype(dtype)
     return (operands[0].astype(kind).astype(np.float64),)  # a narrower type rounds, and that is meant
 
 

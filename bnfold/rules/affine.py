@@ -26,7 +26,8 @@ def affine_of(site: Site) -> Affine:
     """
     if isinstance(site.node.op, BatchNorm):
         mean, variance = _load(site, MEAN), _load(site, VARIANCE)
-        gamma, beta = _load(site, GAMMA, np.ones_like(mean)), _load(site, BETA, np.zeros_like(mean))
+        gamma = _load(site, GAMMA) if site.constant(GAMMA) is not None else np.ones_like(mean)
+        beta = _load(site, BETA) if site.constant(BETA) is not None else np.zeros_like(mean)
         with np.errstate(all="ignore"):
             return of_batch_norm(1, gamma, beta, mean, variance, site.node.op.eps)
     assert isinstance(site.node.op, ops.Affine), f"{site.node.name} is no affine"

@@ -33,9 +33,11 @@ def relation(site: Site) -> tuple[Tie, ...]:
     if not site.has_ranks:
         return pinned(site, Why.UNKNOWN_SHAPE)
     found = ties(site.node.op, site)
-    touched = {name for tie in found for name in tied(tie)}
-    if any(site.graph.values[name].dtype not in FLOATS for name in touched if name in site.graph.values):
-        return pinned(site, Why.NO_RULE)
+    for tie in found:
+        for name in tied(tie):
+            value = site.graph.values.get(name)
+            if value is not None and value.dtype not in FLOATS:
+                return pinned(site, Why.NO_RULE)
     return found
 
 

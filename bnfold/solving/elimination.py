@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from bnfold.affine import Floats
+from bnfold.affine import Floats, some
 from bnfold.record import record
 from bnfold.solving.rows import Coefficient
 
@@ -113,6 +113,8 @@ class Elimination:
             members = [member for member, _ in followers[free]]
             slopes = self._stacked([slope for _, slope in followers[free]])
             step = _heaviest(values[members] / slopes, weight[members])
+            if not some(step):
+                continue
             moved = values[members] - slopes * step
             moved[np.abs(moved) <= ROUNDING * (np.abs(values[members]) + np.abs(slopes * step))] = 0.0
             values[members] = self._wrap(moved)

@@ -91,5 +91,7 @@ class Unknowns:
         size = self._channels(tie.source)
         if size != self._channels(tie.target):
             return False
+        if image.is_whole:
+            return True
         every = np.arange(size)
         return all(np.array_equal(side, every) for side in (image.source, image.target))

@@ -1,6 +1,6 @@
 """Which folds the stored numbers can't bear: overflow, underflow, and shifts that drown the tensor they move."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,8 +9,9 @@ from bnfold.affine import Affine, Floats, Frames, every, some
 from bnfold.candidates import Candidate
 from bnfold.graph import Constant, Graph, Node
 from bnfold.ops import BatchNorm, Bilinear, Parameter, Recurrent
-from bnfold.plan import Edit, Reason, ScaleWeight, SetBias, SetConstants
+from bnfold.plan import Edit, Reason, Remove, ScaleWeight, SetBias, SetConstants
 from bnfold.relation import Contracted, Site
+from bnfold.rules.affine import affine_of
 from bnfold.rules.linear import contraction, weight_factors
 from bnfold.why import Why
 
@@ -24,6 +25,7 @@ LIMITS = {
 }
 HARMLESS = 2.0**24  # factors within this and its inverse can't move a sane float32 weight out of range
 DROWNED = 4.0  # deviations that a mean may move away: measured, it costs up to 4 % of a float32 trunk's accuracy
+ROUNDED = 1e-6  # deviations: less is no matter of numbers but of how float64 rounds a frame
 DEVIATIONS = 8.0  # how far from its mean an activation is expected to stray
 
 
@@ -40,8 +42,9 @@ def unbearable(graph: Graph, found: Sequence[Candidate], frames: Frames, edits: 
             why = _range_of_constants(graph, graph.by_name[edit.node], edit)
         if why is not None:
             yield Reason(edit.node, why)
+    gone = {edit.node for edit in edits if isinstance(edit, Remove)}
     for candidate in found:
-        why = None if candidate.held else _size_of(graph, candidate, frames)
+        why = None if candidate.held else _size_of(graph, candidate, frames, gone)
         if why is not None:
             yield Reason(candidate.node.name, why)
 
@@ -105,7 +108,7 @@ def _harmless(factor: Floats) -> bool:
     return every((size < HARMLESS) & (size > 1 / HARMLESS))
 
 
-def _size_of(graph: Graph, candidate: Candidate, frames: Frames) -> Why | None:
+def _size_of(graph: Graph, candidate: Candidate, frames: Frames, gone: Collection[str]) -> Why | None:
     """Judge the frame of a BatchNorm's input by the statistics, which tell how large that tensor is."""
     name = candidate.tie.source
     frame = frames.get(name)
@@ -114,11 +117,28 @@ def _size_of(graph: Graph, candidate: Candidate, frames: Frames) -> Why | None:
     mean, variance = (graph.constants[constant].load() for constant in candidate.node.inputs[3:5])
     if graph.values[name].dtype == "float16" and not _fits_half(frame, mean, variance):
         return Why.OVERFLOW
-    if all(node is candidate.node for node in graph.readers[name]):
+    others = [node for node in graph.readers[name] if node is not candidate.node]
+    if not others:
         return None
     moved = np.abs(mean - frame.shift)  # of the new tensor, in the old one's unit: no matter in how many folds it came
-    drowned = (moved > DROWNED * np.sqrt(variance + candidate.node.op.eps)) & (moved > np.abs(mean))
-    return Why.PRECISION if some(drowned) else None
+    deviation = np.sqrt(variance + candidate.node.op.eps)
+    drowned = moved > DROWNED * deviation
+    if not some(drowned):
+        return None
+    further = (moved > _mean_behind(graph, node, mean, gone) + ROUNDED * deviation for node in others)
+    return Why.PRECISION if any(some(drowned & one) for one in further) else None
+
+
+def _mean_behind(graph: Graph, node: Node, mean: Floats, gone: Collection[str]) -> Floats:
+    """How far from zero the mean of what a reader uses was, in the unit of its input.
+
+    That is the input itself, but for an affine that is gone (a twin of the one judged): it gave s x + t to its readers.
+    """
+    if node.name not in gone:
+        return np.abs(mean)
+    affine = affine_of(Site(node, graph))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(affine.scale != 0, np.abs(mean + affine.shift / affine.scale), np.inf)
 
 
 def _fits_half(frame: Affine, mean: NDArray[np.float64], variance: NDArray[np.float64]) -> bool:

@@ -295,6 +295,20 @@ def test_the_refusal_names_the_one_whose_shift_drowns_the_tensor() -> None:
     assert set(into(plan)) == {"free"}
 
 
+@pytest.mark.parametrize("other", ["twin", "conv"])
+def test_twins_of_small_gammas_go_together_unless_another_reads_the_tensor(other: str) -> None:
+    """What the twins' tensor becomes is what each gave its readers; a conv that reads it too would see it drowned."""
+    b = Builder()
+    x = b.conv("conv", b.input(2, 3, 6, 6), 4)
+    small, twin = b.batch_norm("small", x, np.full(4, 1e-3)), b.batch_norm("twin", x, np.full(4, 1e-3))
+    for role in ("bias", "running_mean", "running_var"):
+        b.constant(f"twin.{role}", b.constants[f"small.{role}"].load())
+    total = b.add("sum", small, twin)
+    outputs = (total,) if other == "twin" else (total, b.conv("other", x, 2, pad=0))
+    plan = check(b.graph(*outputs))
+    assert whys(plan) == ({} if other == "twin" else {"small": {Why.PRECISION}, "twin": {Why.PRECISION}})
+
+
 def test_float16_weights_that_would_overflow() -> None:
     b = Builder(dtype="float16")
     x = b.batch_norm("bn", b.conv("conv", b.input(2, 3, 6, 6), 4), np.array([1, 2, 3, 3e5]))

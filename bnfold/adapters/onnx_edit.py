@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from bnfold import ops
+from bnfold.adapters.biases import wants_add
 from bnfold.adapters.onnx_balanced import Balanced
-from bnfold.adapters.onnx_biases import wants_add
 from bnfold.adapters.onnx_clips import clip_steps, open_bounds
 from bnfold.adapters.onnx_constants import Dequantized, Known, dequantized
 from bnfold.adapters.onnx_content import Content, Dense, Scaled

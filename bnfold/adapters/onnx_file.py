@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bnfold import ops
+from bnfold.adapters.biases import fold_sparingly, without_biases
 from bnfold.adapters.onnx_audit import Audit
-from bnfold.adapters.onnx_biases import costly, held, without_biases
 from bnfold.adapters.onnx_changes import Changes, changes
 from bnfold.adapters.onnx_clips import with_clips
 from bnfold.adapters.onnx_edit import edited
@@ -19,7 +19,6 @@ from bnfold.adapters.onnx_wire import File, Memory
 from bnfold.adapters.onnx_write import EXTERNAL_DATA, to_file, to_memory
 from bnfold.completeness import refuse_incomplete
 from bnfold.errors import BnfoldError
-from bnfold.folding import fold
 from bnfold.graph import Graph
 from bnfold.merging import with_merges
 from bnfold.plan import Plan
@@ -92,10 +91,7 @@ def fold_proto(
 
 
 def _plan(graph: Graph, level: str, only: Sequence[str], skip: Sequence[str], merge: bool) -> Plan:
-    plan = fold(graph, level=level, only=only, skip=skip)
-    while names := costly(graph, plan):
-        graph = held(graph, names)
-        plan = fold(graph, level=level, only=only, skip=skip)
+    plan = fold_sparingly(graph, level=level, only=only, skip=skip)
     return with_merges(graph, plan) if merge else plan
 
 

@@ -9,13 +9,13 @@ from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
 from bnfold.adapters import torch_truth
+from bnfold.adapters.biases import fold_sparingly, without_biases
 from bnfold.adapters.torch_capture import Arguments, quietly
 from bnfold.adapters.torch_captured import of_program
 from bnfold.adapters.torch_program_write import write_program
 from bnfold.adapters.torch_reading import read_captured
 from bnfold.adapters.torch_runs import MORE, enough, run, standard
 from bnfold.errors import BnfoldError
-from bnfold.folding import fold
 from bnfold.merging import with_merges
 from bnfold.plan import Plan
 from bnfold.raising import raised
@@ -41,9 +41,9 @@ def fold_program(
     """
     functional = functionalised(program)
     reading = read_captured(of_program(functional))
-    graph = raised(reading.graph)
+    graph = without_biases(raised(reading.graph))
     if plan is None:
-        plan = fold(graph, level=level, only=only, skip=skip)
+        plan = fold_sparingly(graph, level=level, only=only, skip=skip)
         plan = with_merges(graph, plan) if merge else plan
     if dry_run or not plan.edits:
         return FoldResult(program, plan, graph, ())

@@ -192,7 +192,7 @@ class _Writer:
             case ops.Gemm(beta=beta) if not joined and len(node.inputs) > 2 and node.inputs[2]:
                 self._set(node, 2, bias / beta)
                 self.numbers[node.name, 2] = self.numbers[node.name, 2] * beta
-            case ops.MatMul() | ops.Gemm():
+            case ops.MatMul() | ops.Gemm() | ops.Einsum():
                 self._add_behind(node, bias)
             case _:
                 raise BnfoldError(f"{node.name}: a {type(node.op).__name__} takes no bias")

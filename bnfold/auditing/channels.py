@@ -85,19 +85,34 @@ def channels(node: Node, graph: Graph) -> Channels | None:
         case ops.MatMul():
             behind = 1 if of_x > 1 else 0
             return Channels(0, x, max(of_x - 2, 0), rank - 1 - behind, shape, last - 1, last, behind=behind)
-        case ops.Einsum(equation) if "..." not in equation and len(node.inputs) == 2:
-            return _einsum(x, shape, operand, equation)
+        case ops.Einsum(equation) if equation.count(",") == 1:
+            return _einsum(x, shape, operand, _spelled(equation, operand, len(shape), of_x))
         case _:
             return None
 
 
 def _einsum(x: str, shape: tuple[int, ...], operand: int, equation: str) -> Channels | None:
     """An output channel's letter is in W and y alone, an input channel's in W and x alone."""
-    given, made = equation.replace(" ", "").split("->")
+    given, made = equation.split("->")
     of_weight, of_x = given.split(",")[operand], given.split(",")[1 - operand]
     outputs = [letter for letter in of_weight if letter in made and letter not in of_x]
     inputs = [letter for letter in of_weight if letter in of_x and letter not in made]
     if len(outputs) != 1 or len(inputs) != 1:
         return None
     axes = (of_weight.index(outputs[0]), of_weight.index(inputs[0]))
-    return Channels(operand, x, of_x.index(inputs[0]), made.index(outputs[0]), shape, *axes)
+    y_axis = made.index(outputs[0])
+    return Channels(operand, x, of_x.index(inputs[0]), y_axis, shape, *axes, behind=len(made) - 1 - y_axis)
+
+
+def _spelled(equation: str, operand: int, of_weight: int, of_x: int) -> str:
+    """Write letters for the dots, digits that nobody else has, and the result that is meant where none is written."""
+    given, arrow, made = equation.replace(" ", "").partition("->")
+    terms = given.split(",")
+    if not arrow:
+        once = sorted(letter for letter in set(given) - {",", "."} if given.count(letter) == 1)
+        made = "..." * ("..." in given) + "".join(once)
+    ranks = (of_x, of_weight) if operand == 1 else (of_weight, of_x)
+    counts = [rank - len(term.replace("...", "")) for term, rank in zip(terms, ranks, strict=True)]
+    dots = "0123456789"[: max(0, *counts)]
+    spelled = [term.replace("...", dots[len(dots) - count :]) for term, count in zip(terms, counts, strict=True)]
+    return f"{spelled[0]},{spelled[1]}->{made.replace('...', dots)}"

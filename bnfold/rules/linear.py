@@ -8,6 +8,7 @@ Put x = a_x x' + d_x and y = a_y y' + d_y into it, channel by channel:
 from functools import singledispatch
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bnfold.affine import Floats, Frames
 from bnfold.ops import Conv, ConvTranspose, Einsum, Gemm, Linear, MatMul, Op
@@ -18,6 +19,8 @@ from bnfold.rules.weights import channels_of, constant_times_shift, scale_weight
 from bnfold.why import Why
 
 __all__ = ["channels_of", "contraction", "scale_weight", "weight_factors", "weight_times_shift"]
+
+CANCELLED = 16 * np.finfo(np.float64).eps  # of the largest: what float64 leaves where two shifts are equal
 
 
 def contraction(site: Site) -> Contracted | None:
@@ -144,10 +147,19 @@ def _rewritten(op: Op, site: Site, frames: Frames) -> tuple[Edit, ...]:
     spread = np.zeros(outputs)
     if before.shift.any():
         spread = found.alpha * constant_times_shift(found, weight, before.shift)
-    bias = _bias(site, found, after.scale, spread - after.shift)
+    added = spread - after.shift
+    if not found.bias:  # what is left of two equal shifts is no bias
+        added = np.where(is_rounding(added, spread), 0.0, added)
+    bias = _bias(site, found, after.scale, added)
     if bias is not None:
         edits.append(SetBias(site.node.name, bias))
     return tuple(edits)
+
+
+def is_rounding(difference: Floats, spread: Floats) -> NDArray[np.bool_]:
+    """Mark the channels in which what an operator hands on and the shift of its output are the same number."""
+    same: NDArray[np.bool_] = np.abs(difference) <= CANCELLED * np.max(np.abs(spread), initial=0)
+    return same
 
 
 def _bias(site: Site, found: Contracted, scale: Floats, added: Floats) -> Floats | None:

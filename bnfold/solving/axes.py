@@ -4,9 +4,11 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 
 from bnfold.graph import Graph
+from bnfold.ops import Einsum, MatMul
 from bnfold.relation import Carried, Contracted, Mapped, Multiplied, Summed, Tie
 from bnfold.rules.base import tied
 from bnfold.views import Aligned, Image, View
+from bnfold.why import Why
 
 Ties = Mapping[str, Sequence[Tie]]  # by node name
 FLOATS = frozenset({"float16", "bfloat16", "float32", "float64"})
@@ -24,13 +26,37 @@ def frame_axes(graph: Graph, ties: Ties) -> dict[str, int]:
                 claims += [(tie.source, tie.axis), (tie.target, tie.axis)]
     axes: dict[str, int] = {}
     while claims:
-        name, axis = claims.popleft()
-        if name in axes or not may_have_frame(graph, name, axis):
-            continue
-        axes[name] = axis
-        for tie in by_value.get(name, ()):
-            claims.extend(neighbours(graph, tie, name, axis))
+        while claims:
+            name, axis = claims.popleft()
+            if name in axes or not may_have_frame(graph, name, axis):
+                continue
+            axes[name] = axis
+            for tie in by_value.get(name, ()):
+                claims.extend(neighbours(graph, tie, name, axis))
+        claims.extend(_behind_biasless(graph, ties, axes))
     return axes
+
+
+def bias_is_operator(graph: Graph, node: str, tie: Contracted) -> bool:
+    """Whether a bias costs an Add: an Einsum takes none, and a MatMul only of matrices, which makes it a Gemm."""
+    op, matrices = graph.by_name[node].op, all(len(graph.shape(end) or ()) == 2 for end in (tie.source, tie.target))
+    return not tie.bias and (isinstance(op, Einsum) or (isinstance(op, MatMul) and not matrices))
+
+
+def lacks_bias(graph: Graph, node: str, tie: Contracted) -> bool:
+    """Whether a linear operator has no bias, and can't have one for nothing."""
+    bare = not tie.bias and graph.by_name[node].limits.get("bias") is Why.NO_BIAS
+    return bare or bias_is_operator(graph, node, tie)
+
+
+def _behind_biasless(graph: Graph, ties: Ties, axes: Mapping[str, int]) -> Iterator[tuple[str, int]]:
+    """Give the outputs of operators without a bias whose input has a frame: what is behind may take a shift up."""
+    for node, node_ties in ties.items():
+        for tie in node_ties:
+            if not isinstance(tie, Contracted) or axes.get(tie.source) != tie.source_axis or tie.target in axes:
+                continue
+            if may_have_frame(graph, tie.target, tie.target_axis) and lacks_bias(graph, node, tie):
+                yield tie.target, tie.target_axis
 
 
 def may_have_frame(graph: Graph, name: str, axis: int) -> bool:

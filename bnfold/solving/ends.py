@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from bnfold.graph import Graph
-from bnfold.ops import Einsum, MatMul, Parameter
+from bnfold.ops import Parameter
 from bnfold.relation import Absorbed, Contracted, Mapped, Tie
+from bnfold.solving.axes import bias_is_operator
 from bnfold.solving.rows import Lowering
 
 Ties = Mapping[str, tuple[Tie, ...]]  # by node
@@ -33,7 +33,7 @@ def linear_ends(lowering: Lowering, ties: Ties) -> Iterator[End]:
                 if lowering.axes.get(tie.source) == tie.source_axis:
                     yield End(name, tie.source, lowering.unknowns.span(tie.source))
                 if lowering.axes.get(tie.target) == tie.target_axis:
-                    costs = _wants_operator(lowering.graph, name, tie)
+                    costs = bias_is_operator(lowering.graph, name, tie)
                     yield End(name, tie.target, lowering.unknowns.span(tie.target), not costs, costs)
             elif isinstance(tie, Absorbed) and lowering.axes.get(tie.value) == tie.axis:
                 made = tie.value in lowering.graph.by_name[name].outputs
@@ -55,9 +55,3 @@ def kept_ends(lowering: Lowering, ties: Ties, taken: frozenset[str]) -> Iterator
                 for value in (tie.source, tie.target):
                     if lowering.axes.get(value) == tie.axis:
                         yield End(name, value, lowering.unknowns.span(value))
-
-
-def _wants_operator(graph: Graph, name: str, tie: Contracted) -> bool:
-    """Whether a bias costs an Add: an Einsum takes none, and a MatMul only of matrices, which makes it a Gemm."""
-    op, matrices = graph.by_name[name].op, all(len(graph.shape(end) or ()) == 2 for end in (tie.source, tie.target))
-    return not tie.bias and (isinstance(op, Einsum) or (isinstance(op, MatMul) and not matrices))

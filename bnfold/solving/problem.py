@@ -1,7 +1,9 @@
 """A graph's frames as one problem: which affines can be folded together, and the frames that this gives."""
 
-from collections.abc import Mapping, Sequence, Set
+import contextlib
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -13,14 +15,17 @@ from bnfold.record import record
 from bnfold.relation import Site, Tie
 from bnfold.rules import relation
 from bnfold.solving.axes import frame_axes
+from bnfold.solving.calls import folds, off_axis, units, variables
 from bnfold.solving.choice import choose
 from bnfold.solving.ends import kept_ends, linear_ends, parameter_ends
 from bnfold.solving.lanes import groups
-from bnfold.solving.rows import Kind, Lowering
+from bnfold.solving.rows import Kind, Lowering, Row
+from bnfold.solving.spreading import biased, handed_on, handing_sets
 from bnfold.solving.system import Refused, System, Uneven, row_owners
 from bnfold.solving.twins import divided, joined
 from bnfold.why import Why
 
+TRIES = 8  # of shifts that are handed on: each costs a solution
 OPERATOR = 3.0  # what an operator is worth that needn't be added, beside an unchanged weight
 TENSOR = 1e-3  # what an unchanged tensor is worth beside an unchanged weight
 
@@ -46,20 +51,55 @@ def solve(
 
     relaxed: nodes that may take their wider relation (`bnfold.relation.Site`). tensors: with bounds by channel.
     """
+    best, problem = _solved(graph, found, relaxed, tensors, frozenset())
+    for bare in handing_sets(problem.ties, graph, best.reasons):
+        solution, problem = _solved(graph, found, relaxed, tensors, bare)
+        if len(solution.taken) > len(best.taken) and not problem.biased(solution.frames) & bare:
+            best = solution
+    return best
+
+
+def _solved(
+    graph: Graph, found: Sequence[Candidate], relaxed: frozenset[str], tensors: bool, bare: frozenset[str]
+) -> tuple[Solution, "_Problem"]:
+    """Solve. bare: operators that can't be given a bias, and may take up a shift where they don't need one then."""
     held = [candidate for candidate in found if candidate.refusal and candidate.held]
-    gone = {candidate.node.unit for candidate in found} & set(_units(graph))
+    gone = {candidate.node.unit for candidate in found} & set(units(graph))
     reasons: dict[str, tuple[Reason, ...]] = {}
     while True:
-        problem = _Problem(graph, found, held, gone, relaxed, tensors)
+        again = partial(_Problem, graph, found, held, gone, relaxed, tensors, bare)
+        problem = again()
         taken = problem.take()
         reasons |= problem.reasons  # what is held from now on isn't asked again
         left = [candidate for candidate in found if candidate.node.name not in taken]
         stuck = [candidate for candidate in left if candidate.held and candidate not in held]
         staying = gone & {candidate.node.unit for candidate in left}
         if not stuck and not staying:
-            return replace(problem.solution(taken), reasons=reasons)
+            return _handing_on(replace(problem.solution(taken), reasons=reasons), problem, again), problem
         held += stuck
         gone -= staying
+
+
+def _handing_on(solution: Solution, problem: "_Problem", again: Callable[[Sequence[Row]], "_Problem"]) -> Solution:
+    """Let operators that have no bias hand their shifts on, as long as that spares biases.
+
+    again: gives the problem anew, with rows that it may leave out.
+    """
+    best, needing = solution, problem.biased(solution.frames)
+    fewest = len(needing)
+    for _ in range(TRIES):  # what follows another one is known once that hands on
+        if not needing:
+            break
+        problem = again(problem.spread_rows(solution.frames))
+        if problem.take() != solution.taken:
+            break
+        solution = replace(problem.solution(solution.taken), reasons=solution.reasons)
+        before, needing = needing, problem.biased(solution.frames)
+        if len(needing) < fewest:
+            best, fewest = solution, len(needing)
+        if needing == before:
+            break
+    return best
 
 
 class _Problem:
@@ -71,18 +111,21 @@ class _Problem:
         gone: Set[str],
         relaxed: frozenset[str],
         tensors: bool,
+        bare: frozenset[str],
+        wishes: Sequence[Row] = (),
     ) -> None:
         self.graph = graph
         ties: dict[str, tuple[Tie, ...]] = {
             node.name: relation(Site(node, graph, node.name in relaxed, tensors)) for node in graph.nodes
         }
         self.ties = ties
-        self.lowering = Lowering(graph, frame_axes(graph, ties), ties)
+        self.lowering = Lowering(graph, frame_axes(graph, ties), ties, bare)
         self._hard_rows(ties, found, held, gone)
-        self.folds = _folds(self.lowering, found, held)
+        self.folds = folds(self.lowering, found, held)
         fold_rows = [
             [row for c in fold if c.function for row in self.lowering.folded(c.tie, c.function)] for fold in self.folds
         ]
+        fold_rows += [[row] for row in wishes]  # which are taken last, or left
         self.rows, self.owner = row_owners(self.lowering.rows, fold_rows)
         self.ends = [*linear_ends(self.lowering, ties), *parameter_ends(self.lowering)]
         self.absorbs = np.zeros(self.lowering.unknowns.count, dtype=np.bool_)
@@ -97,12 +140,30 @@ class _Problem:
         while True:
             try:
                 self.system = System(self.groups, self.owner, self.absorbs)
-                chosen = choose(self.system, range(len(self.folds)), weights)
+                chosen = choose(self.system, range(len(self.folds)), weights) & set(range(len(self.folds)))
                 self.reasons = self._reasons(chosen)
+                self._take_wishes()
             except Uneven as uneven:
                 self.groups = divided(self.groups, uneven.group, uneven.lanes)
                 continue
             return frozenset(c.node.name for number in chosen for c in self.folds[number])
+
+    def _take_wishes(self) -> None:
+        for number in range(len(self.folds), max(self.owner, default=0) + 1):
+            with contextlib.suppress(Refused):
+                self.system.take(number)
+
+    def spread_rows(self, frames: Mapping[str, Affine]) -> list[Row]:
+        """Ask that the outputs of operators that lack a bias have the shifts which these hand on."""
+        rows = []
+        for tie, shift in handed_on(self.graph, self.ties, frames).values():
+            if shift.any() and self.lowering.axes.get(tie.target) == tie.target_axis:
+                rows.append(Row(Kind.SHIFT, ((self.lowering.unknowns.of(tie.target), 1.0),), shift))
+        return rows
+
+    def biased(self, frames: Mapping[str, Affine]) -> frozenset[str]:
+        """Name the operators that need a bias which they lack."""
+        return biased(handed_on(self.graph, self.ties, frames), frames)
 
     def solution(self, taken: frozenset[str]) -> Solution:
         """Read the frames off the eliminations."""
@@ -117,7 +178,7 @@ class _Problem:
         moved = unknowns.values_with((scale != 1) | (shift != 0))
         spans = {name: unknowns.span(name) for name in moved}
         frames = {name: Affine(axes[name], scale[span], shift[span]) for name, span in spans.items()}
-        return Solution(taken, frames, self.reasons, self._related(moved))
+        return Solution(taken, frames, self.reasons, self._related(frames))
 
     def _weights(self, *moved: Floats) -> Floats:
         """Say what it is worth to leave an unknown at 0: a weight that isn't rewritten, then a tensor as it was.
@@ -161,8 +222,8 @@ class _Problem:
                 why = candidate.refusal.why if candidate.refusal else candidate.node.limits["constants"]
                 lowering.pin([candidate.tie.source, candidate.tie.target], Reason(candidate.node.name, why))
             else:
-                lowering.pin(_off_axis(lowering, candidate), Reason(candidate.node.name, Why.AXIS))
-        for unit, calls in _units(self.graph).items():
+                lowering.pin(off_axis(lowering, candidate), Reason(candidate.node.name, Why.AXIS))
+        for unit, calls in units(self.graph).items():
             if unit not in gone:
                 self._equate_calls(calls)
 
@@ -172,7 +233,7 @@ class _Problem:
         axes, unknowns = self.lowering.axes, self.lowering.unknowns
         for other in others:
             cause = Reason(other.name, Why.REPEATED)
-            for left, right in zip(_variables(self.graph, first), _variables(self.graph, other), strict=False):
+            for left, right in zip(variables(self.graph, first), variables(self.graph, other), strict=False):
                 if left == right:
                     continue
                 alike = axes.get(left) == axes.get(right) is not None
@@ -202,7 +263,7 @@ class _Problem:
             cause = self.rows[row].cause
             if cause is not None:
                 causes[cause] = None
-            elif self.owner[row] >= 0:
+            elif 0 <= self.owner[row] < len(self.folds):
                 rivals = (Reason(c.node.name, Why.RIVAL) for c in self.folds[self.owner[row]] if c.node.name not in own)
                 causes.update(dict.fromkeys(rivals))
         place = {other.name: index for index, other in enumerate(self.graph.nodes)}
@@ -211,7 +272,8 @@ class _Problem:
             causes = {reason: None for reason in causes if reason.why is not Why.SUM}
         return tuple(sorted(causes, key=lambda reason: abs(place.get(reason.node, -1) - here)))
 
-    def _related(self, framed: Sequence[str]) -> dict[str, frozenset[str]]:
+    def _related(self, frames: Mapping[str, Affine]) -> dict[str, frozenset[str]]:
+        """Give the values whose frames depend on the rows of each affine, also by what is handed on."""
         parts = [part for group in self.groups for part in group.parts or (group,)]
         part_of = np.full(self.lowering.unknowns.count, -1)
         parts_of: dict[int, set[int]] = {}
@@ -219,45 +281,18 @@ class _Problem:
             part_of[part.unknowns] = number
             for row in part.rows:
                 parts_of.setdefault(self.owner[row.source], set()).add(number)
+        parts_at = {name: set(part_of[self.lowering.unknowns.span(name)].tolist()) for name in frames}
         members: dict[int, set[str]] = {}
-        for name in framed:
-            for number in set(part_of[self.lowering.unknowns.span(name)].tolist()):
+        for name, own in parts_at.items():
+            for number in own:
                 members.setdefault(number, set()).add(name)
+        spread = handed_on(self.graph, self.ties, frames)
+        needing = biased(spread, frames)
+        for tie in (tie for node, (tie, _) in spread.items() if node not in needing):
+            for own in parts_of.values():
+                own |= parts_at.get(tie.target, set()) if own & parts_at[tie.source] else set()
         return {
             c.node.name: frozenset().union(*(members.get(part, ()) for part in parts_of.get(number, ())))
             for number, fold in enumerate(self.folds)
             for c in fold
         }
-
-
-def _folds(lowering: Lowering, found: Sequence[Candidate], held: Sequence[Candidate]) -> list[list[Candidate]]:
-    """Group the candidates that go together: the calls of one module."""
-    folds: dict[str, list[Candidate]] = {}
-    broken = set()
-    for candidate in found:
-        unit = candidate.node.unit or candidate.node.name
-        if candidate.refusal or candidate in held or len(_off_axis(lowering, candidate)) == 2:
-            broken.add(unit)
-        folds.setdefault(unit, []).append(candidate)
-    return [fold for unit, fold in folds.items() if unit not in broken]
-
-
-def _off_axis(lowering: Lowering, candidate: Candidate) -> list[str]:
-    """Give the ends of an affine whose frames vary along another axis than its own, or don't vary at all."""
-    ends = (candidate.tie.source, candidate.tie.target)
-    return [name for name in ends if lowering.axes.get(name) != candidate.tie.axis]
-
-
-def _units(graph: Graph) -> dict[str, list[Node]]:
-    units: dict[str, list[Node]] = {}
-    for node in graph.nodes:
-        if node.unit:
-            units.setdefault(node.unit, []).append(node)
-    return {unit: calls for unit, calls in units.items() if len(calls) > 1}
-
-
-def _variables(graph: Graph, node: Node) -> list[str]:
-    return [name for name in (*node.inputs, *node.outputs) if name in graph.values]
-
-
-__all__ = ["Solution", "solve"]

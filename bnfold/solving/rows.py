@@ -46,9 +46,19 @@ class Row:
 
 
 class Lowering:
-    """Turns ties into rows. Rows of what always holds come first; those of a fold are asked for by affine."""
+    """Turns ties into rows. Rows of what always holds come first; those of a fold are asked for by affine.
 
-    def __init__(self, graph: Graph, axes: Mapping[str, int], ties: Mapping[str, Sequence[Tie]]) -> None:
+    bare: nodes that hand shifts on, so that the shifts at their ends aren't held where they have no bias.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        axes: Mapping[str, int],
+        ties: Mapping[str, Sequence[Tie]],
+        bare: frozenset[str] = frozenset(),
+    ) -> None:
+        self.bare = bare
         self.graph = graph
         self.axes = axes
         self.unknowns = Unknowns(graph, axes, ties)
@@ -237,5 +247,5 @@ class Lowering:
         else:
             if "weight" in node.limits:
                 self.hold_scale(name, Reason(node.name, node.limits["weight"]))
-            if "bias" in node.limits:
+            if "bias" in node.limits and node.name not in self.bare:
                 self.hold_shift(name, Reason(node.name, node.limits["bias"]))

@@ -5,12 +5,13 @@ gets an Add of its own, which costs an operator: an affine next to it has to go 
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from bnfold import ops
+from bnfold.folding import fold
 from bnfold.graph import Graph, Node
 from bnfold.plan import Plan, Remove, SetBias
 from bnfold.why import Why
@@ -22,6 +23,15 @@ def without_biases(graph: Graph) -> Graph:
     """Say of each node that could only have a bias by an Add that it has none, where no affine could go for that."""
     bare = [node.name for node in graph.nodes if wants_add(node, graph) and not list(_neighbours(node, graph))]
     return held(graph, bare)
+
+
+def fold_sparingly(graph: Graph, *, level: str, only: Sequence[str], skip: Sequence[str]) -> Plan:
+    """Fold, and again without the biases that cost more operators than go. graph: as `without_biases` gives it."""
+    plan = fold(graph, level=level, only=only, skip=skip)
+    while names := costly(graph, plan):
+        graph = held(graph, names)
+        plan = fold(graph, level=level, only=only, skip=skip)
+    return plan
 
 
 def held(graph: Graph, names: Iterable[str]) -> Graph:

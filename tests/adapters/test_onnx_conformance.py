@@ -42,7 +42,7 @@ BOTH = {
 }
 PASSED = {  # by direction: what an affine passed
     False: BOTH | {"ConvTranspose", "Split"},
-    True: BOTH | {"Flatten", "Tile"},
+    True: BOTH | {"Expand", "Flatten", "GRU", "Tile"},
 }
 FEW = 1 << 14  # elements of an input
 

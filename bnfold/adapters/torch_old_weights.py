@@ -153,12 +153,22 @@ def _fresh(tensor: Tensor) -> Tensor:
 
 
 def _is_alone(tensor: Tensor) -> bool:
-    """Whether nobody else shows the tensor's memory, which it shows whole."""
+    """Whether nobody else shows the tensor's memory, and it has a place for each element there."""
     if _count is None or tensor.layout is not torch.strided or not tensor.ndim or not tensor.nbytes:
         return False
     storage, other = tensor.untyped_storage(), torch.empty(1)
     alone = _count(storage._cdata) <= _count(other.untyped_storage()._cdata)
-    return bool(alone and storage.nbytes() == tensor.nbytes and not storage.is_shared())
+    return bool(alone and _is_dense(tensor) and not storage.is_shared())
+
+
+def _is_dense(tensor: Tensor) -> bool:
+    """Whether each element has a place of its own, side by side with the others."""
+    step = 1
+    for stride, length in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if length != 1 and stride != step:
+            return False
+        step *= length
+    return True
 
 
 def _bytes_of(tensor: Tensor) -> Iterator[memoryview]:

@@ -56,6 +56,12 @@ def flat(module: nn.Module) -> nn.Module:
     return module
 
 
+def expanded(module: nn.Module) -> nn.Module:
+    for item in module.parameters():
+        item.data = item.data[:1].expand(item.shape)
+    return module
+
+
 KINDS: dict[str, Callable[[nn.Module], nn.Module]] = {
     "as usual": lambda module: module,
     "channels last": lambda module: module.to(memory_format=torch.channels_last),  # type: ignore[call-overload]
@@ -64,6 +70,7 @@ KINDS: dict[str, Callable[[nn.Module], nn.Module]] = {
     "NumPy's": from_numpy,
     "mapped": mapped,
     "parts of one": flat,
+    "expanded": expanded,
     "shared by processes": lambda module: module.share_memory(),
     "without gradients": lambda module: module.requires_grad_(False),
 }
@@ -114,7 +121,7 @@ def require_bits(module: nn.Module, wanted: dict[str, Tensor]) -> None:
     assert [name for name in wanted if not torch.equal(found[name], wanted[name])] == []
 
 
-SAVED = KINDS.keys() - {"parts of one", "shared by processes"}  # others stay in memory
+SAVED = KINDS.keys() - {"parts of one", "expanded", "shared by processes"}  # others stay in memory
 MOVED = KINDS.keys() - SAVED | {"NumPy's", "mapped"}  # these get other memory
 REACHED = {"the first that is saved": SAVED, "a later one that is saved": SAVED, "no memory": MOVED}
 CASES = [(kind, fault) for fault in FAULTS for kind in KINDS if kind in REACHED.get(fault, KINDS)]
@@ -210,6 +217,15 @@ def test_old_numbers_are_read_after_new_ones_are_written() -> None:
     old.put_back(weight)
     assert np.array_equal(constant.load(), before)
     assert np.array_equal(weight.detach().numpy(), before)
+
+
+def test_memory_of_others_is_not_written_to_either_where_nothing_has_changed() -> None:
+    array = np.ones((4, 3), np.float32)
+    weight, old = nn.Parameter(torch.from_numpy(array)), OldWeights()
+    old.room(weight)
+    array[:] = 7
+    old.put_back(weight)
+    assert (array == 7).all()
 
 
 def test_an_interrupt_waits_until_all_is_taken_back() -> None:

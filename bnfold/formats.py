@@ -1,18 +1,19 @@
 """Which kind of model file this is, by its content and never by its name; and whether it is safe to open."""
 
 import struct
-import zipfile
 import zlib
 from copy import copy
 from enum import Enum
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from bnfold.errors import BnfoldError, UnsafeError
 
+if TYPE_CHECKING:
+    import zipfile  # which brings every kind of compression; an ONNX file has no use for it
+
 DEFAULT_MAX_BYTES = 16 << 30
 _CHUNK = 1 << 20
-_DAMAGED = (zipfile.BadZipFile, zlib.error, struct.error, OSError, EOFError, ValueError, RuntimeError)  # by zipfile
 _SAFETENSORS_HEADER_LIMIT = 100_000_000  # the format's own
 
 
@@ -91,11 +92,20 @@ def _archive_kind(path: Path) -> Kind:
     raise BnfoldError(f"{path}: a zip archive, but not a model: it has no data.pkl (entries: {_some(names)})")
 
 
+def _damage() -> tuple[type[Exception], ...]:
+    """What zipfile raises at a damaged archive."""
+    from zipfile import BadZipFile
+
+    return BadZipFile, zlib.error, struct.error, OSError, EOFError, ValueError, RuntimeError
+
+
 def _entries(path: Path) -> list[str]:
+    from zipfile import ZipFile
+
     try:
-        with zipfile.ZipFile(path) as archive:
+        with ZipFile(path) as archive:
             return archive.namelist()
-    except _DAMAGED as error:
+    except _damage() as error:
         raise BnfoldError(f"{path}: a damaged or truncated archive ({error})") from error
 
 
@@ -109,21 +119,25 @@ def inspect_archive(path: str | Path, max_bytes: int | None = None) -> None:
     Raises BnfoldError where a CRC or a size is wrong, and UnsafeError where the entries add up to more than
     `max_bytes` (default 16 GiB), are compressed (torch.save never does), or hold the same name twice.
     """
+    from zipfile import ZipFile
+
     path = Path(path)
     limit = DEFAULT_MAX_BYTES if max_bytes is None else max_bytes
     _entries(path)
-    with zipfile.ZipFile(path) as archive:
+    with ZipFile(path) as archive:
         infos = archive.infolist()
         _check_sizes(path, infos, limit)
         for info in infos:
             check_entry(path, archive, info)
 
 
-def _check_sizes(path: Path, infos: list[zipfile.ZipInfo], limit: int) -> None:
+def _check_sizes(path: Path, infos: "list[zipfile.ZipInfo]", limit: int) -> None:
+    from zipfile import ZIP_STORED
+
     total = sum(info.file_size for info in infos)
     if total > limit:
         raise UnsafeError(f"{path}: unpacks to {total:,} bytes, more than the {limit:,} allowed; raise --max-bytes")
-    if any(info.compress_type != zipfile.ZIP_STORED and info.file_size > 64 * _CHUNK for info in infos):
+    if any(info.compress_type != ZIP_STORED and info.file_size > 64 * _CHUNK for info in infos):
         ratio = total / max(path.stat().st_size, 1)
         if ratio > 100:
             raise UnsafeError(f"{path}: unpacks to {ratio:.0f} times its size; torch.save doesn't compress")
@@ -132,7 +146,7 @@ def _check_sizes(path: Path, infos: list[zipfile.ZipInfo], limit: int) -> None:
         raise UnsafeError(f"{path}: holds two entries of one name, which readers resolve differently")
 
 
-def open_entry(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> IO[bytes]:
+def open_entry(archive: "zipfile.ZipFile", info: "zipfile.ZipInfo") -> IO[bytes]:
     """Open one entry; zipfile compares CRC-32 and length at its end. torch.save may compute none, and leaves a 0."""
     entry = copy(info)
     if not info.CRC:
@@ -140,17 +154,17 @@ def open_entry(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> IO[bytes]:
     return archive.open(entry)
 
 
-def content_of(archive: zipfile.ZipFile, name: str) -> bytes:
+def content_of(archive: "zipfile.ZipFile", name: str) -> bytes:
     """Read one entry, whole."""
     with open_entry(archive, archive.getinfo(name)) as entry:
         return entry.read()
 
 
-def check_entry(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> None:
+def check_entry(path: Path, archive: "zipfile.ZipFile", info: "zipfile.ZipInfo") -> None:
     """Read one entry to its end. Raises BnfoldError where its CRC or length is wrong."""
     try:
         with open_entry(archive, info) as entry:
             while entry.read(_CHUNK):
                 pass
-    except _DAMAGED as error:
+    except _damage() as error:
         raise BnfoldError(f"{path}: entry {info.filename!r} is damaged ({error})") from error

@@ -10,7 +10,7 @@ from functools import singledispatch
 import numpy as np
 from numpy.typing import NDArray
 
-from bnfold.affine import Floats, Frames
+from bnfold.affine import Floats, Frames, some
 from bnfold.ops import Conv, ConvTranspose, Einsum, Gemm, Linear, MatMul, Op
 from bnfold.plan import Edit, ScaleWeight, SetBias
 from bnfold.relation import Contracted, Site, Tie
@@ -142,14 +142,14 @@ def _rewritten(op: Op, site: Site, frames: Frames) -> tuple[Edit, ...]:
     before = frame_of(frames, found.source, found.source_axis, inputs)
     after = frame_of(frames, found.target, found.target_axis, outputs)
     edits: list[Edit] = []
-    if (after.scale != 1).any() or (before.scale != 1).any():
+    if some(after.scale != 1) or some(before.scale != 1):
         edits.append(ScaleWeight(site.node.name, 1 / after.scale, before.scale))
-    spread = np.zeros(outputs)
-    if before.shift.any():
+    added = 0.0 - after.shift
+    if some(before.shift):
         spread = found.alpha * constant_times_shift(found, weight, before.shift)
-    added = spread - after.shift
-    if not found.bias:  # what is left of two equal shifts is no bias
-        added = np.where(is_rounding(added, spread), 0.0, added)
+        added = spread - after.shift
+        if not found.bias:  # what is left of two equal shifts is no bias
+            added = np.where(is_rounding(added, spread), 0.0, added)
     bias = _bias(site, found, after.scale, added)
     if bias is not None:
         edits.append(SetBias(site.node.name, bias))
@@ -167,7 +167,7 @@ def _bias(site: Site, found: Contracted, scale: Floats, added: Floats) -> Floats
     place = bias_shape(site, found)
     old = bias_of(site, found)
     new: Floats = (old + added.reshape(place)) / scale.reshape(place)
-    return None if np.array_equal(new, np.broadcast_to(old, new.shape)) else new
+    return new if some(new != old) else None
 
 
 def bias_of(site: Site, found: Contracted) -> Floats:

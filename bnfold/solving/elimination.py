@@ -97,7 +97,8 @@ class Elimination:
         values = np.zeros((unknowns, self.lanes))
         for pivot in list(self.pivots):
             solved = self._solved(pivot)
-            np.copyto(values[pivot], solved.right, where=~(np.abs(solved.right) <= ROUNDING * solved.size))
+            if some(solved.right):
+                np.copyto(values[pivot], solved.right, where=~(np.abs(solved.right) <= ROUNDING * solved.size))
         return values
 
     def fewest_changes(self, weight: Floats) -> Floats:

@@ -1,9 +1,9 @@
 """Which tensors lie at nodes whose constants follow from frames: what it costs to move a frame there."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
 from bnfold.ops import Parameter
+from bnfold.record import record
 from bnfold.relation import Absorbed, Contracted, Mapped, Tie
 from bnfold.solving.axes import bias_is_operator
 from bnfold.solving.rows import Lowering
@@ -11,7 +11,7 @@ from bnfold.solving.rows import Lowering
 Ties = Mapping[str, tuple[Tie, ...]]  # by node
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class End:
     """A tensor before or behind a node whose constants follow from frames, and its unknowns.
 

@@ -169,10 +169,11 @@ class _Problem:
         """Read the frames off the eliminations."""
         unknowns, axes = self.lowering.unknowns, self.lowering.axes
         self.ends += kept_ends(self.lowering, self.ties, taken)
-        shift = self.system.fewest_changes(Kind.SHIFT, self._weights() + self._operators())
+        operators = self._operators()
+        shift = self.system.fewest_changes(Kind.SHIFT, self._weights() + operators)
         negative = self.system.fewest_changes(Kind.SIGN, self._weights(shift))
         size = self.system.fewest_changes(Kind.SCALE, self._weights(shift, negative))
-        weights = self._weights(size, negative) + self._operators()  # scales tell now what is rewritten anyway
+        weights = self._weights(size, negative) + operators  # scales tell now what is rewritten anyway
         shift = self.system.fewest_changes(Kind.SHIFT, weights)
         scale = np.where(negative == 1, -1.0, 1.0) * np.exp(size)
         moved = unknowns.values_with((scale != 1) | (shift != 0))

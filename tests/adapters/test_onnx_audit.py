@@ -8,7 +8,7 @@ import pytest
 from onnx import numpy_helper
 
 from bnfold.adapters.onnx_audit import AuditError
-from bnfold.adapters.onnx_content import rounded
+from bnfold.adapters.onnx_content import Scaled, rounded
 from bnfold.adapters.onnx_file import fold_file, fold_proto
 from bnfold.affine import Affine
 from bnfold.errors import BnfoldError
@@ -55,6 +55,28 @@ def test_a_fault_in_an_edit_is_found(name, kind, fault):
     wrong = replace(plan, edits=tuple(fault(edit) if isinstance(edit, kind) else edit for edit in plan.edits))
     with pytest.raises(AuditError, match="nothing was written"):
         fold_proto(proto, plan=wrong)
+
+
+TWO = "(float[N,4,8,8] x) => (float[N,3,8,8] y) { c = Conv(x, v) d = BN(c, 1) e = Conv(d, w) y = BN(e, 2) }"
+
+
+@pytest.mark.parametrize("tensor", ["v", "w"])
+@pytest.mark.parametrize("place", [0, 7, -1], ids=["first", "inner", "last"])
+def test_one_number_that_is_written_wrong_is_found(monkeypatch, tensor, place):
+    """By its last two bits; the second tensor is the smaller one, whose block stands where the first's did."""
+    shapes = {"v": (6, 4, 1, 1), "w": (3, 6, 1, 1)}
+    proto = model(TWO, **shapes, **batch_norm(6, "1"), **batch_norm(3, "2"))
+    right = Scaled.scaled
+
+    def wrong(self, block, before, scratch):
+        after = right(self, block, before, scratch)
+        if self.shape == shapes[tensor]:
+            after.reshape(-1).view(np.int32)[place] ^= 2
+        return after
+
+    monkeypatch.setattr(Scaled, "scaled", wrong)
+    with pytest.raises(AuditError, match=f"{tensor}: 1 numbers"):
+        fold_proto(proto)
 
 
 @pytest.mark.parametrize("fault", [lambda x: np.roll(x, 1, -1), lambda x: x * (1 + 1e-6), lambda x: x[:1]])

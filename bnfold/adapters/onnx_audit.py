@@ -182,9 +182,8 @@ def _check(after: Array, before: Array, factor: Floats | int, dtype: str, scratc
         held = scratch.bytes("wanted", before.nbytes)
         wanted = np.frombuffer(held, before.dtype, before.size).reshape(before.shape)
         np.multiply(before, factor, out=wanted, dtype=np.float64, casting="unsafe")
-    if after.shape == wanted.shape and held.startswith(
-        _bytes(after)
-    ):  # a third of the time that NumPy takes to compare
+    # Three times as quick as NumPy's comparison; beyond these bytes stand those of a larger block.
+    if after.shape == wanted.shape and held.startswith(_bytes(after)):
         return
     expected = before.astype(np.float64) * factor
     apart = np.abs(after.astype(np.float64) - expected) > ulps * _ulp(wanted, dtype)

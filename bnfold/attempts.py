@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from bnfold.affine import Affine, Floats, Frames
+from bnfold.balancing import with_balance
 from bnfold.candidates import Candidate
 from bnfold.graph import Graph, Node
 from bnfold.numerics import unbearable
@@ -13,7 +14,6 @@ from bnfold.ops import Clip, Pad
 from bnfold.plan import Edit, Folded, Kept, Outcome, Plan, Reason, Remove, ScaleWeight, SetBias
 from bnfold.record import record
 from bnfold.relation import Site
-from bnfold.rounding import with_balance
 from bnfold.rules import rewritten
 from bnfold.rules.linear import bias_of, bias_shape, channels_of, contraction
 from bnfold.solving.axes import may_have_frame

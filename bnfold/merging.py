@@ -15,12 +15,12 @@ import numpy as np
 
 from bnfold import ops
 from bnfold.affine import Floats
+from bnfold.balancing import merged
 from bnfold.branches import Branch, affine_behind, affines_of, branches_of
 from bnfold.graph import Graph, Node
 from bnfold.plan import Folded, Kept, Merge, Outcome, Plan, Remove
 from bnfold.record import record
 from bnfold.relation import Site
-from bnfold.rounding import merged
 from bnfold.rules.affine import affine_of
 
 

@@ -1,155 +1,22 @@
-"""What a tensor is on average, channel by channel, as far as the statistics of the model tell.
+"""How the channels of a tensor are distributed, and by how much they are off once weights are rounded: the algebra.
 
-A BatchNorm knows the mean and variance of what it reads. Behind it they follow the data: an affine moves them, an
-activation of a normal variable is integrated, poolings and layouts carry them. They are estimates (only rounding in
-half precision asks for them, where a wrong one costs nothing but its use), so that no operator must have a rule here.
+Each channel is a function of a standard normal variable z, known at the nodes of a quadrature: y = g(z). Elementwise
+operators apply to these points, so that an activation written out (x * sigmoid(x), GELU by erf) is one function of z
+like any other. What is off is kept as a shift of z: by Stein's lemma E[g(z + lean)] - E[g(z)] is lean * E[z g(z)], to
+first order, however g bends.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
-from typing import TypeAlias
 
 import numpy as np
 
-from bnfold import ops
 from bnfold.affine import Affine, Floats
-from bnfold.graph import Graph, Node
+from bnfold.elementwise import Function
 from bnfold.record import record
-from bnfold.relation import Carried, Multiplied, Site, Summed
-from bnfold.rules import relation
-from bnfold.rules.affine import MEAN, VARIANCE, affine_of
 
-Function: TypeAlias = Callable[[Floats], Floats]
-
-POINTS = 32  # of a quadrature, for expectations of a normal variable
-RAISED = 0.75  # deviations by which the greatest of a window lies above the mean: 4 independent ones 1.03, alike ones 0
-
-
-@record(eq=False)
-class Moments:
-    """mean, variance: (C,) float64, along `axis`."""
-
-    axis: int
-    mean: Floats
-    variance: Floats
-
-
-def moments(graph: Graph) -> dict[str, Moments]:
-    """Estimate the moments of values, by name; those of which nothing is known are left out. Loads no weight."""
-    found = _measured(graph)
-    for node in graph.nodes:
-        for name, one in _given_by(node, graph, found):
-            found.setdefault(name, one)
-    return found
-
-
-def _measured(graph: Graph) -> dict[str, Moments]:
-    """What a BatchNorm reads has its running statistics."""
-    found: dict[str, Moments] = {}
-    for node in graph.nodes:
-        statistics = [graph.constants.get(name) for name in node.inputs[MEAN : VARIANCE + 1]]
-        if isinstance(node.op, ops.BatchNorm) and len(statistics) == 2 and all(statistics):
-            mean, variance = (constant.load() for constant in statistics if constant is not None)
-            if np.isfinite(mean).all() and np.isfinite(variance).all():
-                found.setdefault(node.inputs[0], Moments(1, mean, np.maximum(variance, 0.0)))
-    return found
-
-
-def _given_by(node: Node, graph: Graph, found: Mapping[str, Moments]) -> list[tuple[str, Moments]]:
-    """Give what a node makes of the moments of its inputs."""
-    if isinstance(node.op, (ops.BatchNorm, ops.Affine)):
-        one = _through_affine(Site(node, graph), found)
-        return [(node.output, one)] if one is not None else []
-    function = _function(node, graph)
-    if function is not None:
-        x = found.get(node.inputs[0])
-        return [(node.output, _through(function, x))] if x is not None else []
-    given = []
-    for tie in relation(Site(node, graph)):
-        match tie:
-            case Carried(source, target):
-                one = _carried(node, graph, tie, found[source]) if source in found else None
-                given += [(target, one)] if one is not None else []
-            case Summed(terms, target) if terms and all(name in found for name, _ in terms):
-                given += [(target, one) for one in _summed([(found[name], factor) for name, factor in terms])]
-            case Multiplied(factors, target) if all(name in found for name in factors):
-                given += [(target, one) for one in _multiplied(factors, graph, found)]
-    return _joined(given)
-
-
-def _joined(given: list[tuple[str, Moments]]) -> list[tuple[str, Moments]]:
-    """Put together what several inputs give to one output (a concat); NaN where an input is unknown: mean 0 there."""
-    whole: dict[str, Moments] = {}
-    for name, one in given:
-        old = whole.get(name)
-        if old is None or old.axis != one.axis or old.mean.shape != one.mean.shape:
-            whole[name] = one
-            continue
-        known = np.isfinite(old.mean)
-        whole[name] = Moments(
-            one.axis, np.where(known, old.mean, one.mean), np.where(known, old.variance, one.variance)
-        )
-    return list(whole.items())
-
-
-def _through_affine(site: Site, found: Mapping[str, Moments]) -> Moments | None:
-    """s x + t; without statistics it is taken for a normalisation, whose output has mean 0 and variance 1."""
-    if any(name not in site.graph.constants for name in site.node.inputs[1:] if name):
-        return None
-    if isinstance(site.node.op, ops.BatchNorm) and len(site.node.inputs) <= VARIANCE:
-        return None
-    affine, x = affine_of(site), found.get(site.x)
-    if x is None or (x.axis, len(x.mean)) != (affine.axis, affine.channels):
-        return Moments(affine.axis, np.zeros(affine.channels), np.ones(affine.channels))
-    with np.errstate(all="ignore"):
-        return Moments(x.axis, affine.scale * x.mean + affine.shift, affine.scale**2 * x.variance)
-
-
-def _carried(node: Node, graph: Graph, tie: Carried, x: Moments) -> Moments | None:
-    image = tie.view.image(x.axis, len(x.mean))
-    shape = graph.shape(tie.target)
-    if image is None or shape is None:
-        return None
-    size = shape[image.axis]
-    if not isinstance(size, int):
-        size = int(image.target.max(initial=-1)) + 1
-    mean, variance = np.full(size, np.nan), np.full(size, np.nan)
-    raised = RAISED * np.sqrt(x.variance) if _takes_greatest(node) else 0.0
-    mean[image.target] = (tie.times * (x.mean + raised))[image.source]
-    variance[image.target] = (abs(tie.times) * x.variance)[image.source]
-    return Moments(image.axis, mean, variance)
-
-
-def _takes_greatest(node: Node) -> bool:
-    return isinstance(node.op, ops.MaxPool) or (isinstance(node.op, ops.Reduce) and node.op.kind == "max")
-
-
-def _summed(terms: list[tuple[Moments, float]]) -> list[Moments]:
-    """As if the terms were independent."""
-    first = terms[0][0]
-    if any((one.axis, one.mean.shape) != (first.axis, first.mean.shape) for one, _ in terms):
-        return []
-    mean = sum((factor * one.mean for one, factor in terms), np.zeros_like(first.mean))
-    variance = sum((factor**2 * one.variance for one, factor in terms), np.zeros_like(first.mean))
-    return [Moments(first.axis, mean, variance)]
-
-
-def _multiplied(factors: tuple[str, ...], graph: Graph, found: Mapping[str, Moments]) -> list[Moments]:
-    """As if the factors were independent, less x * f(x), which is one function of x (SiLU as x * sigmoid(x))."""
-    u, v = (found[name] for name in (factors[0], factors[-1]))
-    if len(factors) != 2 or (u.axis, u.mean.shape) != (v.axis, v.mean.shape):
-        return []
-    for x, other in (factors, factors[::-1]):
-        maker = graph.producer.get(other)
-        function = _function(maker, graph) if maker is not None and maker.inputs[:1] == (x,) else None
-        if function is not None:
-            return [_through(_times_itself(function), found[x])]
-    square = (u.variance + u.mean**2) * (v.variance + v.mean**2)
-    return [Moments(u.axis, u.mean * v.mean, square - (u.mean * v.mean) ** 2)]
-
-
-def _times_itself(function: Function) -> Function:
-    return lambda x: x * function(x)
+POINTS = 32  # of the quadrature
 
 
 @cache
@@ -159,64 +26,108 @@ def _quadrature() -> tuple[Floats, Floats]:
     return nodes.astype(np.float64), (weights / weights.sum()).astype(np.float64)
 
 
-def _through(function: Function, x: Moments) -> Moments:
-    """Integrate function(x) and its square for a normal x."""
-    nodes, weights = _quadrature()
-    points = x.mean[:, None] + np.sqrt(x.variance)[:, None] * nodes
+@record(eq=False)
+class Moments:
+    """Channels along `axis`. points: (C, POINTS) float64, NaN in channels of which nothing is known. lean: (C,).
+
+    origin: names z; only tensors of one origin vary together.
+    """
+
+    axis: int
+    points: Floats
+    lean: Floats
+    origin: str
+
+    @property
+    def channels(self) -> int:
+        """The length of the axis."""
+        return len(self.points)
+
+    @property
+    def mean(self) -> Floats:
+        """E[y]: (C,)."""
+        result: Floats = self.points @ _quadrature()[1]
+        return result
+
+    @property
+    def variance(self) -> Floats:
+        """Var(y): (C,)."""
+        result: Floats = (self.points - self.mean[:, None]) ** 2 @ _quadrature()[1]
+        return result
+
+    @property
+    def off(self) -> Floats:
+        """What the tensor is off on average: (C,), 0 in channels of which nothing is known."""
+        nodes, weights = _quadrature()
+        slope = self.points @ (nodes * weights)
+        result: Floats = np.where(np.isfinite(slope), self.lean * slope, 0.0)
+        return result
+
+    def leaning(self, off: Floats) -> "Moments":
+        """Give the same distribution, off by `off` (C,)."""
+        nodes, weights = _quadrature()
+        slope = self.points @ (nodes * weights)
+        lean = np.divide(off, slope, out=np.zeros(self.channels), where=np.isfinite(slope) & (slope != 0))
+        return replace(self, lean=lean)
+
+
+def normal(axis: int, mean: Floats, variance: Floats, origin: str) -> Moments:
+    """Give normal channels, which are off by nothing. mean, variance: (C,)."""
+    points = mean[:, None] + np.sqrt(np.maximum(variance, 0.0))[:, None] * _quadrature()[0]
+    return Moments(axis, points, np.zeros(len(mean)), origin)
+
+
+def through(function: Function, x: Moments) -> Moments:
+    """Give the moments of function(x)."""
     with np.errstate(all="ignore"):
-        values = function(points)
-        mean = values @ weights
-        variance = (values - mean[:, None]) ** 2 @ weights
-    return Moments(x.axis, mean, variance)
+        return replace(x, points=function(x.points))
 
 
-def _function(node: Node, graph: Graph) -> Function | None:
-    """Give what an elementwise node computes of (channels, points); None for any other node."""
-    match node.op:
-        case ops.Relu():
-            return lambda x: np.maximum(x, 0.0)
-        case ops.LeakyRelu(slope):
-            return lambda x: np.where(x > 0, x, slope * x)
-        case ops.PRelu() if node.inputs[1] in graph.constants:
-            slopes = graph.constants[node.inputs[1]].load().reshape(-1, 1)
-            return lambda x: np.where(x > 0, x, (slopes if len(slopes) == len(x) else slopes.mean()) * x)
-        case ops.Abs():
-            return np.abs
-        case ops.Clip(lo, hi):
-            return lambda x: np.clip(x, lo if lo is not None else -np.inf, hi if hi is not None else np.inf)
-        case ops.Unknown(kind) if len(node.inputs) == 1:
-            return FUNCTIONS.get(kind.removeprefix("aten.").split(".")[0].lower())
-        case _:
-            return None
+def through_affine(affine: Affine, x: Moments) -> Moments:
+    """Give the moments of scale * x + shift."""
+    return through(lambda points: affine.scale[:, None] * points + affine.shift[:, None], x)
 
 
-def _sigmoid(x: Floats) -> Floats:
-    result: Floats = 0.5 + 0.5 * np.tanh(0.5 * x)
-    return result
+def summed(terms: Sequence[tuple[Moments, float]], name: str) -> Moments | None:
+    """Give those of the sum of factor * term, as if terms of different origins were independent. name: of the sum."""
+    first = terms[0][0]
+    if any((one.axis, one.channels) != (first.axis, first.channels) for one, _ in terms):
+        return None
+    zeros = np.zeros(first.channels)
+    if all(one.origin == first.origin for one, _ in terms):
+        return replace(first, points=sum((factor * one.points for one, factor in terms), zeros[:, None]))
+    mean = sum((factor * one.mean for one, factor in terms), zeros)
+    variance = sum((factor**2 * one.variance for one, factor in terms), zeros)
+    return normal(first.axis, mean, variance, name).leaning(sum((factor * one.off for one, factor in terms), zeros))
 
 
-def _softplus(x: Floats) -> Floats:
-    result: Floats = np.logaddexp(0.0, x)
-    return result
+def multiplied(u: Moments, v: Moments, name: str) -> Moments | None:
+    """Give those of u * v, as if factors of different origins were independent. name: of the product."""
+    if (u.axis, u.channels) != (v.axis, v.channels):
+        return None
+    if u.origin == v.origin:
+        return replace(u, points=u.points * v.points)
+    square = (u.variance + u.mean**2) * (v.variance + v.mean**2)
+    product = normal(u.axis, u.mean * v.mean, square - (u.mean * v.mean) ** 2, name)
+    return product.leaning(u.mean * v.off + v.mean * u.off)
 
 
-FUNCTIONS: Mapping[str, Function] = {  # by ATen's and ONNX's names, in small letters
-    "sigmoid": _sigmoid,
-    "tanh": np.tanh,
-    "softplus": _softplus,
-    "silu": lambda x: x * _sigmoid(x),
-    "gelu": lambda x: x * _sigmoid(1.702 * x),  # within 0.02 of x Phi(x): Hendrycks and Gimpel 2016
-    "mish": lambda x: x * np.tanh(_softplus(x)),
-    "elu": lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0.0))),
-    "hardsigmoid": lambda x: np.clip(x / 6 + 0.5, 0.0, 1.0),
-    "hardswish": lambda x: x * np.clip(x / 6 + 0.5, 0.0, 1.0),
-}
+def joined(parts: Sequence[Moments]) -> Moments:
+    """Put together what several inputs give to one output (a concat), each of them known in channels of its own."""
+    whole = parts[0]
+    for part in parts[1:]:
+        if (part.axis, part.channels) != (whole.axis, whole.channels):
+            return part
+        known = np.isfinite(whole.points[:, 0])
+        points = np.where(known[:, None], whole.points, part.points)
+        whole = Moments(part.axis, points, np.where(known, whole.lean, part.lean), part.origin)
+    return whole
 
 
 def in_frame(one: Moments, frame: Affine | None) -> Moments | None:
     """Give the moments of T' = (T - shift) / scale; None where the frame lies along another axis."""
     if frame is None or frame.is_identity:
         return one
-    if (frame.axis, frame.channels) != (one.axis, len(one.mean)):
+    if (frame.axis, frame.channels) != (one.axis, one.channels):
         return None
-    return Moments(one.axis, (one.mean - frame.shift) / frame.scale, one.variance / frame.scale**2)
+    return through_affine(frame.inverse(), one)

@@ -45,8 +45,8 @@ Outcome: TypeAlias = Folded | Kept
 class Balance:
     """What a weight in half precision is rounded against (`bnfold.rounding`), in float64.
 
-    mean, variance: (in_channels,), of the folded node's input. residue: (out_channels,), what the rounding of its bias
-    adds to the output, divided by alpha.
+    mean, variance: (in_channels,), of the folded node's input. residue: (out_channels,), what the rounding of its bias,
+    and what is off in its input already, add to W' x on average.
     """
 
     mean: Floats

@@ -1,22 +1,15 @@
 """Rounding in half precision: every number a neighbour of the exact one, and what rows are off on average vanishes."""
 
-from dataclasses import replace
-
 import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bnfold import ops
 from bnfold.affine import Floats
-from bnfold.folding import fold
-from bnfold.graph import Constant, Graph
-from bnfold.plan import Balance, Remove, ScaleWeight, SetBias
+from bnfold.plan import Balance
 from bnfold.relation import Contracted
 from bnfold.rounding import PULL, faithful, nearest
-from bnfold.why import Why
-from tests.building import Builder
 
 KINDS = {"float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
 PLAIN = Contracted("x", "y", "w", "", 1, 1, 0, 1)
@@ -161,60 +154,3 @@ def test_rows_by_themselves_come_out_as_in_the_whole(groups: int) -> None:
     whole = faithful(linear, exact, "bfloat16", balance)
     parts = [faithful(linear, exact[k : k + 2], "bfloat16", balance, slice(k, k + 2)) for k in (0, 2, 4)]
     assert np.array_equal(np.concatenate(parts), whole)
-
-
-def trunk(dtype: str) -> Graph:
-    """conv -> BatchNorm -> ReLU -> conv -> BatchNorm, its constants representable in the type."""
-    build = Builder(dtype=dtype)
-    x = build.conv("conv1", build.input(2, 3, 6, 6), 8)
-    x = build.batch_norm("bn1", x)
-    x = build.node("relu", ops.Relu(), [x], build.shape(x))
-    x = build.batch_norm("bn2", build.conv("conv2", x, 5))
-    graph = build.graph(x)
-    if dtype in KINDS:
-        graph = replace(graph, constants={name: _representable(one) for name, one in graph.constants.items()})
-    return graph
-
-
-def _representable(constant: Constant) -> Constant:
-    numbers = nearest(constant.load(), constant.dtype)
-    return Constant(constant.name, constant.shape, constant.dtype, lambda: numbers)
-
-
-@pytest.mark.parametrize("dtype", KINDS)
-def test_the_plan_says_what_a_weight_is_balanced_against(dtype: str) -> None:
-    graph = trunk(dtype)
-    plan = fold(graph)
-    edits = {edit.node: edit for edit in plan.edits if isinstance(edit, ScaleWeight)}
-    assert edits["conv1"].balance is None, "nothing is known of the model's input"
-    balance = edits["conv2"].balance
-    assert balance is not None
-    normal = np.random.default_rng(0).normal(size=(100_000, 1))
-    gamma, beta = (graph.constants[f"bn1.{role}"].load() for role in ("weight", "bias"))
-    assert np.allclose(balance.mean, np.maximum(gamma * normal + beta, 0).mean(axis=0), atol=0.03)
-    bias = next(edit.bias for edit in plan.edits if isinstance(edit, SetBias) and edit.node == "conv2")
-    assert np.array_equal(balance.residue, nearest(bias, dtype) - bias)
-
-
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_wider_types_are_rounded_to_the_nearest(dtype: str) -> None:
-    assert all(edit.balance is None for edit in fold(trunk(dtype)).edits if isinstance(edit, ScaleWeight))
-
-
-def shifted(dtype: str, **options: object) -> Graph:
-    """BatchNorm -> ReLU -> conv -> BatchNorm by a shift alone (gamma / sqrt(var + eps) is 1)."""
-    build = Builder(dtype=dtype)
-    x = build.batch_norm("bn1", build.input(2, 3, 4, 4))
-    x = build.conv("conv", build.relu("relu", x), 4, bias=False)
-    scale, shift = build.constant("scale", np.ones(4)), build.constant("shift", np.array([0.7, -1.3, 0.1, 2.9]))
-    graph = build.graph(build.node("affine", ops.Affine(1), [x, scale, shift], build.shape(x)))
-    limited = [replace(node, **options) if node.name == "conv" else node for node in graph.nodes]
-    constants = {name: _representable(one) for name, one in graph.constants.items()}
-    wide = Constant("shift", (4,), "float64", graph.constants["shift"].load)
-    return replace(graph, nodes=tuple(limited), constants={**constants, "shift": wide})
-
-
-def test_a_weight_beside_a_new_bias_is_balanced_where_it_may_change() -> None:
-    assert [type(edit) for edit in fold(shifted("float16")).edits] == [ScaleWeight, SetBias, Remove]
-    held = shifted("float16", limits={"weight": Why.SHARED})
-    assert [type(edit) for edit in fold(held).edits] == [SetBias, Remove]

@@ -2,10 +2,10 @@
 
 With e = W^ - W' what the rounding of a row adds, m = E[x] and v = Var(x) of its input, an output channel is off by
 
-    e . m + r                                   on average, a shift: r is the rounding of the bias, divided by alpha, and
-                                                W' times what rounding has left in x (`bnfold.balancing`),
-    sum e W' v / sqrt(sum W'^2 v)               along itself: a gain,
-    sqrt(sum e^2 v)                             in all, most of it noise.
+    e . m + r                        on average, a shift: r is the rounding of the bias (divided by alpha), and W' times
+                                     what rounding has left in x (`bnfold.balancing`),
+    sum e W' v / sqrt(sum W'^2 v)    along itself: a gain,
+    sqrt(sum e^2 v)                  in all, most of it noise.
 
 Noise is averaged away further on (by the next layer's sum, by pooling), shift and gain are not. All weights begin as
 the nearest numbers; then some of those next to a tie take their other neighbour, as long as that lowers

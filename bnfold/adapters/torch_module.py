@@ -1,5 +1,6 @@
 """nn.Module to Graph and back: read, fold, write, and prove that the function is the same."""
 
+import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -118,7 +119,7 @@ def fold_with_edits(
     if not options.get("bake"):
         return _folded(module, given, wanted)
     target = module if inplace else copied(module)
-    with taken_back(target, always=dry_run):
+    with taken_back(target, always=dry_run) if inplace else contextlib.nullcontext():
         notes = tuple(f"{path}: its parametrization was made a plain weight" for path in baked(target))
         result, edits = _folded(target, given, wanted)
     return replace(result, notes=(*notes, *result.notes)), edits

@@ -80,8 +80,7 @@ class OldWeights:
     def room(self, tensor: Tensor) -> Tensor:
         """Give the memory for a parameter's new numbers: its own, once the old ones are saved, or another.
 
-        It isn't the parameter's before `tensor.data` is set to it; `put_back` has to follow where that or the filling
-        fails.
+        The caller fills it and sets `tensor.data` to it; where that fails, `put_back` has to follow.
         """
         if id(tensor) in self._old:
             return _fresh(tensor)
@@ -95,12 +94,16 @@ class OldWeights:
             return _fresh(tensor)
         return tensor.data
 
-    def put_back(self, tensor: Tensor) -> None:
-        """Give a parameter its old numbers; nothing where it has them."""
-        if id(tensor) in self._old:
-            with torch.no_grad():
-                self._old[id(tensor)].put_back()
-            del self._old[id(tensor)]
+    def __len__(self) -> int:
+        return len(self._old)
+
+    def put_back(self, count: int = 0) -> None:
+        """Give all parameters but the first `count` their old numbers."""
+        with torch.no_grad():
+            while len(self._old) > count:
+                last = next(reversed(self._old))
+                self._old[last].put_back()
+                del self._old[last]
 
     def constant(self, name: str, tensor: Tensor) -> Constant:
         """Give the old numbers, whenever they are read."""

@@ -2,16 +2,17 @@
 
 from collections.abc import Callable
 from functools import partial
-
-from torch import Tensor
+from typing import TypeAlias
 
 from bnfold.adapters.torch_old_weights import OldWeights
 
+Mark: TypeAlias = tuple[int, int]
+
 
 class Undo:
-    """The steps back, in the order of the changes. Each is added before its change, and can be taken twice.
+    """The old weights, and the steps back from every other change, in the order of the changes.
 
-    weights: the old numbers of the parameters that changed.
+    A step is added before its change, and can be taken twice.
     """
 
     def __init__(self) -> None:
@@ -22,24 +23,23 @@ class Undo:
         """Take in a step back, and what to call it with."""
         self._steps.append(partial(step, *args))
 
-    def room(self, parameter: Tensor) -> Tensor:
-        """Give the memory for a parameter's new numbers, as `OldWeights.room` does."""
-        memory = self.weights.room(parameter)
-        self.add(self.weights.put_back, parameter)
-        return memory
-
-    def mark(self) -> int:
+    def mark(self) -> Mark:
         """Give the state now, for `take_back`."""
-        return len(self._steps)
+        return len(self.weights), len(self._steps)
 
-    def take_back(self, mark: int = 0) -> None:
+    def take_back(self, mark: Mark = (0, 0)) -> None:
         """Return to a state from before. An interrupt waits until that is done."""
         interrupt = None
-        while len(self._steps) > mark:
+        while (len(self.weights), len(self._steps)) != mark:
             try:
-                self._steps[-1]()
-                self._steps.pop()
+                self._go_back(*mark)
             except KeyboardInterrupt as error:
                 interrupt = error
         if interrupt is not None:
             raise interrupt
+
+    def _go_back(self, weights: int, steps: int) -> None:
+        self.weights.put_back(weights)
+        while len(self._steps) > steps:
+            self._steps[-1]()
+            self._steps.pop()

@@ -149,7 +149,7 @@ class _Writer:
         path = constant.name
         old = self._stored(path, constant.shape)
         if isinstance(old, nn.Parameter) and len(self.paths.aliases(path)) == 1 and path not in self.written:
-            new = self.undo.room(old)
+            new = self.undo.weights.room(old)
             fill(new)
             old.data = new
         else:

@@ -214,7 +214,7 @@ def test_old_numbers_are_read_after_new_ones_are_written() -> None:
     assert not weight.any()
     assert np.array_equal(constant.load(), before)
     assert np.array_equal(np.concatenate([numbers for _, numbers in constant.slabs()]), before)
-    old.put_back(weight)
+    old.put_back()
     assert np.array_equal(constant.load(), before)
     assert np.array_equal(weight.detach().numpy(), before)
 
@@ -224,18 +224,19 @@ def test_memory_of_others_is_not_written_to_either_where_nothing_has_changed() -
     weight, old = nn.Parameter(torch.from_numpy(array)), OldWeights()
     old.room(weight)
     array[:] = 7
-    old.put_back(weight)
+    old.put_back()
     assert (array == 7).all()
 
 
 def test_an_interrupt_waits_until_all_is_taken_back() -> None:
-    undo, done = Undo(), list[str]()
+    undo, done, weight = Undo(), list[str](), nn.Parameter(torch.ones(3))
     undo.add(done.append, "first")
     undo.add(_interrupted_once(done), "second")
     mark = undo.mark()
     undo.add(done.append, "third")
+    weight.data = undo.weights.room(weight).zero_()
     undo.take_back(mark)
-    assert done == ["third"]
+    assert (done, weight.tolist()) == (["third"], [1, 1, 1])
     with pytest.raises(KeyboardInterrupt):
         undo.take_back()
     assert done == ["third", "second", "first"]

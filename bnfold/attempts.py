@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from bnfold.affine import Affine, Floats, Frames
+from bnfold.affine import Affine, Frames
 from bnfold.balancing import with_balance
 from bnfold.candidates import Candidate
 from bnfold.graph import Graph, Node
@@ -28,7 +28,8 @@ BENDS = frozenset({Why.KINK, Why.ORDER, Why.BOUNDS, Why.FILL})
 class Attempt:
     """found: every affine, some refused. bent: the activations that take their wider relation.
 
-    trouble: what the numbers can't bear; none in a fold that may be carried out.
+    trouble: what the numbers can't bear; none in a fold that may be carried out. tail: merges, and edits of what they
+    make, which come after the other edits.
     """
 
     found: tuple[Candidate, ...]
@@ -36,17 +37,17 @@ class Attempt:
     bent: frozenset[str]
     edits: tuple[Edit, ...]
     trouble: tuple[Reason, ...]
+    tail: tuple[Edit, ...] = ()
+
+    @property
+    def plan(self) -> Plan:
+        """All that it does, without a word on why."""
+        return Plan((), (*self.edits, *self.tail), self.solution.frames, self.solution.inner)
 
 
 def attempt(graph: Graph, found: Sequence[Candidate], level: str, relaxed: frozenset[str]) -> Attempt:
     """Fold all that the relations allow. relaxed: activations that may bend from the start."""
-    return attempt_of(graph, found, *_solve(graph, found, level, relaxed), level)
-
-
-def attempt_of(
-    graph: Graph, found: Sequence[Candidate], solution: Solution, bent: frozenset[str], level: str
-) -> Attempt:
-    """Carry a solution through: the edits that it asks for, and whether the numbers bear them."""
+    solution, bent = _solve(graph, found, level, relaxed)
     sites = {node.name: Site(node, graph, node.name in bent, level == "max") for node in graph.nodes}
     edits = _edits(found, solution, sites)
     return Attempt(tuple(found), solution, bent, edits, tuple(unbearable(graph, found, solution.frames, edits)))
@@ -54,8 +55,14 @@ def attempt_of(
 
 def plan_of(graph: Graph, one: Attempt) -> Plan:
     """Say what an attempt does, with what half precision needs to be rounded well."""
-    edits = with_balance(graph, one.solution.frames, one.edits)
-    return Plan(_outcomes(graph, one.found, one.solution, edits), edits, _told(one.found, one.solution))
+    edits = (*with_balance(graph, one.solution.frames, one.edits), *one.tail)
+    outcomes = _outcomes(graph, one.found, one.solution, edits)
+    merged = {name: merge.node for merge in one.plan.merges for name in merge.nodes}
+    outcomes = tuple(
+        Folded(each.affine, (merged[each.affine],)) if isinstance(each, Kept) and each.affine in merged else each
+        for each in outcomes
+    )
+    return Plan(outcomes, edits, *_told(one.found, one.solution))
 
 
 def _solve(
@@ -97,10 +104,10 @@ def _taken(found: Sequence[Candidate], solution: Solution) -> list[Candidate]:
 
 def _edits(found: Sequence[Candidate], solution: Solution, sites: Mapping[str, Site]) -> tuple[Edit, ...]:
     """Ask every operator how its constants follow from the frames, and take the folded affines out."""
-    zeroed: dict[str, Floats] = {}
+    zeroed: dict[str, np.ndarray] = {}
     for candidate in _taken(found, solution):
-        for name, given in candidate.zeroed.items():
-            zeroed[name] = np.where(np.isnan(given), zeroed.get(name, np.nan), given)
+        for name, mask in candidate.zeroed.items():
+            zeroed[name] = mask | zeroed.get(name, False)
     edits: list[Edit] = []
     for name, site in sites.items():
         if name in solution.taken:
@@ -111,24 +118,21 @@ def _edits(found: Sequence[Candidate], solution: Solution, sites: Mapping[str, S
     return tuple(edits)
 
 
-def _told(found: Sequence[Candidate], solution: Solution) -> Frames:
-    """Give the frames, with scale 0 in the dead channels, where the new tensor says nothing of the old one."""
-    frames = dict(solution.frames)
+def _told(found: Sequence[Candidate], solution: Solution) -> tuple[Frames, Frames]:
+    """Give the frames, outer and inner, with scale 0 in dead channels, where the new tensor says nothing of the old."""
+    outer, inner = dict(solution.frames), dict(solution.inner)
     for candidate in _taken(found, solution):
-        for dead in map(np.isfinite, candidate.zeroed.values()):
+        axis = candidate.tie.axis
+        for dead in candidate.zeroed.values():
             for name in candidate.unseen:
-                axis, channels = candidate.tie.axis, len(dead)
-                frame = frames.get(name, Affine.identity(axis, channels))
+                frames = outer if name not in outer or outer[name].axis == axis else inner
+                frame = frames.get(name, Affine.identity(axis, len(dead)))
                 frames[name] = Affine(axis, np.where(dead, 0.0, frame.scale), np.where(dead, 0.0, frame.shift))
-    return frames
+    return outer, inner
 
 
-def _with_dead_rows(site: Site, own: Sequence[Edit], given: Floats, frames: Frames) -> list[Edit]:
-    """Let a linear node give one number in each dead channel, before its frame: W' = 0, b' = (given - shift) / scale.
-
-    given: (out_channels,), NaN in those that aren't dead.
-    """
-    dead = np.isfinite(given)
+def _with_dead_rows(site: Site, own: Sequence[Edit], dead: np.ndarray, frames: Frames) -> list[Edit]:
+    """Let a linear node give exactly 0 in the dead channels, before its frame: W' = 0, b' = (0 - shift) / scale."""
     linear = contraction(site)
     assert linear is not None
     outputs, inputs = channels_of(linear, site.graph.constants[linear.weight].shape)[::-1]
@@ -138,7 +142,7 @@ def _with_dead_rows(site: Site, own: Sequence[Edit], given: Floats, frames: Fram
     biased = next((e for e in own if isinstance(e, SetBias)), None)
     place = bias_shape(site, linear)
     bias = biased.bias if biased else bias_of(site, linear)
-    bias = np.where(dead.reshape(place), ((given - frame.shift) / frame.scale).reshape(place), bias)
+    bias = np.where(dead.reshape(place), (-frame.shift / frame.scale).reshape(place), bias)
     return [replace(scaled, out_factor=np.where(dead, 0.0, scaled.out_factor)), SetBias(site.node.name, bias)]
 
 

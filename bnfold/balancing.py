@@ -48,7 +48,7 @@ def merged(graph: Graph, plan: Plan, merge: Merge, weight: Floats, bias: Floats)
     """
     dtype = graph.values[merge.x].dtype
     x = moments(graph, [merge.x]).get(merge.x) if dtype in HALF else None
-    x = in_frame(x, plan.frames.get(merge.x)) if x is not None and x.axis == 1 else None
+    x = in_frame(x, plan.frame(merge.x, 1)) if x is not None and x.axis == 1 else None
     if x is None or x.channels != weight.shape[1] * merge.op.groups:
         return weight
     linear = Contracted(merge.x, merge.node, "", "", 1, 1, 0, 1, merge.op.groups)

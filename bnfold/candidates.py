@@ -6,7 +6,7 @@ from fnmatch import fnmatchcase
 
 import numpy as np
 
-from bnfold.affine import Affine, Floats, every, some
+from bnfold.affine import Affine, every, some
 from bnfold.dead_channels import way_to
 from bnfold.graph import Graph, Node
 from bnfold.ops import Affine as AffineOp
@@ -25,7 +25,7 @@ UNSOUND = frozenset({Why.TRAINING, Why.NO_STATISTICS, Why.COMPUTED, Why.AXIS, Wh
 class Candidate:
     """One affine node.
 
-    function: what it computes; channels with scale 0 ("dead") have scale 1, given that `zeroed` nodes give that there.
+    function: what it computes; channels with scale 0 ("dead") have scale 1, given that `zeroed` nodes give 0 in them.
     refusal: why it can't be folded, whatever the rest of the graph says. held: its tensors must stay as they are.
     """
 
@@ -34,7 +34,7 @@ class Candidate:
     function: Affine | None
     refusal: Reason | None = None
     held: bool = False
-    zeroed: Mapping[str, Floats] = field(default_factory=dict)  # by linear node: 0 where dead, else NaN
+    zeroed: Mapping[str, np.ndarray] = field(default_factory=dict)  # by linear node: a mask of its out channels
     unseen: tuple[str, ...] = ()  # the values on the way from there, whose dead channels nobody sees
 
 
@@ -65,8 +65,7 @@ def _candidate(graph: Graph, node: Node, only: Sequence[str], skip: Sequence[str
     scale, shift = function.scale.copy(), function.shift.copy()
     scale[dead] = 1.0
     shift[dead] -= way.constant
-    zeroed = {way.linear: np.where(dead, 0.0, np.nan)}
-    return Candidate(node, tie, Affine(axis, scale, shift), None, held, zeroed, way.values)
+    return Candidate(node, tie, Affine(axis, scale, shift), None, held, {way.linear: dead}, way.values)
 
 
 def _known(graph: Graph, node: Node) -> Affine | None:
@@ -113,19 +112,19 @@ def _fits(graph: Graph, node: Node, channels: int) -> bool:
 
 def _with_whole_units(graph: Graph, candidate: Candidate, found: Sequence[Candidate]) -> Candidate:
     """Refuse to zero rows of a module that is called elsewhere too, unless those calls are dead in the same way."""
-    for name, given in candidate.zeroed.items():
+    for name, mask in candidate.zeroed.items():
         unit = graph.by_name[name].unit
         calls = [node.name for node in graph.nodes if unit and node.unit == unit and node.name != name]
-        agreeing = set(_zeroed_alike(candidate, found, given))
+        agreeing = set(_zeroed_alike(candidate, found, mask))
         if any(call not in agreeing for call in calls):
             reason = Reason(candidate.node.name, Why.GAMMA_ZERO)
             return Candidate(candidate.node, candidate.tie, candidate.function, reason, candidate.held)
     return candidate
 
 
-def _zeroed_alike(candidate: Candidate, found: Sequence[Candidate], given: Floats) -> Iterator[str]:
+def _zeroed_alike(candidate: Candidate, found: Sequence[Candidate], mask: np.ndarray) -> Iterator[str]:
     for other in found:
         if other.node.unit == candidate.node.unit:
-            for name, wanted in other.zeroed.items():
-                if np.array_equal(wanted, given, equal_nan=True):
+            for name, dead in other.zeroed.items():
+                if np.array_equal(dead, mask):
                     yield name

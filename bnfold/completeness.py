@@ -11,7 +11,7 @@ import numpy as np
 from bnfold.affine import Affine
 from bnfold.errors import BnfoldError
 from bnfold.graph import Graph, Node
-from bnfold.plan import Edit, Folded, Merge, Plan, Remove, ScaleWeight, SetBias, SetConstants
+from bnfold.plan import Edit, Folded, Plan, Remove, ScaleWeight, SetBias, SetConstants
 from bnfold.relation import Site
 from bnfold.rules import rewritten
 from bnfold.rules.linear import contraction
@@ -22,9 +22,9 @@ def refuse_incomplete(graph: Graph, plan: Plan) -> None:
 
     graph: the raised one that the plan is to be carried out on.
     """
-    for name, frame in plan.frames.items():
+    for name, frame in (*plan.frames.items(), *plan.inner.items()):
         _refuse_misfit(graph, name, frame)
-    merged = {name for edit in plan.edits if isinstance(edit, Merge) for name in edit.nodes}
+    merged = plan.merged
     removed = {edit.node for edit in plan.edits if isinstance(edit, Remove)}
     for outcome in plan.outcomes:
         if isinstance(outcome, Folded) and outcome.affine not in merged | removed:
@@ -32,8 +32,9 @@ def refuse_incomplete(graph: Graph, plan: Plan) -> None:
     present = {part for edit in plan.edits for part in _parts(edit)}
     alive = {name: _alive(frame) for name, frame in plan.frames.items()}
     for node in graph.nodes:
-        if node.name in merged | removed or not plan.frames.keys() & {*node.inputs, *node.outputs}:
-            continue
+        around = {*node.inputs, *node.outputs}
+        if node.name in merged | removed or not plan.frames.keys() & around or plan.inner.keys() & around:
+            continue  # beside two frames, what they imply isn't that of either
         for part in _implied(node, graph, plan.frames, alive):
             if part not in present:
                 raise BnfoldError(

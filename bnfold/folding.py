@@ -8,6 +8,7 @@ from bnfold.attempts import Attempt, attempt, may_bend, plan_of
 from bnfold.candidates import Candidate, candidates
 from bnfold.errors import BnfoldError
 from bnfold.graph import Graph
+from bnfold.merging import merges_after
 from bnfold.ops import Relu
 from bnfold.plan import Plan, Reason
 from bnfold.record import record
@@ -19,16 +20,19 @@ LEVELS = ("default", "max")
 TRIES = 16  # of affines that are refused for numbers' sake and may not have been the cause; each costs a solution
 
 
-def fold(graph: Graph, *, level: str = "default", only: Sequence[str] = (), skip: Sequence[str] = ()) -> Plan:
+def fold(
+    graph: Graph, *, level: str = "default", only: Sequence[str] = (), skip: Sequence[str] = (), merge: bool = False
+) -> Plan:
     """Plan the fold of every affine that the relations allow.
 
     graph: as `bnfold.raising.raised` gives it. level: "default" never makes the model slower; "max" removes all that
     can be removed exactly, with clips by channel in the place of ReLUs. only, skip: shell patterns of affines' names.
+    merge: parallel linear branches become one convolution, too; only writers of graphs can carry that out.
     Raises BnfoldError for an unknown level.
     """
     if level not in LEVELS:
         raise BnfoldError(f"level {level!r} is unknown; it is one of {', '.join(LEVELS)}")
-    return plan_of(graph, _anew(_Choice(level, tuple(only), tuple(skip)), graph))
+    return plan_of(graph, _anew(_Choice(level, tuple(only), tuple(skip), merge), graph))
 
 
 @record
@@ -38,12 +42,16 @@ class _Choice:
     level: str
     only: tuple[str, ...]
     skip: tuple[str, ...]
+    merge: bool
 
 
 def _settled(graph: Graph, found: Sequence[Candidate], choice: _Choice) -> Attempt:
     """Fold until a fold of the result would take no more."""
     one = _fold(graph, found, choice.level)
-    while (joint := again(graph, one, choice.level, partial(_anew, choice))) is not None:
+    if choice.merge:
+        spared = [each.node.name for each in found if each.refusal and each.refusal.why is Why.SKIPPED]
+        one = replace(one, tail=merges_after(graph, one.plan, spared))
+    while (joint := again(graph, one, partial(_anew, choice))) is not None:
         one = joint
     return one
 

@@ -8,7 +8,7 @@ x itself is a convolution whose 1x1 kernel is the identity, an affine of x one w
 behind a branch, or behind the sum, scales rows and moves biases. Kernels of different sizes are padded with zeros.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -18,36 +18,27 @@ from bnfold.affine import Floats
 from bnfold.balancing import merged
 from bnfold.branches import Branch, affine_behind, affines_of, branches_of
 from bnfold.graph import Graph, Node
-from bnfold.plan import Folded, Kept, Merge, Outcome, Plan, Remove
+from bnfold.plan import Merge, Plan, Remove
 from bnfold.record import record
 from bnfold.relation import Site
 from bnfold.rules.affine import affine_of
+from bnfold.why import Why
 
 
-def with_merges(graph: Graph, plan: Plan) -> Plan:
-    """Add to a fold the merges that are possible after it. graph: the one that the plan was made for.
+def merges_after(graph: Graph, plan: Plan, spared: Collection[str] = ()) -> tuple[Merge, ...]:
+    """Find the merges that are possible after a fold.
 
-    A BatchNorm that the fold keeps and a merge takes in is Folded into the merged node then. Only writers of graphs can
-    carry the plan out.
+    graph: the one that the plan was made for. spared: affines that no merge may take in.
     """
     from bnfold.adapters.memory import written  # which carries out merges itself
 
-    removed = tuple(edit for edit in plan.edits if isinstance(edit, Remove))
-    folded = written(graph, Plan((), removed))  # what else changes are numbers, and no weight is loaded for these
-    merges = {merge: _affines(folded, merge) for merge in find(folded)}
-    into = {name: merge.node for merge, names in merges.items() for name in names}
-    outcomes = tuple(_outcome(outcome, into) for outcome in plan.outcomes)
-    return replace(plan, outcomes=outcomes, edits=(*plan.edits, *merges))
-
-
-def _affines(graph: Graph, merge: Merge) -> list[str]:
-    return [name for name in merge.nodes if isinstance(graph.by_name[name].op, ops.BatchNorm | ops.Affine)]
-
-
-def _outcome(outcome: Outcome, into: dict[str, str]) -> Outcome:
-    if isinstance(outcome, Kept) and outcome.affine in into:
-        return Folded(outcome.affine, (into[outcome.affine],))
-    return outcome
+    structure = [edit for edit in plan.edits if isinstance(edit, Remove | Merge)]  # what else changes are numbers
+    folded = written(graph, Plan((), tuple(structure)), is_exact=True)
+    kept = tuple(
+        replace(node, limits={**node.limits, "remove": Why.SKIPPED}) if node.name in spared else node
+        for node in folded.nodes
+    )
+    return find(replace(folded, nodes=kept))
 
 
 def find(graph: Graph) -> tuple[Merge, ...]:
@@ -93,11 +84,9 @@ def fused_after(graph: Graph, plan: Plan, merge: Merge) -> tuple[Floats, Floats]
     """
     from bnfold.adapters.memory import written
 
-    edits = [edit for edit in plan.edits if isinstance(edit, Remove) or (edit.node in merge.nodes and edit != merge)]
-    constants = {name: replace(constant, dtype="float64") for name, constant in graph.constants.items()}
-    values = {name: replace(value, dtype="float64") for name, value in graph.values.items()}
-    wide = replace(graph, constants=constants, values=values)  # so that nothing is rounded on the way
-    weight, bias = fused(written(wide, Plan((), tuple(edits))), merge)
+    edits = [edit for edit in plan.edits if isinstance(edit, Remove) or edit.node in merge.nodes]
+    result = written(graph, Plan((), tuple(edits)), is_exact=True)
+    weight, bias = (result.constants[name].load() for name in result.by_name[merge.node].inputs[1:3])
     return merged(graph, plan, merge, weight, bias), bias
 
 

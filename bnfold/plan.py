@@ -1,7 +1,7 @@
 """What a fold does, as plain data: an outcome for every affine, the frames, and the edits that carry them out."""
 
 from collections.abc import Mapping
-from dataclasses import field
+from dataclasses import field, replace
 from typing import TypeAlias
 
 from bnfold.affine import Affine, Floats
@@ -123,7 +123,8 @@ class Merge:
     on the way from x, in the order of the data; none for x itself. after: the affine behind the Sum that goes too.
     The Conv gives what that, or the Sum, gave; `bnfold.merging.fused` computes its weight (out, in / groups, *kernel)
     and bias (out,) in float64.
-    A module's forward has the branches as code, so that only graphs (.onnx, .pt2) can carry it out.
+    A module's forward has the branches as code, so that only graphs (.onnx, .pt2) can carry it out. Edits of `node`
+    that come after it in a plan are the Conv's.
     """
 
     node: str
@@ -146,12 +147,41 @@ Edit: TypeAlias = ScaleWeight | SetBias | SetConstants | SetBounds | ReplaceByCl
 class Plan:
     """A fold. Outcomes stand in the graph's order; frames say T = scale * T' + shift for every value that changed.
 
+    Of a tensor that changed along two axes, T = frame(inner(T')).
     A scale of 0 stands where T' says nothing of T: a channel that gamma == 0 lets nobody see.
     """
 
     outcomes: tuple[Outcome, ...]
     edits: tuple[Edit, ...]
     frames: Mapping[str, Affine] = field(default_factory=dict)
+    inner: Mapping[str, Affine] = field(default_factory=dict)
+
+    def frame(self, value: str, axis: int) -> Affine | None:
+        """Give the frame of a value along an axis; None where it has none, that is the identity."""
+        found = (frames[value] for frames in (self.frames, self.inner) if value in frames)
+        return next((frame for frame in found if frame.axis == axis), None)
+
+    @property
+    def merges(self) -> tuple[Merge, ...]:
+        """The merges whose Conv stays; what stood for another one that they take in is among their inner nodes."""
+        standing: dict[str, Merge] = {}
+        for edit in self.edits:
+            if isinstance(edit, Merge):
+                taken = [standing.pop(name).nodes for name in edit.nodes if name in standing]
+                more = dict.fromkeys(name for names in taken for name in names if name not in edit.nodes)
+                standing[edit.node] = replace(edit, inner=(*edit.inner, *more))
+        return tuple(standing.values())
+
+    @property
+    def merged(self) -> frozenset[str]:
+        """The nodes that merges replace."""
+        return frozenset(name for merge in self.merges for name in merge.nodes)
+
+    @property
+    def own(self) -> tuple[Edit, ...]:
+        """The edits of nodes that no merge replaces."""
+        merged = self.merged
+        return tuple(edit for edit in self.edits if edit.node not in merged)
 
     @property
     def folded(self) -> tuple[Folded, ...]:

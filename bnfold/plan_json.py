@@ -48,7 +48,8 @@ def to_json(plan: Plan, graph: Graph | None = None) -> dict[str, Any]:
         "model": None if graph is None else fingerprint(graph),
         "outcomes": [outcome_to_json(outcome) for outcome in plan.outcomes],
         "edits": [_edit_to_json(edit) for edit in plan.edits],
-        "frames": {name: _affine_to_json(frame) for name, frame in plan.frames.items()},
+        "frames": _frames_to_json(plan.frames),
+        **({"inner": _frames_to_json(plan.inner)} if plan.inner else {}),
     }
 
 
@@ -66,7 +67,8 @@ def from_json(data: object, graph: Graph | None = None, where: str = "plan") -> 
         plan = Plan(
             tuple(_outcome_from_json(item) for item in data["outcomes"]),
             tuple(_edit_from_json(item) for item in data["edits"]),
-            {str(name): _affine_from_json(item) for name, item in data["frames"].items()},
+            _frames_from_json(data["frames"]),
+            _frames_from_json(data.get("inner", {})),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BnfoldError(f"{where}: a damaged plan ({type(error).__name__}: {error}); make it anew") from error
@@ -192,6 +194,14 @@ def _conv(item: Mapping[str, Any]) -> Conv:
     pads = item["pads"] if item["pads"] is None else tuple((int(low), int(high)) for low, high in item["pads"])
     strides, dilations = (tuple(int(size) for size in item[key]) for key in ("strides", "dilations"))
     return Conv(strides, dilations, pads, int(item["groups"]), _text(item["pad_mode"]))
+
+
+def _frames_to_json(frames: Mapping[str, Affine]) -> dict[str, Any]:
+    return {name: _affine_to_json(frame) for name, frame in frames.items()}
+
+
+def _frames_from_json(items: Mapping[str, Any]) -> dict[str, Affine]:
+    return {str(name): _affine_from_json(item) for name, item in items.items()}
 
 
 def _affine_to_json(frame: Affine) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from bnfold.completeness import refuse_incomplete
 from bnfold.errors import BnfoldError
 from bnfold.folding import fold
 from bnfold.graph import Graph
-from bnfold.merging import with_merges
 from bnfold.plan import Balance, Merge, Plan, SetConstants
 from tests.networks import network
 
@@ -21,7 +20,7 @@ def plans() -> Iterator[tuple[Graph, Plan]]:
     for seed in SEEDS:
         graph = network(seed)
         for level in ("default", "max"):
-            yield graph, with_merges(graph, fold(graph, level=level))
+            yield graph, fold(graph, level=level, merge=True)
 
 
 def test_what_a_fold_made_is_whole() -> None:

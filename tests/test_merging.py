@@ -11,7 +11,7 @@ from bnfold import ops
 from bnfold.adapters.memory import written
 from bnfold.folding import fold
 from bnfold.graph import Graph
-from bnfold.merging import find, with_merges
+from bnfold.merging import find
 from bnfold.plan import Folded, Merge, Plan
 from bnfold.why import Why
 from tests.building import Builder
@@ -225,8 +225,7 @@ def test_a_kept_batch_norm_that_a_merge_takes_in_is_folded() -> None:
     b = Builder()
     x = b.relu("first", b.input(2, 4, 7, 9))
     graph = b.graph(b.relu("last", repvgg(b, x)))
-    alone = fold(graph)
-    plan = with_merges(graph, alone)
+    alone, plan = fold(graph), fold(graph, merge=True)
     assert [outcome.affine for outcome in alone.kept] == ["bn0"]
     assert plan.kept == ()
     assert Folded("bn0", ("outer",)) in plan.outcomes
@@ -237,4 +236,37 @@ def test_a_kept_batch_norm_that_a_merge_takes_in_is_folded() -> None:
 def test_a_merge_at_an_output_keeps_its_name() -> None:
     b = Builder()
     graph = b.graph(affine_behind(b, b.input(2, 4, 7, 9)))
-    assert same(graph, with_merges(graph, fold(graph))).outputs == graph.outputs
+    assert same(graph, fold(graph, merge=True)).outputs == graph.outputs
+
+
+def test_an_affine_that_is_skipped_stays_behind_the_merge() -> None:
+    b = Builder()
+    graph = b.graph(affine_behind(b, b.input(2, 4, 7, 9)))
+    plan = fold(graph, skip=("bn",), merge=True)
+    assert [kept.affine for kept in plan.kept] == ["bn"]
+    assert [type(node.op).__name__ for node in same(graph, plan).nodes] == ["Conv", "BatchNorm"]
+
+
+def test_a_merged_convolution_takes_what_the_sum_could_not() -> None:
+    b = Builder()
+    x = b.add("sum", conv(b, "a", x := b.input(2, 4, 7, 9), 4, (3, 3), P1), x)
+    pooled = b.node("pool", ops.MaxPool(), [x], (2, 4, 3, 4))
+    graph = b.graph(b.batch_norm("bn", pooled, b.positive(pooled)))
+    assert [kept.affine for kept in fold(graph).kept] == ["bn"]
+    plan = fold(graph, merge=True)
+    assert plan.outcomes == (Folded("bn", ("sum",)),)
+    result = same(graph, plan)
+    assert [type(node.op).__name__ for node in result.nodes] == ["Conv", "MaxPool"]
+    assert fold(result, merge=True).edits == ()
+
+
+def test_a_merge_takes_in_another() -> None:
+    b = Builder()
+    x = b.input(2, 4, 7, 9)
+    inner = b.batch_norm("bn", b.add("sum", conv(b, "a", x, 4, (3, 3), P1), x))
+    graph = b.graph(b.relu("relu", b.add("outer", inner, conv(b, "b", x, 4, (1, 1), P0, bias=True))))
+    plan = fold(graph, merge=True)
+    (merge,) = plan.merges
+    assert merge.node == "outer"
+    assert set(merge.nodes) == {"a", "sum", "bn", "b", "outer"}
+    assert [type(node.op).__name__ for node in same(graph, plan).nodes] == ["Conv", "Relu"]

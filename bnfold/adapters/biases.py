@@ -25,12 +25,12 @@ def without_biases(graph: Graph) -> Graph:
     return held(graph, bare)
 
 
-def fold_sparingly(graph: Graph, *, level: str, only: Sequence[str], skip: Sequence[str]) -> Plan:
+def fold_sparingly(graph: Graph, *, level: str, only: Sequence[str], skip: Sequence[str], merge: bool = False) -> Plan:
     """Fold, and again without the biases that cost more operators than go. graph: as `without_biases` gives it."""
-    plan = fold(graph, level=level, only=only, skip=skip)
+    plan = fold(graph, level=level, only=only, skip=skip, merge=merge)
     while names := costly(graph, plan):
         graph = held(graph, names)
-        plan = fold(graph, level=level, only=only, skip=skip)
+        plan = fold(graph, level=level, only=only, skip=skip, merge=merge)
     return plan
 
 
@@ -51,7 +51,7 @@ def costly(graph: Graph, plan: Plan) -> list[str]:
     removed = {edit.node for edit in plan.edits if isinstance(edit, Remove)}
     left = Counter({name: max(1, len(graph.by_name[name].sources)) for name in removed})
     found = []
-    for edit in plan.edits:
+    for edit in plan.own:
         node = graph.by_name[edit.node]
         if not isinstance(edit, SetBias) or not wants_add(node, graph):
             continue

@@ -8,7 +8,7 @@ import numpy as np
 from bnfold.affine import Floats
 from bnfold.dtypes import numpy_dtype
 from bnfold.graph import Constant, Graph, Node
-from bnfold.merging import fused
+from bnfold.merging import fused, fused_after
 from bnfold.ops import Bilinear, ChannelClip, Clip, Conv, ConvTranspose, Einsum, Gemm, Identity, Linear, MatMul, Pad
 from bnfold.plan import Edit, Merge, Plan, Remove, ReplaceByClip, ScaleWeight, SetBias, SetBounds, SetConstants
 from bnfold.relation import Site
@@ -26,8 +26,10 @@ def written(graph: Graph, plan: Plan, *, is_exact: bool = False) -> Graph:
     Raises ValueError for an edit that the node can't take, as a bias of a pooling.
     """
     draft = _Draft(graph, {node.name: node for node in graph.nodes}, dict(graph.constants), is_exact)
-    for edit in plan.edits:
+    for edit in plan.edits if is_exact else plan.own:
         draft.apply(edit)
+    for merge in () if is_exact else plan.merges:
+        draft.put(merge, *fused_after(graph, plan, merge))
     return _closed(draft)
 
 
@@ -61,7 +63,7 @@ class _Draft:
             case Remove():
                 self.removed.add(node.name)
             case Merge():
-                self._merge(edit)
+                self.put(edit, *fused(_closed(self), edit))
 
     def _scale_weight(self, node: Node, edit: ScaleWeight) -> None:
         found = contraction(Site(node, replace(self.graph, constants=self.constants)))
@@ -82,16 +84,14 @@ class _Draft:
             raise ValueError(f"{node.name}: {type(node.op).__name__} takes no bias")
         self._set_operand(node.name, BIAS, bias)
 
-    def _merge(self, edit: Merge) -> None:
-        """Compute from what the branches hold by now; the Conv stands where the Sum did."""
-        now = _closed(self)
-        weight, bias = fused(now, edit)
-        output = now.by_name[edit.after[-1] if edit.after else edit.node].output
+    def put(self, edit: Merge, weight: Floats, bias: Floats) -> None:
+        """Let a Conv stand where the Sum did."""
+        output = self.nodes[edit.after[-1] if edit.after else edit.node].output
         self.nodes[edit.node] = Node(edit.node, edit.op, (edit.x,), (output,))
         for name in edit.nodes:
             if name != edit.node:
                 del self.nodes[name]
-        dtype = now.values[output].dtype
+        dtype = self.graph.values[output].dtype
         for index, numbers in ((1, weight), (2, bias)):
             name = _fresh(f"{edit.node}.{index}", {*self.constants, *self.graph.values})
             self.constants[name] = self._constant(name, numbers, dtype)

@@ -8,7 +8,7 @@ what the frames mean, T = scale * T' + shift, and shares neither the rules nor t
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import field
 from typing import TypeAlias
 
@@ -19,12 +19,15 @@ from bnfold import ops
 from bnfold.adapters.onnx_content import Block, Content, Dense, Scaled, Scratch, rounded
 from bnfold.adapters.onnx_evaluators import Array
 from bnfold.affine import Affine, Floats, every, some
+from bnfold.auditing.comparing import FORMATS
+from bnfold.auditing.merges import UnlikeError, last_of, merged
 from bnfold.dtypes import numpy_dtype
 from bnfold.errors import BnfoldError
 from bnfold.graph import Graph
 from bnfold.plan import Plan, Remove, ScaleWeight, SetBias, SetConstants
 from bnfold.record import record
 from bnfold.relation import Contracted, Site
+from bnfold.rounding import HALF
 from bnfold.rules.affine import affine_of
 from bnfold.rules.linear import channels_of, contraction
 
@@ -70,8 +73,8 @@ class Audit:
 
         Left out are dead channels, whose bias the affine behind decides, and a bias with a second axis.
         """
-        zeroed = {edit.node for edit in self.plan.edits if isinstance(edit, ScaleWeight) and not every(edit.out_factor)}
-        for edit in self.plan.edits:
+        zeroed = {edit.node for edit in self.plan.own if isinstance(edit, ScaleWeight) and not every(edit.out_factor)}
+        for edit in self.plan.own:
             if not isinstance(edit, SetBias) or edit.node in zeroed:
                 continue
             contracted = contraction(Site(self.graph.by_name[edit.node], self.graph))
@@ -85,6 +88,24 @@ class Audit:
             if some(wrong):
                 raise AuditError(f"{edit.node}: its bias isn't what the frames say; nothing was written")
 
+    def merges(self, numbers: Mapping[str, tuple[Floats, Floats]]) -> None:
+        """Check the weight and bias of each Conv that stands for branches. numbers: both, by the merge's node.
+
+        Left out are biases of dead channels.
+        """
+        for merge in self.plan.merges:
+            try:
+                wanted = merged(self.graph, self.plan, merge, numbers[merge.node][0].shape)
+            except UnlikeError as error:
+                raise AuditError(f"{error}; nothing was written") from error
+            dtype = self.graph.values[merge.x].dtype
+            unit = 1.01 * 2.0 ** -FORMATS[dtype][0] if dtype in HALF else _SAME  # of half precision they are rounded
+            live = self._frame(last_of(self.graph, merge).output, 1, len(wanted[2])).scale != 0
+            (weight, bias), (right, sizes, base, terms) = numbers[merge.node], wanted
+            wrong = weight.shape != right.shape or bool(np.any(np.abs(weight - right) > unit * sizes))
+            if wrong or np.any(live & (np.abs(bias - base) > unit * terms)):
+                raise AuditError(f"{merge.node}: its numbers aren't those of its branches; nothing was written")
+
     def parameters(self) -> None:
         """Check the new numbers of constants that are data: c = scale c' + shift."""
         for edit in self.plan.edits:
@@ -92,9 +113,13 @@ class Audit:
             if not isinstance(edit, SetConstants) or not isinstance(node.op, ops.Parameter):
                 continue
             old, new = self.graph.constants[node.inputs[0]].load(), edit.constants[0]
-            frame = self.plan.frames.get(node.output, Affine.identity(old.ndim - 1, old.shape[-1]))
-            terms = np.abs(old) + np.abs(old - frame(np.zeros_like(old)))
-            if new.shape != old.shape or np.any(np.abs(frame(new) - old) > _SAME * terms):
+            found = (frames.get(node.output) for frames in (self.plan.inner, self.plan.frames))
+            frames = [frame for frame in found if frame is not None]
+            back, shift = new, np.zeros_like(new)
+            for frame in frames:
+                back, shift = frame(back), frame(shift)
+            terms = np.abs(old) + np.abs(shift)
+            if new.shape != old.shape or np.any(np.abs(back - old) > _SAME * terms):
                 raise AuditError(f"{node.name}: its numbers aren't what the frames say; nothing was written")
 
     def recurrent(self) -> None:
@@ -156,7 +181,7 @@ class Audit:
         return frame.scale, frame.shift
 
     def _frame(self, value: str, axis: int, channels: int) -> Affine:
-        frame = self.plan.frames.get(value)
+        frame = self.plan.frame(value, axis)
         return Affine.identity(axis, channels) if frame is None else frame
 
     def _factors(self, content: Scaled) -> list[tuple[Floats, int]]:

@@ -29,9 +29,10 @@ def edited(model: Model, graph: Graph, plan: Plan, *, norms: bool = True) -> Edi
     Raises BnfoldError for an edit of a node that isn't there or can't take it: the plan is of another model.
     """
     editor = _Editor(model, graph, plan, norms)
-    for edit in plan.edits:
-        if edit.node not in graph.by_name:
-            raise BnfoldError(f"{model.name}: the plan names the node {edit.node!r}, which isn't there")
+    missing = next((edit.node for edit in plan.edits if edit.node not in graph.by_name), None)
+    if missing is not None:
+        raise BnfoldError(f"{model.name}: the plan names the node {missing!r}, which isn't there")
+    for edit in (*plan.own, *plan.merges):
         editor.carry_out(edit, graph.by_name[edit.node])
     editor.cancel_layouts()
     editor.join_arithmetic({edit.node for edit in plan.edits})
@@ -213,6 +214,7 @@ class _Editor:
         from onnx import helper
 
         weight, bias = fused_after(self.graph, self.plan, edit)
+        self.result.merged[edit.node] = weight, bias
         nodes = [self.graph.by_name[name] for name in edit.nodes]
         gone = [self._work(source) for node in nodes for source in node.sources or (node.name,)]
         self._drop(gone)

@@ -20,7 +20,7 @@ from bnfold.adapters.onnx_write import EXTERNAL_DATA, to_file, to_memory
 from bnfold.completeness import refuse_incomplete
 from bnfold.errors import BnfoldError
 from bnfold.graph import Graph
-from bnfold.merging import with_merges
+from bnfold.merging import merges_after
 from bnfold.plan import Plan
 from bnfold.raising import raised
 from bnfold.result import FoldResult
@@ -91,8 +91,7 @@ def fold_proto(
 
 
 def _plan(graph: Graph, level: str, only: Sequence[str], skip: Sequence[str], merge: bool) -> Plan:
-    plan = fold_sparingly(graph, level=level, only=only, skip=skip)
-    return with_merges(graph, plan) if merge else plan
+    return fold_sparingly(graph, level=level, only=only, skip=skip, merge=merge)
 
 
 def _whole(graph: Graph, plan: Plan) -> Plan:
@@ -108,7 +107,7 @@ def merged_proto(proto: ModelProto, level: str = "default") -> tuple[ModelProto,
     """
     found = _of_proto(proto, freeze_inputs=False)
     graph = raised_for_onnx(found.model.graph)
-    plan = with_merges(graph, Plan((), ()))
+    plan = Plan((), merges_after(graph, Plan((), ())))
     if not plan.edits and not any(isinstance(node.op, ops.Affine) and node.sources[1:] for node in graph.nodes):
         return proto, plan
     return to_memory(*_settled(found, graph, plan, level)), plan
@@ -127,7 +126,9 @@ def _settled(found: Reading, graph: Graph, plan: Plan, level: str) -> tuple[Mode
     audit.parameters()
     audit.recurrent()
     written = found.written(graph, plan)
-    return written, changes(written, edited(written, graph, plan, norms=level != "max"), plan.frames), audit
+    result = edited(written, graph, plan, norms=level != "max")
+    audit.merges(result.merged)
+    return written, changes(written, result, plan.frames), audit
 
 
 def _target(source: Path, target: str | os.PathLike[str] | None, in_place: bool) -> Path:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from bnfold.adapters.onnx_content import Content
 from bnfold.adapters.onnx_protos import NodeProto
 from bnfold.adapters.onnx_scopes import FileNode
+from bnfold.affine import Floats
 from bnfold.record import record
 
 
@@ -62,3 +63,4 @@ class Edited:
     uses: list[Use] = field(default_factory=list)
     alias: dict[str, str] = field(default_factory=dict)
     touched: set[str] = field(default_factory=set)  # names that edited nodes read before
+    merged: dict[str, tuple[Floats, Floats]] = field(default_factory=dict)  # weight and bias by the Sum's name

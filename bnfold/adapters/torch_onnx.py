@@ -23,8 +23,7 @@ from bnfold.adapters.torch_program import fold_program, functionalised
 from bnfold.adapters.torch_sizes import same_at_other_sizes
 from bnfold.errors import BnfoldError
 from bnfold.folding_files import read_plan
-from bnfold.merging import with_merges
-from bnfold.plan import Merge, Plan
+from bnfold.plan import Plan
 from bnfold.plan_json import digest
 from bnfold.result import ExportResult, FoldResult
 
@@ -73,7 +72,7 @@ def export(
     if plan_file is not None:
         plan = read_plan(plan_file, fold_program(program, plan=Plan((), ()), verify=False).graph)
     result = (
-        fold_program(program, level=level, only=only, skip=skip, plan=plan, merge=False, verify=False) if fold else None
+        fold_program(program, level=level, only=only, skip=skip, plan=plan, merge=merge, verify=False) if fold else None
     )
     output_names = output_names or _output_names(program)
     proto = _to_onnx(program if result is None else result.model, opset, input_names, output_names)
@@ -81,7 +80,7 @@ def export(
     if result is None:
         _require_batch_norms(program, proto)
     elif merge:
-        proto, result, more = _merged(proto, result, level)
+        proto, more = _merged(proto, level)
         notes += more
     with_properties(proto, {**_provenance(result), **(properties or {})})
     if simplify:
@@ -93,17 +92,12 @@ def export(
     return ExportResult(Path(path), result and replace(result, notes=notes), check, notes)
 
 
-def _merged(
-    proto: onnx.ModelProto, result: FoldResult, level: str
-) -> tuple[onnx.ModelProto, FoldResult, tuple[str, ...]]:
-    """Merge parallel branches in the file; the plan tells it where they are the same in the program, else notes."""
+def _merged(proto: onnx.ModelProto, level: str) -> tuple[onnx.ModelProto, tuple[str, ...]]:
+    """Merge parallel branches that only the file shows, and arithmetic that is one affine; notes tell of the former."""
     if not _fits(proto):
-        return proto, result, ("parallel branches stay: over 2 GiB, only `bnfold fold` of the file merges them",)
+        return proto, ()
     proto, merges = merged_proto(proto, level)
-    whole = with_merges(result.graph, result.plan) if merges.edits else result.plan
-    if sum(isinstance(edit, Merge) for edit in whole.edits) == len(merges.edits):
-        return proto, replace(result, plan=whole), ()
-    return proto, result, tuple(f"{edit.node}: one convolution in the place of branches" for edit in merges.edits)
+    return proto, tuple(f"{edit.node}: one convolution in the place of branches" for edit in merges.edits)
 
 
 def captured(

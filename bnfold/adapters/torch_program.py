@@ -16,7 +16,6 @@ from bnfold.adapters.torch_program_write import write_program
 from bnfold.adapters.torch_reading import read_captured
 from bnfold.adapters.torch_runs import MORE, enough, run, standard
 from bnfold.errors import BnfoldError
-from bnfold.merging import with_merges
 from bnfold.plan import Plan
 from bnfold.raising import raised
 from bnfold.result import FoldResult
@@ -43,8 +42,7 @@ def fold_program(
     reading = read_captured(of_program(functional))
     graph = without_biases(raised(reading.graph))
     if plan is None:
-        plan = fold_sparingly(graph, level=level, only=only, skip=skip)
-        plan = with_merges(graph, plan) if merge else plan
+        plan = fold_sparingly(graph, level=level, only=only, skip=skip, merge=merge)
     if dry_run or not plan.edits:
         return FoldResult(program, plan, graph, ())
     folded = write_program(functional, reading, graph, plan)

@@ -33,15 +33,14 @@ def write_program(original: ExportedProgram, reading: Reading, graph: Graph, pla
     reading: of `original`. graph: the reading's, raised. Raises BnfoldError.
     """
     writer = _Writer(original, reading, graph)
-    for edit in plan.edits:
-        if not isinstance(edit, (Remove, Merge)):
+    for edit in plan.own:
+        if not isinstance(edit, Remove):
             writer.apply(edit)
-    for edit in plan.edits:
+    for edit in plan.own:
         if isinstance(edit, Remove):
             writer.remove(graph.by_name[edit.node])
-    for edit in plan.edits:
-        if isinstance(edit, Merge):
-            writer.merge(edit, *fused_after(graph, plan, edit))
+    for merge in plan.merges:
+        writer.merge(merge, *fused_after(graph, plan, merge))
     require_audited(graph, plan, writer.stored)
     return writer.program.finished()
 
@@ -104,9 +103,11 @@ class _Writer:
         """Put one convolution in the place of parallel branches and their sum."""
         last = self.graph.by_name[(merge.after or (merge.node,))[-1]]
         old, x = self.by_name[last.output], self.by_name[merge.x]
+        while x in self.removed:
+            x = self.removed[x]
         dtype = _DTYPES[self.graph.values[last.output].dtype]
-        kernel = self._placeholder(f"{merge.node}.weight", weight, dtype)
-        shift = self._placeholder(f"{merge.node}.bias", bias, dtype)
+        kernel = self._placeholder(f"{merge.node}.weight", weight, dtype, (merge.node, 1))
+        shift = self._placeholder(f"{merge.node}.bias", bias, dtype, (merge.node, 2))
         conv = (_ATEN.conv1d, _ATEN.conv2d, _ATEN.conv3d)[len(merge.op.strides) - 1].default
         pads = merge.op.pads
         assert pads is not None, "a merge has numbers for its padding"

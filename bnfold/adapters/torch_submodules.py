@@ -128,10 +128,12 @@ def _joined(parts: list[tuple[str, Plan, Graph]]) -> tuple[Plan, Graph]:
     plans = [_plan(plan, path) for path, plan, _ in parts]
     graphs = [_graph(graph, path) for path, _, graph in parts]
     frames: dict[str, Affine] = {}
+    inner: dict[str, Affine] = {}
     values: dict[str, Value] = {}
     constants: dict[str, Constant] = {}
     for plan, graph in zip(plans, graphs, strict=True):
         frames.update(plan.frames)
+        inner.update(plan.inner)
         values.update(graph.values)
         constants.update(graph.constants)
     outcomes = tuple(outcome for plan in plans for outcome in plan.outcomes)
@@ -139,7 +141,7 @@ def _joined(parts: list[tuple[str, Plan, Graph]]) -> tuple[Plan, Graph]:
     inputs = tuple(name for graph in graphs for name in graph.inputs)
     outputs = tuple(name for graph in graphs for name in graph.outputs)
     nodes = tuple(node for graph in graphs for node in graph.nodes)
-    return Plan(outcomes, edits, frames), Graph(inputs, outputs, nodes, values, constants)
+    return Plan(outcomes, edits, frames, inner), Graph(inputs, outputs, nodes, values, constants)
 
 
 def _plan(plan: Plan, path: str) -> Plan:
@@ -152,8 +154,8 @@ def _plan(plan: Plan, path: str) -> Plan:
                 return Kept(f"{path}.{affine}", reasons)
 
     edits = tuple(replace(edit, node=f"{path}.{edit.node}") for edit in plan.edits)
-    frames = {f"{path}.{name}": frame for name, frame in plan.frames.items()}
-    return Plan(tuple(map(outcome, plan.outcomes)), edits, frames)
+    frames = ({f"{path}.{name}": frame for name, frame in of.items()} for of in (plan.frames, plan.inner))
+    return Plan(tuple(map(outcome, plan.outcomes)), edits, *frames)
 
 
 def _graph(graph: Graph, path: str) -> Graph:

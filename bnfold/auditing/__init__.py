@@ -25,6 +25,7 @@ from bnfold.auditing.affines import axis_of, parameters, scale_and_shift, size_o
 from bnfold.auditing.channels import Channels, channels
 from bnfold.auditing.comparing import ALLOWED, FLOAT64, AuditRow, Comparison, allowed, errors, ulp
 from bnfold.auditing.dead import DeadChannels
+from bnfold.auditing.merges import UnlikeError, last_of, merged
 from bnfold.auditing.partial import expected
 from bnfold.graph import SLAB, Constant, Graph, Node
 from bnfold.plan import Merge, Plan, Remove, ReplaceByClip, ScaleWeight, SetBias, SetConstants
@@ -42,17 +43,16 @@ def audit(graph: Graph, plan: Plan, written: Written) -> tuple[AuditRow, ...]:
     graph: the model before. written(node, operand): what operand `operand` of the node holds now, in a floating
     dtype of NumPy that holds its numbers and in the layout that it had before (a bias: what is added to W x, a Gemm's
     times its beta); None where it is absent.
-    The nodes of a Merge are left to the comparison of outputs.
     """
     auditor = _Auditor(graph, plan, written)
-    return tuple(row for node in graph.nodes if node.name not in auditor.merged for row in auditor.rows(node))
+    rows = [row for node in graph.nodes if node.name not in plan.merged for row in auditor.rows(node)]
+    return (*rows, *(row for merge in plan.merges for row in auditor.merge(merge)))
 
 
 class _Auditor:
     def __init__(self, graph: Graph, plan: Plan, written: Written) -> None:
         self.graph, self.plan, self.written = graph, plan, written
         self.removed = {edit.node for edit in plan.edits if isinstance(edit, Remove)}
-        self.merged = {name for edit in plan.edits if isinstance(edit, Merge) for name in edit.nodes}
         self.replaced = {edit.node for edit in plan.edits if isinstance(edit, ReplaceByClip)}
         self.numbers = {edit.node: edit.constants for edit in plan.edits if isinstance(edit, SetConstants)}
         self.linear = {edit.node for edit in plan.edits if isinstance(edit, ScaleWeight | SetBias)}
@@ -83,12 +83,31 @@ class _Auditor:
             for index, numbers in self.numbers[node.name].items():
                 yield self._row(node, index, "constants", numbers, np.abs(numbers))
 
+    def merge(self, merge: Merge) -> Iterator[AuditRow]:
+        """Give the rows of the Conv that stands for branches."""
+        last, dtype = last_of(self.graph, merge), self.graph.values[merge.x].dtype
+        weight, bias = (self.written(merge.node, operand) for operand in (1, 2))
+        try:
+            right = merged(self.graph, self.plan, merge, (0,) if weight is None else weight.shape)
+        except UnlikeError:
+            yield AuditRow(merge.node, "weight", 0, float("inf"), (), allowed(dtype))
+            return
+        dead = self._frame(last.output, 1, len(right[2]))[0] == 0
+        if weight is None or bias is None or bias.shape != dead.shape or not self.dead.are_unseen(last, dead):
+            yield AuditRow(merge.node, "weight", right[0].size, float("inf"), (), allowed(dtype))
+            return
+        end = self.dead.arrival(last, bias.astype(np.float64))
+        behind = [(end.got, bias), (end.wanted, right[2]), (end.size, right[3])]
+        bias_row = (np.where(dead, there, here) for there, here in behind)
+        for part, (got, wanted, sizes) in (("weight", (weight, *right[:2])), ("bias", bias_row)):
+            compared = Comparison(dtype, wanted.size)
+            compared.add(errors(got, wanted, sizes, dtype))
+            yield compared.row(merge.node, part)
+
     def _frame(self, value: str, axis: int, size: int) -> tuple[Floats, Floats]:
         """Give scale and shift along the axis; a frame on another axis passes by."""
-        frame = self.plan.frames.get(value)
-        if frame is None or frame.axis != axis:
-            return np.ones(size), np.zeros(size)
-        return frame.scale, frame.shift
+        frame = self.plan.frame(value, axis)
+        return (np.ones(size), np.zeros(size)) if frame is None else (frame.scale, frame.shift)
 
     def _linear(self, node: Node, linear: Channels) -> Iterator[AuditRow]:
         weight = self.graph.constants[node.inputs[linear.operand]]
@@ -179,13 +198,17 @@ class _Auditor:
         yield self._row(node, 3, "constants", (mean - d_x) / a_x, sizes, dead)
 
     def _parameter(self, node: Node) -> AuditRow:
-        """c' = (c - d) / a."""
-        frame = self.plan.frames[node.output]
+        """c' = (c - d) / a, of the outer frame and then of the inner one."""
         constant = self.graph.constants[node.inputs[0]].load()
-        place = [-1 if axis == frame.axis else 1 for axis in range(constant.ndim)]
-        scale, shift = frame.scale.reshape(place), frame.shift.reshape(place)
-        sizes = np.maximum(np.abs(constant), np.abs(shift)) / np.abs(scale)
-        return self._row(node, 0, "constants", (constant - shift) / scale, sizes)
+        sizes = np.abs(constant)
+        for frames in (self.plan.frames, self.plan.inner):
+            frame = frames.get(node.output)
+            if frame is not None:
+                place = [-1 if axis == frame.axis else 1 for axis in range(constant.ndim)]
+                scale, shift = frame.scale.reshape(place), frame.shift.reshape(place)
+                sizes = np.maximum(sizes, np.abs(shift)) / np.abs(scale)
+                constant = (constant - shift) / scale
+        return self._row(node, 0, "constants", constant, sizes)
 
     def _dead(self, node: Node, a_x: Floats, a_y: Floats) -> NDArray[np.bool_]:
         """Mark the channels that pass an affine unseen, since one ahead multiplied them by 0; all or none of them."""

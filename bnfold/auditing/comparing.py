@@ -94,7 +94,7 @@ def _all_nearest(got: NDArray[np.floating], wanted: Floats, dtype: str) -> bool:
 def errors(got: NDArray[np.floating], wanted: Floats, sizes: Floats, dtype: str) -> Floats:
     """Give the errors in ULP of the numbers or of their largest terms, `sizes`; equal infinities have none."""
     units = ulp(np.maximum(sizes, np.abs(wanted)), dtype)  # a sum may be larger than its terms
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):
         return np.where(got == wanted, 0.0, np.abs(got - wanted) / units)
 
 

@@ -73,9 +73,8 @@ class DeadChannels:
         scale, shift = scale_and_shift(affine, self.graph)
         if len(scale) != channels:  # other channels were joined on the way
             return np.zeros(channels, np.bool_), np.zeros(channels), np.zeros(channels)
-        frame = self.plan.frames.get(affine.output)
-        along = frame is not None and frame.axis == axis_of(affine)
-        a_y, d_y = (frame.scale, frame.shift) if frame is not None and along else (np.ones(1), np.zeros(1))
+        frame = self.plan.frame(affine.output, axis_of(affine))
+        a_y, d_y = (frame.scale, frame.shift) if frame is not None else (np.ones(1), np.zeros(1))
         seen = a_y != 0  # else one further ahead ends it
         a_y = np.where(seen, a_y, 1.0)
         terms = np.maximum(size_of_shift(affine, self.graph), np.abs(d_y)) / np.abs(a_y)

@@ -6,7 +6,7 @@ from typing import Any
 
 from bnfold import ops
 from bnfold.graph import Graph
-from bnfold.plan import Merge, Plan
+from bnfold.plan import Plan
 from bnfold.plan_json import digest, fingerprint, outcome_to_json
 from bnfold.report.fold_totals import totals
 
@@ -25,7 +25,7 @@ def fold_json(graph: Graph, plan: Plan, *, model: str, notes: tuple[str, ...] = 
         "model": model,
         **more,
         "outcomes": [_described(outcome_to_json(outcome), graph) for outcome in plan.outcomes],
-        "merged": [{"into": edit.node, "nodes": list(edit.nodes)} for edit in plan.edits if isinstance(edit, Merge)],
+        "merged": [{"into": merge.node, "nodes": list(merge.nodes)} for merge in plan.merges],
         "totals": {"before": asdict(before), "after": asdict(after)},
         "notes": list(notes),
         "plan_sha256": digest(plan),

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from bnfold import ops
 from bnfold.graph import Graph
-from bnfold.plan import Folded, Merge, Outcome, Plan
+from bnfold.plan import Folded, Outcome, Plan
 from bnfold.printable import visible
 from bnfold.record import record
 from bnfold.report.fold_totals import Totals, totals
@@ -63,9 +63,8 @@ def plain(graph: Graph, plan: Plan) -> str:
 
 def merged(plan: Plan) -> Iterator[str]:
     """Say which branches became one convolution."""
-    for edit in plan.edits:
-        if isinstance(edit, Merge):
-            yield f"{visible(edit.node)}: one convolution in the place of {_some(edit.nodes)}"
+    for merge in plan.merges:
+        yield f"{visible(merge.node)}: one convolution in the place of {_some(merge.nodes)}"
 
 
 def _table(found: list[Row]) -> Iterator[str]:

@@ -49,11 +49,10 @@ def totals(graph: Graph, plan: Plan) -> tuple[Totals, Totals]:
 
 def _after(graph: Graph, plan: Plan) -> Totals:
     gone = {edit.node for edit in plan.edits if isinstance(edit, Remove)}
-    merges = [edit for edit in plan.edits if isinstance(edit, Merge)]
-    gone |= {name for merge in merges for name in merge.nodes if name != merge.node}
-    stand_in = {merge.node: _merged(graph, merge) for merge in merges}
+    gone |= plan.merged - {merge.node for merge in plan.merges}
+    stand_in = {merge.node: _merged(graph, merge) for merge in plan.merges}
     left = [stand_in.get(node.name, node) for node in graph.nodes if node.name not in gone]
-    new = sum(_new_numbers(graph, edit) for edit in plan.edits if getattr(edit, "node", "") not in gone)
+    new = sum(_new_numbers(graph, edit) for edit in (*plan.own, *plan.merges))
     return _count(graph, left, new)
 
 
@@ -74,7 +73,7 @@ def _new_numbers(graph: Graph, edit: object) -> int:
 def _merged(graph: Graph, merge: Merge) -> Node:
     """Give the widest branch's operator in the place of the Sum: the merged kernel is as large as it."""
     sum_node = graph.by_name[merge.node]
-    convs = [graph.by_name[name] for branch in merge.branches for name in branch]
+    convs = [graph.by_name[name] for name in merge.nodes]
     convs = [node for node in convs if isinstance(node.op, ops.Conv)]
     weights = [node.inputs[1] for node in convs]
     widest = max(weights, key=lambda name: math.prod(graph.constants[name].shape))

@@ -2,12 +2,12 @@
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import replace
+from dataclasses import field, replace
 from functools import partial
 
 import numpy as np
 
-from bnfold.affine import Affine, Floats
+from bnfold.affine import Affine, Floats, Frames
 from bnfold.candidates import Candidate
 from bnfold.graph import Graph, Node
 from bnfold.plan import Reason
@@ -35,13 +35,18 @@ class Solution:
     """taken: the affines (by name) that are folded. frames: those that aren't the identity.
 
     reasons: the contradiction of every affine that could have been folded and isn't. related: for each affine, the
-    values whose frames depend on the same rows.
+    values whose frames depend on the same rows. inner: frames within those of `frames`, along another axis.
     """
 
     taken: frozenset[str]
     frames: Mapping[str, Affine]
     reasons: Mapping[str, tuple[Reason, ...]]
     related: Mapping[str, frozenset[str]]
+    inner: Mapping[str, Affine] = field(default_factory=dict)
+
+    def along(self, axis: int) -> Frames:
+        """Give the frames along an axis."""
+        return {name: frame for of in (self.frames, self.inner) for name, frame in of.items() if frame.axis == axis}
 
 
 def solve(

@@ -7,7 +7,7 @@ import pytest
 
 from bnfold.adapters.onnx_file import fold_proto, raised_for_onnx, read
 from bnfold.folding import fold
-from bnfold.merging import fused_after, with_merges
+from bnfold.merging import fused_after
 from bnfold.plan import Merge
 from tests.adapters.onnx_cases import batch_norm, fold_and_check, kinds, model
 
@@ -90,7 +90,7 @@ def test_the_written_numbers_are_the_merged_ones_rounded_once() -> None:
     text, tensors, _ = CASES[0].values
     proto = model(text, **tensors)
     graph = raised_for_onnx(read(proto))
-    plan = with_merges(graph, fold(graph))
+    plan = fold(graph, merge=True)
     (merge,) = (edit for edit in plan.edits if isinstance(edit, Merge))
     weight, bias = fused_after(graph, plan, merge)
     result = fold_proto(proto, plan=plan).model

@@ -11,7 +11,6 @@ import pytest
 from bnfold import ops
 from bnfold.folding import fold
 from bnfold.graph import Graph
-from bnfold.merging import with_merges
 from bnfold.plan import Folded, Kept, Plan, Reason
 from bnfold.report.fold_json import fold_json
 from bnfold.report.fold_layers import around_kept, drawing
@@ -92,7 +91,7 @@ def test_merged_branches_are_told_and_counted() -> None:
     x = b.input(2, 4, 8, 8)
     small = b.conv("small", x, 4, kernel=1, pad=0)
     graph = b.graph(b.batch_norm("bn", b.add("sum", b.conv("large", x, 4), small, x)))
-    plan = with_merges(graph, fold(graph, skip=("bn",)))
+    plan = fold(graph, merge=True)
     assert "sum: one convolution in the place of large, small, sum, bn" in plain(graph, plan)
     assert fold_json(graph, plan, model="m")["merged"] == [{"into": "sum", "nodes": ["large", "small", "sum", "bn"]}]
     before, after = totals(graph, plan)

@@ -1,0 +1,116 @@
+"""The audit of merged branches: a right merge passes in every dtype, and each fault that is planted is found."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from bnfold import ops
+from bnfold.adapters.memory import written
+from bnfold.auditing import audit
+from bnfold.folding import fold
+from bnfold.graph import Graph
+from bnfold.plan import Merge, Plan
+from tests.building import Builder
+from tests.test_merging import P0, P1, conv, depthwise, dilated, grouped, repvgg, strided
+
+NETWORKS = [repvgg, grouped, depthwise, strided, dilated]
+
+
+def merged(build: Callable[[Builder, str], str], dtype: str) -> tuple[Graph, Plan, Graph]:
+    """A network whose branches read what an affine gives, and are read by another one."""
+    b = Builder(dtype=dtype)
+    x = b.batch_norm("before", b.conv("first", b.input(2, 3, 9, 7), 4))
+    y = build(b, b.relu("relu", x))
+    graph = b.graph(b.conv("last", b.batch_norm("behind", b.relu("bend", y), b.positive(y)), 2, pad=0))
+    plan = fold(graph, merge=True)
+    assert len(plan.merges) == 1
+    return graph, plan, written(graph, plan)
+
+
+def failed(graph: Graph, plan: Plan, result: Graph) -> list[tuple[str, str]]:
+    def operand(node: str, index: int) -> np.ndarray | None:
+        inputs = result.by_name[node].inputs
+        return result.constants[inputs[index]].load() if inputs[index:] and inputs[index] else None
+
+    return [(row.node, row.part) for row in audit(graph, plan, operand) if not row.passed]
+
+
+def changed(graph: Graph, node: str, operand: int, change: Callable[[np.ndarray], None]) -> Graph:
+    constant = graph.constants[graph.by_name[node].inputs[operand]]
+    numbers = constant.load().copy()
+    change(numbers)
+    constants = {**graph.constants, constant.name: replace(constant, load=lambda: numbers)}
+    return replace(graph, constants=constants)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("build", NETWORKS, ids=lambda build: build.__name__)
+def test_a_right_merge_passes(build: Callable[[Builder, str], str], dtype: str) -> None:
+    assert failed(*merged(build, dtype)) == []
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16"])
+@pytest.mark.parametrize("build", NETWORKS, ids=lambda build: build.__name__)
+@pytest.mark.parametrize("part", ["weight", "bias"])
+def test_any_number_that_is_wrong_is_found(part: str, build: Callable[[Builder, str], str], dtype: str) -> None:
+    graph, plan, result = merged(build, dtype)
+    (merge,) = plan.merges
+    operand = 1 if part == "weight" else 2
+    size = result.constants[result.by_name[merge.node].inputs[operand]].load()
+    by = {"float64": 1e-12, "float32": 1e-5, "float16": 0.02}[dtype]
+    for place in (0, size.size // 2, size.size - 1):
+
+        def change(numbers: np.ndarray, place: int = place) -> None:
+            numbers.reshape(-1)[place] += by * max(1.0, float(np.abs(numbers).max()))
+
+        assert failed(graph, plan, changed(result, merge.node, operand, change)) == [(merge.node, part)]
+
+
+def test_channels_that_are_swapped_are_found() -> None:
+    graph, plan, result = merged(repvgg, "float32")
+    (merge,) = plan.merges
+
+    def swap(numbers: np.ndarray) -> None:
+        numbers[:, [0, 1]] = numbers[:, [1, 0]]
+
+    assert failed(graph, plan, changed(result, merge.node, 1, swap)) == [(merge.node, "weight")]
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"pads": ((0, 2), (1, 1))},
+        {"dilations": (2, 2)},
+        {"strides": (2, 2)},
+        {"groups": 2},
+        {"pad_mode": "reflect"},
+    ],
+    ids=lambda fault: next(iter(fault)),
+)
+def test_a_merge_with_another_operator_is_found(fault: dict[str, object]) -> None:
+    graph, plan, result = merged(repvgg, "float32")
+    edits = (replace(e, op=replace(e.op, **fault)) if isinstance(e, Merge) else e for e in plan.edits)
+    assert failed(graph, replace(plan, edits=tuple(edits)), result)
+
+
+def test_branches_of_two_tensors_are_found() -> None:
+    b = Builder()
+    x, other = b.input(2, 4, 5, 5), b.input(2, 4, 5, 5, name="other")
+    graph = b.graph(b.add("sum", conv(b, "a", x, 4, (3, 3), P1), conv(b, "b", other, 4, (3, 3), P1)))
+    op = ops.Conv((1, 1), (1, 1), P1)
+    plan = Plan((), (Merge("sum", x, op, (("a",), ("b",))),))
+    weight = graph.constants["a.weight"].load() + graph.constants["b.weight"].load()
+    rows = audit(graph, plan, lambda node, operand: weight if operand == 1 else np.zeros(4))
+    assert [row.passed for row in rows] == [False]
+
+
+def test_zero_padding_behind_a_shift_is_found() -> None:
+    b = Builder()
+    x = b.input(2, 4, 5, 5)
+    shifted = b.batch_norm("bn", x)
+    graph = b.graph(b.add("sum", conv(b, "a", shifted, 4, (3, 3), P1), conv(b, "b", x, 4, (1, 1), P0)))
+    plan = Plan((), (Merge("sum", x, ops.Conv((1, 1), (1, 1), P1), (("bn", "a"), ("b",))),))
+    rows = audit(graph, plan, lambda node, operand: np.zeros((4, 4, 3, 3)) if operand == 1 else np.zeros(4))
+    assert [row.passed for row in rows] == [False]

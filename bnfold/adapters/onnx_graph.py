@@ -16,6 +16,7 @@ from bnfold.adapters.onnx_completing import completed, is_settled, of_branches
 from bnfold.adapters.onnx_constants import EVALUATED, Known, evaluated, literal, stored
 from bnfold.adapters.onnx_external import Folder
 from bnfold.adapters.onnx_model import Initializer, Model
+from bnfold.adapters.onnx_node_shapes import inferred_value
 from bnfold.adapters.onnx_plain import plain_shapes
 from bnfold.adapters.onnx_protos import TensorProto
 from bnfold.adapters.onnx_scopes import FileNode, Scope, scopes
@@ -122,7 +123,9 @@ def _read_node(reader: Model, node: FileNode, types: Shapes) -> None:
                 reader.dequantized.add(known.name)
             return
     if node.kind == "If":
-        outputs = {name: _chosen(reader, node, outputs[name]) for name in outputs}
+        chosen = {name: _chosen(reader, node, outputs[name]) for name in outputs}
+        reader.completed |= {name for name in outputs if chosen[name] != outputs[name]}
+        outputs = chosen
     reader.values |= outputs
     if not reader.dequantized.isdisjoint(node.inputs) and all(
         name in reader.known or name in reader.dequantized for name in node.inputs
@@ -130,7 +133,7 @@ def _read_node(reader: Model, node: FileNode, types: Shapes) -> None:
         reader.dequantized.update(outputs)
     first = next(iter(outputs.values()), None)
     if first is not None and not is_settled(first):
-        reader.values[first.name] = completed(first, node.kind, node.proto, _operands(reader, node))
+        reader.values[first.name] = _completed(reader, node, first)
     parts = _parts(reader, node)
     if parts is None:
         reader.nodes.append(Node(node.name, ops.Unknown(node.kind), node.inputs, node.outputs))
@@ -144,6 +147,21 @@ def _chosen(reader: Model, node: FileNode, output: Value) -> Value:
     names = [body.resolve(body.graph.output[index].name) or "" for body in node.bodies]
     constants = {name: reader.known[name].constant() for name in names if name in reader.known}
     return of_branches(output, [constants.get(name) or reader.values.get(name) for name in names])
+
+
+def _completed(reader: Model, node: FileNode, output: Value) -> Value:
+    """Add what inference left out, as the operators tell, or ONNX's own rule for what is known by now."""
+    operands = _operands(reader, node)
+    found = completed(output, node.kind, node.proto, operands)
+    computed = (name in reader.completed or (name in reader.known and reader.known[name].node) for name in node.inputs)
+    is_own = node.bodies or (node.proto.domain, node.kind) in reader.functions
+    if not is_settled(found) and not is_own and node.kind == node.proto.op_type and any(computed):
+        pairs = zip(node.proto.input, node.inputs, strict=True)
+        known = {local: reader.known[name] for local, name in pairs if name in reader.known}
+        found = inferred_value(found, node.proto, operands, known, reader.opset)
+    if found != output:
+        reader.completed.add(output.name)
+    return found
 
 
 def _operands(reader: Model, node: FileNode) -> list[Value | Constant | None]:

@@ -39,6 +39,7 @@ class Model:
     nodes: list[Node] = field(default_factory=list)
     initializers: dict[str, "Initializer"] = field(default_factory=dict)  # by their names in the Graph
     dequantized: set[str] = field(default_factory=set)  # constants that depend on a DequantizeLinear
+    completed: set[str] = field(default_factory=set)  # values of which more is known than ONNX's inference says
 
     @property
     def name(self) -> str:

@@ -87,3 +87,26 @@ def test_a_batch_norm_folds_behind_an_if(tmp_path):
     folded, result = fold_and_check(model(text, **tensors, **batch_norm(4)), tmp_path)
     assert result.plan.kept == ()
     assert kinds(folded) == ["Shape", "Compress", "Reshape", "If", "Conv"]
+
+
+def test_a_batch_norm_folds_behind_operators_that_only_onnx_has_a_rule_for(tmp_path):
+    """A Pad and a Slice of what comes of an If, whose lengths are constants that ONNX's inference can't tell there."""
+    text = """(float[2,3,6,6] x, bool flag) => (float[2,4,a,b] z) {
+        s = Shape(x) i = Compress(s, all) r = Reshape(x, i)
+        v = If(flag) <
+            then_branch = t () => (float[] a) { a = Conv<kernel_shape=[1,1]>(r, u) },
+            else_branch = e () => (float[] b) { d = Conv<kernel_shape=[1,1]>(r, u) b = Relu(d) }
+        >
+        p = Pad<mode="reflect">(v, pads) q = Slice(p, starts, ends, axes)
+        y = BN(q) c = Conv<kernel_shape=[1,1]>(y, w) z = Relu(c)
+    }"""
+    tensors = {
+        "u": (5, 3, 1, 1),
+        "w": (4, 3, 1, 1),
+        "all": np.ones(4, bool),
+        "pads": np.array([0, 0, 1, 1, 0, 0, 1, 1]),
+    }
+    tensors |= {"starts": np.array([1]), "ends": np.array([4]), "axes": np.array([1])}
+    folded, result = fold_and_check(model(text, **tensors, **batch_norm(3)), tmp_path)
+    assert result.plan.kept == ()
+    assert kinds(folded) == ["Shape", "Compress", "Reshape", "If", "Pad", "Slice", "Conv", "Relu"]

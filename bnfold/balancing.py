@@ -23,7 +23,8 @@ from bnfold.rules.affine import BETA, GAMMA, MEAN, SCALE, SHIFT, VARIANCE
 from bnfold.rules.linear import channels_of, contraction, scale_weight, weight_times_shift
 from bnfold.rules.weights import constant_times_shift
 
-SHORT = 256  # numbers in a row; longer ones make up for all that is off, as far as their input has a mean
+SHORT = 64  # numbers in a row; longer ones make up for all that is off, if their input has a mean worth the name
+SMALL = 0.25  # deviations: a mean that isn't
 
 
 def with_balance(graph: Graph, frames: Frames, edits: Sequence[Edit]) -> tuple[Edit, ...]:
@@ -105,23 +106,27 @@ class _Walk:
         return residue
 
     def _left(self, node: Node, linear: Contracted, balance: Balance | None) -> Floats:
-        """Compute what stays off in the output, in its old unit. Short rows are rounded for it."""
+        """Compute what stays off in the output, in its old unit."""
         weight, edit = self.graph.constants[linear.weight], self.weights[node.name]
         _, outputs = channels_of(linear, weight.shape)
-        is_short = math.prod(weight.shape) <= SHORT * outputs and len(self.graph.readers[linear.weight]) == 1
-        if balance is None:
-            left = self._residue(node, linear)
-        elif is_short:
+        left = self._residue(node, linear) if balance is None else np.zeros(outputs)
+        if balance is not None and self._is_left(linear, balance):
             exact = scale_weight(linear, weight.load(), edit.out_factor, edit.in_factor)
             error = scaled(linear, weight, replace(edit, balance=balance)) - exact
             left = weight_times_shift(linear, error, balance.mean) + balance.residue
-        else:
-            left = np.zeros(outputs) if balance.mean.any() else balance.residue
         frame = self.frames.get(linear.target)
         unit = frame.scale if frame is not None and frame.channels == outputs else np.ones(outputs)
         before = self.estimates.of_channels(linear.target, linear.target_axis, outputs) if balance is None else None
         result: Floats = unit * linear.alpha * seen(node) * left + (before.off if before is not None else 0.0)
         return np.where(np.isfinite(result), result, 0.0)
+
+    def _is_left(self, linear: Contracted, balance: Balance) -> bool:
+        """Whether something may be left: where rows are short, or the mean of what they read is small."""
+        weight = self.graph.constants[linear.weight]
+        if len(self.graph.readers[linear.weight]) > 1:  # how it is rounded depends on its other calls
+            return False
+        is_small = np.square(balance.mean).mean() < SMALL**2 * balance.variance.mean()
+        return is_small or math.prod(weight.shape) <= SHORT * len(balance.residue)
 
     def _add_rounded(self, node: Node, constants: Mapping[int, Floats]) -> None:
         """Add what the rounding of a kept affine's new constants moves its output by."""

@@ -1,5 +1,9 @@
 """BatchNorm in front of recurrent layers and cells, and around a bilinear one: modules and exported programs."""
 
+import copy
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -250,3 +254,40 @@ def test_numbers_out_of_range_are_refused(size: float, why: Why) -> None:
         module.bn.weight.mul_(size)
     (kept,) = bnfold.fold(module, image(SHAPE)).plan.kept
     assert why in {reason.why for reason in kept.why}
+
+
+def hooked(module: nn.Module) -> None:
+    module.layer.register_forward_hook(lambda *_: None)
+
+
+def read_elsewhere(module: nn.Module) -> None:
+    """The head multiplies by the weights of the gates, too."""
+    module.head = nn.Linear(FEATURES, FEATURES)
+    module.head.weight = module.layer.weight_ih_l0
+
+
+@pytest.mark.parametrize(("change", "why"), [(hooked, Why.HOOKED), (read_elsewhere, Why.SHARED)])
+def test_weights_that_others_see_stay(change: Callable[[nn.Module], None], why: Why) -> None:
+    module = randomised(Sequence(nn.RNN(FEATURES, FEATURES)))
+    change(module)
+    x = image(SHAPE)
+    result = bnfold.fold(module, x)
+    assert why in {reason.why for outcome in result.plan.kept for reason in outcome.why}
+    assert gap(module, result.model, x) < 1e-6
+
+
+def test_a_file_of_a_folded_layer_is_read_back(tmp_path: Path) -> None:
+    module, x = randomised(Sequence(nn.LSTM(FEATURES, HIDDEN, bidirectional=True))), image(SHAPE)
+    torch.save(bnfold.fold(module, x).model.state_dict(), tmp_path / "folded.pt")
+    other = Sequence(nn.LSTM(FEATURES, HIDDEN, bidirectional=True)).eval()
+    other.bn = nn.Identity()
+    other.load_state_dict(torch.load(tmp_path / "folded.pt", weights_only=True))
+    assert gap(module, other, x) < 1e-6
+
+
+def test_a_fold_in_place() -> None:
+    module, x = randomised(Sequence(nn.GRU(FEATURES, HIDDEN, num_layers=2))), image(SHAPE)
+    before = copy.deepcopy(module)
+    assert bnfold.fold(module, x, inplace=True).model is module
+    assert isinstance(module.bn, nn.Identity)
+    assert gap(before, module, x) < 1e-6

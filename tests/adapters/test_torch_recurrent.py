@@ -1,7 +1,6 @@
 """BatchNorm in front of recurrent layers and cells, and around a bilinear one: modules and exported programs."""
 
 import copy
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -256,23 +255,30 @@ def test_numbers_out_of_range_are_refused(size: float, why: Why) -> None:
     assert why in {reason.why for reason in kept.why}
 
 
-def hooked(module: nn.Module) -> None:
+def test_weights_with_a_hook_stay() -> None:
+    module = randomised(Sequence(nn.RNN(FEATURES, HIDDEN)))
     module.layer.register_forward_hook(lambda *_: None)
+    (kept,) = bnfold.fold(module, image(SHAPE)).plan.kept
+    assert Why.HOOKED in {reason.why for reason in kept.why}
 
 
-def read_elsewhere(module: nn.Module) -> None:
-    """The head multiplies by the weights of the gates, too."""
+def test_a_weight_that_is_computed_stays_until_it_is_baked() -> None:
+    module, x = randomised(Sequence(nn.GRU(FEATURES, HIDDEN))), image(SHAPE)
+    nn.utils.parametrizations.weight_norm(module.layer, "weight_ih_l0")
+    (kept,) = bnfold.fold(module, x).plan.kept
+    assert Why.PARAMETRIZED in {reason.why for reason in kept.why}
+    result = bnfold.fold(module, x, bake=True)
+    assert len(result.plan.folded) == 1
+    assert gap(module, result.model, x) < 1e-6
+
+
+def test_a_weight_that_another_layer_has_too_is_copied() -> None:
+    module, x = randomised(Sequence(nn.RNN(FEATURES, FEATURES))), image(SHAPE)
     module.head = nn.Linear(FEATURES, FEATURES)
     module.head.weight = module.layer.weight_ih_l0
-
-
-@pytest.mark.parametrize(("change", "why"), [(hooked, Why.HOOKED), (read_elsewhere, Why.SHARED)])
-def test_weights_that_others_see_stay(change: Callable[[nn.Module], None], why: Why) -> None:
-    module = randomised(Sequence(nn.RNN(FEATURES, FEATURES)))
-    change(module)
-    x = image(SHAPE)
     result = bnfold.fold(module, x)
-    assert why in {reason.why for outcome in result.plan.kept for reason in outcome.why}
+    assert len(result.plan.folded) == 1
+    assert torch.equal(result.model.head.weight, module.head.weight)
     assert gap(module, result.model, x) < 1e-6
 
 

@@ -1,6 +1,6 @@
 """All ONNX patterns, in order."""
 
-from pattern_suite import onnx_linear, onnx_forms, onnx_back, onnx_forward  # isort: skip
+from pattern_suite import onnx_linear, onnx_forms, onnx_back, onnx_forward, onnx_partial  # isort: skip
 from pattern_suite import onnx_shared, onnx_blocks, onnx_data, onnx_stays  # isort: skip
 from pattern_suite.onnx_building import CASES
 
@@ -12,6 +12,7 @@ __all__ = [
     "onnx_forms",
     "onnx_forward",
     "onnx_linear",
+    "onnx_partial",
     "onnx_shared",
     "onnx_stays",
 ]

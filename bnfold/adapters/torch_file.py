@@ -18,6 +18,7 @@ from bnfold.adapters.torch_inputs import Inputs
 from bnfold.adapters.torch_load import EDITS_KEY, FOLDED_FORMAT, Loaded, load_module
 from bnfold.adapters.torch_module import fold_with_edits
 from bnfold.adapters.torch_program import fold_program, require_same_program
+from bnfold.adapters.torch_runs import require_telling
 from bnfold.atomic import PatientFile, replacing
 from bnfold.errors import BnfoldError
 from bnfold.plan import Plan
@@ -70,7 +71,8 @@ def fold_file(
     weights of parametrizations first. merge: let parallel linear branches become one convolution (.pt2 and .onnx).
     The rest: as `torch_load.load_module` takes them.
     Raises BnfoldError where the file can't be used, UnsafeError where opening it could run code, DifferentError where
-    the result isn't the same function. The target is then as it was.
+    the result isn't the same function, UnverifiedError where no output changes with the inputs. The target is then as
+    it was.
     """
     source = Path(source)
     loaded = load_module(source, arch=arch, arch_kwargs=arch_kwargs, inputs=inputs, trust=trust, max_bytes=max_bytes)
@@ -129,6 +131,7 @@ def _as_graph(loaded: Loaded, path: Path, kind: str, settings: Settings) -> Fold
     result = fold_program(program, verify=False, **options)
     if not settings.dry_run:
         require_same_program(program, result.model, given)
+        require_telling(program.module(), given, "the program")
         result.model.example_inputs = (given.args, dict(given.kwargs))  # a .pt2 that is read without code lost them
         save_program(result.model, path)
     return replace(result, notes=(*notes, *result.notes))
@@ -147,6 +150,7 @@ def _as_module(loaded: Loaded, path: Path, kind: str, settings: Settings, bake: 
     result, edits = fold_with_edits(loaded.module, loaded.example_inputs, bake=bake, **settings.options())
     if settings.dry_run:
         return result
+    require_telling(loaded.module, arguments(loaded.example_inputs), type(loaded.module).__name__)
     edits = edits if loaded.edits is None else loaded.edits.then(edits)
     save_module(result.model, path, kind, edits, loaded)
     return result

@@ -1,8 +1,7 @@
 """What a module gives at several inputs: the standard that its fold is held to."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +9,7 @@ from torch.utils import _pytree as pytree
 
 from bnfold.adapters import torch_truth
 from bnfold.adapters.torch_capture import Arguments
+from bnfold.adapters.torch_inputs import random_tensor
 from bnfold.errors import UnverifiedError
 
 ENOUGH = 16  # numbers of an output, in all runs together, that tell a module's own error
@@ -42,8 +42,7 @@ def run(module: nn.Module, given: Arguments, reference: Sequence[Tensor] | None 
 
 def is_random(module: nn.Module, given: Arguments) -> bool:
     """Whether two runs with the same inputs give other numbers."""
-    first, second = torch_truth.outputs(module, given), torch_truth.outputs(module, given)
-    return any(not torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(first, second, strict=False))
+    return not _equal(torch_truth.outputs(module, given), torch_truth.outputs(module, given))
 
 
 def enough(module: nn.Module, runs: Sequence[Run], most: int) -> list[Run]:
@@ -73,9 +72,61 @@ def standard(runs: Sequence[Run]) -> list[torch_truth.Own]:
     return torch_truth.own_errors([(one.truth, one.reference) for one in runs])
 
 
-def _fainter(given: Arguments, factor: float) -> Arguments:
-    def scaled(item: Any) -> Any:
-        return item * factor if isinstance(item, Tensor) and item.is_floating_point() else item
+def require_telling(module: nn.Module, given: Arguments, name: str) -> None:
+    """Raise UnverifiedError where no output changes with the inputs: whatever a fold does behind them, it isn't seen.
 
-    args, kwargs = pytree.tree_map(scaled, (given.args, dict(given.kwargs)))
+    Inputs of other numbers that the module doesn't take say nothing about that.
+    """
+    if not any(item.numel() for item in given.tensors):
+        raise UnverifiedError(f"{name}: takes no input, so there is nothing to tell models apart by")
+    before, others = torch_truth.truth(module, given).tensors, 0
+    for other in (_mapped(given, change) for change in _CHANGES):
+        if _equal(given.tensors, other.tensors):
+            continue
+        try:
+            after = torch_truth.truth(module, other).tensors
+        except Exception:  # noqa: BLE001, S112 - it takes no such numbers
+            continue
+        if not _equal(before, after):
+            return
+        others += 1
+    if others:
+        raise UnverifiedError(
+            f"{name}: no output changes with the input: that tells no models apart; give inputs like "
+            "those it was trained on"
+        )
+
+
+def _equal(first: Sequence[Tensor], second: Sequence[Tensor]) -> bool:
+    return len(first) == len(second) and all(
+        torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(first, second, strict=True)
+    )
+
+
+def _fresh(item: Tensor) -> Tensor:
+    return random_tensor(tuple(item.shape), item.dtype).to(item.device)
+
+
+def _scaled(factor: float) -> Callable[[Tensor], Tensor]:
+    return lambda item: item * factor if item.is_floating_point() else item
+
+
+_CHANGES: tuple[Callable[[Tensor], Tensor], ...] = (
+    lambda item: item.flip(tuple(range(item.ndim))),  # of indices and masks, too, a value that there is already
+    _fresh,
+    lambda item: (item == 0).to(item.dtype),
+    _scaled(-1.0),
+    _scaled(4.0),
+    _scaled(-4.0),
+)
+
+
+def _fainter(given: Arguments, factor: float) -> Arguments:
+    return _mapped(given, _scaled(factor))
+
+
+def _mapped(given: Arguments, change: Callable[[Tensor], Tensor]) -> Arguments:
+    args, kwargs = pytree.tree_map(
+        lambda item: change(item) if isinstance(item, Tensor) else item, (given.args, dict(given.kwargs))
+    )
     return Arguments(args, kwargs)

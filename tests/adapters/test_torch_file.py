@@ -17,7 +17,7 @@ from bnfold import atomic
 from bnfold.adapters import torch_file, torch_pickle
 from bnfold.adapters.torch_edits import ModuleEdits
 from bnfold.adapters.torch_load import EDITS_KEY, load_module
-from bnfold.errors import BnfoldError
+from bnfold.errors import BnfoldError, UnverifiedError
 from bnfold.models import ARCHITECTURES, create
 from bnfold.training.checkpoint import Checkpoint
 from tests.adapters.torch_networks import conv_bn, image, randomised
@@ -100,6 +100,28 @@ def test_every_kind_opens_folds_and_opens_again(network, tmp_path, write, arch, 
     torch.testing.assert_close(run(again, x), run(network, x), rtol=1e-4, atol=1e-5)
     left = sum(isinstance(part, nn.BatchNorm2d) for part in again.modules())
     assert kind == "program" or left == len(result.plan.kept)
+
+
+class Deaf(nn.Module):
+    """`used`: nothing of the input gets through; otherwise it isn't even read."""
+
+    def __init__(self, used: bool) -> None:
+        super().__init__()
+        self.layers, self.used = conv_bn(), used
+        self.own = nn.Parameter(torch.linspace(-1, 1, 192).reshape(1, 3, 8, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(self.own) + 0 * x.sum() if self.used else self.layers(self.own)
+
+
+@pytest.mark.parametrize("target", ["out.pt", "out.pt2", "out.onnx"])
+@pytest.mark.parametrize("used", [True, False])
+def test_a_model_that_no_input_changes_is_not_verified(tmp_path, target, used):
+    path = tmp_path / "model.pt"
+    torch.save(randomised(Deaf(used)), path)
+    with pytest.raises(UnverifiedError, match="no output changes with the input"):
+        bnfold.fold(path, "2x3x8x8", output=tmp_path / target, trust=True)
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def _suffix(kind: str) -> str:

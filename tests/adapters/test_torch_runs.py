@@ -7,7 +7,7 @@ from torch import Tensor, nn
 import bnfold
 from bnfold.adapters import torch_truth
 from bnfold.adapters.torch_capture import arguments
-from bnfold.adapters.torch_runs import ENOUGH, MORE, enough, run, standard
+from bnfold.adapters.torch_runs import ENOUGH, MORE, enough, require_telling, run, standard
 from bnfold.adapters.torch_truth import Own, require_same
 from bnfold.errors import DifferentError, UnverifiedError
 
@@ -77,3 +77,38 @@ def test_own_errors_are_in_units_of_the_scale_and_skip_what_is_not_finite():
     assert first.numbers == 4
     assert first.error == pytest.approx(0.25 / 2**0.5)
     assert second.numbers == 0
+
+
+def test_inputs_that_change_no_output_tell_no_models_apart():
+    with pytest.raises(UnverifiedError, match="it: no output changes with the input"):
+        require_telling(Lookup(all_shut=True), arguments(torch.zeros(2, dtype=torch.int64)), "it")
+    require_telling(Lookup(all_shut=False), arguments(torch.zeros(2, dtype=torch.int64)), "it")
+    with pytest.raises(UnverifiedError, match="it: takes no input"):
+        require_telling(Lookup(all_shut=False), arguments(()), "it")
+
+
+@pytest.mark.parametrize("threshold", [-1.0, 1.0])
+def test_an_output_that_few_inputs_change_tells_enough(threshold):
+    """All ones: below or above the threshold wherever they are."""
+    require_telling(nn.Threshold(threshold, 0.5), arguments(torch.ones(1, 3)), "it")
+
+
+def test_numbers_that_it_does_not_take_say_nothing():
+    class Positive(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            if not torch.equal(x, torch.ones_like(x)):
+                raise ValueError("wanted ones")
+            return x
+
+    require_telling(Positive(), arguments(torch.ones(3)), "it")
+
+
+class Lookup(nn.Module):
+    """A table by indices; all_shut: the table's rows are one and the same."""
+
+    def __init__(self, all_shut: bool) -> None:
+        super().__init__()
+        self.register_buffer("table", torch.ones(2, 3) if all_shut else torch.arange(6.0).reshape(2, 3))
+
+    def forward(self, index: Tensor) -> Tensor:
+        return self.table[index]

@@ -32,7 +32,7 @@ def fold(
     """
     if level not in LEVELS:
         raise BnfoldError(f"level {level!r} is unknown; it is one of {', '.join(LEVELS)}")
-    return plan_of(graph, _anew(_Choice(level, tuple(only), tuple(skip), merge), graph))
+    return plan_of(graph, _settled(_Choice(level, tuple(only), tuple(skip), merge), graph))
 
 
 @record
@@ -45,19 +45,16 @@ class _Choice:
     merge: bool
 
 
-def _settled(graph: Graph, found: Sequence[Candidate], choice: _Choice) -> Attempt:
+def _settled(choice: _Choice, graph: Graph) -> Attempt:
     """Fold until a fold of the result would take no more."""
+    found = candidates(graph, choice.only, choice.skip)
     one = _fold(graph, found, choice.level)
     if choice.merge:
         spared = [each.node.name for each in found if each.refusal and each.refusal.why is Why.SKIPPED]
         one = replace(one, tail=merges_after(graph, one.plan, spared))
-    while (joint := again(graph, one, partial(_anew, choice))) is not None:
+    while (joint := again(graph, one, partial(_settled, choice))) is not None:
         one = joint
     return one
-
-
-def _anew(choice: _Choice, graph: Graph) -> Attempt:
-    return _settled(graph, candidates(graph, choice.only, choice.skip), choice)
 
 
 def _fold(graph: Graph, found: Sequence[Candidate], level: str) -> Attempt:

@@ -8,7 +8,6 @@ folded; both folds together are one: T = scale T' + shift of the first, T' = sca
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from bnfold.affine import Frames
 from bnfold.attempts import Attempt
 from bnfold.candidates import Candidate
 from bnfold.composing import composed_edits, composed_frames
@@ -38,27 +37,28 @@ def again(graph: Graph, one: Attempt, refold: Callable[[Graph], Attempt]) -> Att
         return None
     names, _ = joined(graph, {edit.node for edit in one.edits if isinstance(edit, Remove)})
     later = {name: names.get(name, name) for name in graph.values if names.get(name, name) in result.values}
-    frames = composed_frames(_frames(one), _frames(more), later)
+    both = _both(one, more, later)
+    refused = both is None or any(unbearable(graph, both.found, both.solution.along(1), both.edits))
+    return None if refused else both
+
+
+def _both(one: Attempt, more: Attempt, later: Mapping[str, str]) -> Attempt | None:
+    """Say both in the first graph's terms. later: by its values' names, those of the second which stand for them."""
+    first, second = one.solution, more.solution
+    frames = composed_frames((first.frames, first.inner), (second.frames, second.inner), later)
     if frames is None:
         return None
-    solution = Solution(
-        one.solution.taken | more.solution.taken,
-        frames[0],
-        more.solution.reasons,
-        {**one.solution.related, **_earlier(more.solution.related, later)},
-        frames[1],
-    )
+    related = {
+        affine: frozenset(name for name, other in later.items() if other in values)
+        for affine, values in second.related.items()
+    }
+    solution = Solution(first.taken | second.taken, frames[0], second.reasons, {**first.related, **related}, frames[1])
     last = {candidate.node.name: candidate for candidate in more.found}
     found = tuple(_told(old, last.get(old.node.name), later) for old in one.found)
     made = {merge.node for merge in one.plan.merges}
     edits = composed_edits(one.edits, (edit for edit in more.edits if edit.node not in made))
     tail = (*one.tail, *(edit for edit in more.edits if edit.node in made), *more.tail)
-    trouble = unbearable(graph, found, solution.along(1), edits)
-    return None if any(trouble) else Attempt(found, solution, one.bent | more.bent, edits, (), tail)
-
-
-def _frames(one: Attempt) -> tuple[Frames, Frames]:
-    return one.solution.frames, one.solution.inner
+    return Attempt(found, solution, one.bent | more.bent, edits, (), tail)
 
 
 def _may_go_on(one: Attempt) -> bool:
@@ -67,14 +67,6 @@ def _may_go_on(one: Attempt) -> bool:
     refused = {candidate.refusal.why for candidate in one.found if candidate.refusal}
     reasons = {row.why for rows in one.solution.reasons.values() for row in rows}
     return len({candidate.tie.axis for candidate in one.found}) > 1 or bool(PASSING & (refused | reasons))
-
-
-def _earlier(related: Mapping[str, frozenset[str]], later: Mapping[str, str]) -> dict[str, frozenset[str]]:
-    """Say it of the first graph's values."""
-    return {
-        affine: frozenset(name for name, other in later.items() if other in values)
-        for affine, values in related.items()
-    }
 
 
 def _told(old: Candidate, new: Candidate | None, later: Mapping[str, str]) -> Candidate:

@@ -5,46 +5,20 @@ the promise is of the median over networks and inputs.
 """
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from bnfold.adapters.torch_module import fold_module
 from bnfold.errors import BnfoldError
+from tests.accuracy_torch import ALLOWED, INPUTS, error, measuring
 from tests.random_modules_torch import Network, grown
 
-ALLOWED = {torch.float32: 1.05, torch.float16: 1.3, torch.bfloat16: 1.3}
 SEEDS = {torch.float32: 100, torch.float16: 200, torch.bfloat16: 200}
-INPUTS = 4
 SANE = 0.05  # of its output, which a network's own error stays below; above that it amplifies any rounding
-
-
-@contextmanager
-def measuring() -> Iterator[None]:
-    """Let every normalisation take its statistics from what it reads, and write them to its buffers."""
-
-    def measured(normalise: Any) -> Any:
-        def call(x: Tensor, mean: Tensor | None, var: Tensor | None, *arguments: Any, **options: Any) -> Tensor:
-            if mean is not None and var is not None:
-                axes = [axis for axis in range(x.dim()) if axis != 1]
-                mean.copy_(x.mean(axes))
-                var.copy_(x.var(axes, unbiased=False) + 1e-3)
-            result: Tensor = normalise(x, mean, var, *arguments, **options)
-            return result
-
-        return call
-
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("batch_norm", "instance_norm"):
-            patch.setattr(F, name, measured(getattr(F, name)))
-        yield
 
 
 def calibrated(seed: int) -> tuple[Network, Tensor]:
@@ -56,11 +30,6 @@ def calibrated(seed: int) -> tuple[Network, Tensor]:
         except (RuntimeError, ValueError):
             network(torch.randn_like(example))
     return network, example
-
-
-def error(outputs: Any, truth: Any) -> float:
-    pairs = zip(pytree.tree_leaves(outputs), pytree.tree_leaves(truth), strict=True)
-    return float(sum((one.double() - true).square().sum() for one, true in pairs)) ** 0.5
 
 
 def ratios(seed: int, dtype: torch.dtype) -> list[float]:

@@ -52,7 +52,7 @@ class _Found:
 def _descend(module: nn.Module, prefix: str, calls: Mapping[int, Arguments], fold: Fold, found: _Found) -> None:
     for name, child in module.named_children():
         path = f"{prefix}{name}"
-        if not any(isinstance(part, nn.modules.batchnorm._NormBase) for part in child.modules()):
+        if not _holds_norms(child):
             continue
         if isinstance(child, nn.modules.batchnorm._NormBase):
             found.left[path] = "its neighbours can't be seen"
@@ -62,6 +62,10 @@ def _descend(module: nn.Module, prefix: str, calls: Mapping[int, Arguments], fol
             found.left[path] = "its weights are used elsewhere too"
         else:
             _fold_child(child, path, calls, fold, found)
+
+
+def _holds_norms(part: nn.Module) -> bool:
+    return any(isinstance(item, nn.modules.batchnorm._NormBase) for item in part.modules())
 
 
 def _fold_child(child: nn.Module, path: str, calls: Mapping[int, Arguments], fold: Fold, found: _Found) -> None:
@@ -88,14 +92,15 @@ def _is_shared(module: nn.Module, child: nn.Module) -> bool:
 
 
 def called_with(module: nn.Module, given: Arguments) -> dict[int, Arguments]:
-    """Run the module and note what each submodule, by its id, is called with first.
+    """Run the module and note what each submodule that can be folded, by its id, is called with first.
 
     Raises BnfoldError where it fails.
     """
     calls: dict[int, Arguments] = {}
+    wanted = {id(part) for part in module.modules() if next(part.children(), None) is not None and _holds_norms(part)}
 
     def note(part: nn.Module, args: tuple[Any, ...]) -> None:
-        if all(isinstance(item, Tensor) for item in args):
+        if id(part) in wanted and all(isinstance(item, Tensor) for item in args):
             calls.setdefault(id(part), Arguments(tuple(item.clone() for item in args), {}))
 
     handle = register_module_forward_pre_hook(note)

@@ -20,7 +20,7 @@ def inferred_value(
     operands: the node's, None for one that is absent or isn't known. known: those that are constants, by the node's
     own names for them.
     """
-    from onnx import defs, numpy_helper, shape_inference
+    from onnx import checker, defs, numpy_helper, shape_inference
 
     given = dict(zip(proto.input, operands, strict=True))
     if any(name and (operand is None or operand.shape is None) for name, operand in given.items()):
@@ -30,7 +30,7 @@ def inferred_value(
     try:
         schema = defs.get_schema(proto.op_type, opset, proto.domain)
         made = shape_inference.infer_node_outputs(schema, proto, types, data)
-    except (defs.SchemaError, shape_inference.InferenceError, RuntimeError, ValueError):
+    except (defs.SchemaError, checker.ValidationError, shape_inference.InferenceError, RuntimeError, ValueError):
         return value
     shape, dtype = type_of(made[proto.output[0]]) if proto.output[0] in made else (None, "unknown")
     return value if shape is None else Value(value.name, shape, dtype if dtype != "unknown" else value.dtype)

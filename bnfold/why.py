@@ -57,6 +57,10 @@ class Why(Enum):
     )
     SUBCLASS = ("has a forward of its own", "Fold it by hand, or write .pt2 or .onnx.")
     EXPOSED = ("has a constant that is also an output of the model", "Return a copy.")
+    MALFORMED = (
+        "has attributes or operands that its operator doesn't allow",
+        "Export the model again; onnx.checker.check_model(path, full_check=True) says more.",
+    )
     # What isn't an affine with constants.
     TRAINING = ("is in training mode", "Call .eval() first.")
     NO_STATISTICS = ("has no running statistics", "It normalises by its input; there is nothing constant to fold.")

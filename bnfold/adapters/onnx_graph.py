@@ -26,6 +26,7 @@ from bnfold.adapters.onnx_tensors import refuse_overlaps, tensor
 from bnfold.adapters.onnx_view import READERS, MisreadError, Part, View
 from bnfold.errors import BnfoldError
 from bnfold.graph import Constant, Dim, Node, Value
+from bnfold.why import Why
 
 OLDEST = 7
 KNOWN = 26  # the newest opset of the oldest onnx that pyproject.toml allows
@@ -135,8 +136,9 @@ def _read_node(reader: Model, node: FileNode, types: Shapes) -> None:
     if first is not None and not is_settled(first):
         reader.values[first.name] = _completed(reader, node, first)
     parts = _parts(reader, node)
-    if parts is None:
-        reader.nodes.append(Node(node.name, ops.Unknown(node.kind), node.inputs, node.outputs))
+    if isinstance(parts, Why):
+        limits = {} if parts is Why.NO_RULE else {"frames": parts}
+        reader.nodes.append(Node(node.name, ops.Unknown(node.kind), node.inputs, node.outputs, limits))
         return
     _append(reader, node, parts)
 
@@ -170,22 +172,22 @@ def _operands(reader: Model, node: FileNode) -> list[Value | Constant | None]:
     return [reader.values.get(name) if item is None else item.constant() for name, item in pairs]
 
 
-def _parts(reader: Model, node: FileNode) -> list[Part] | None:
-    """Ask the operator's reader; None where there is none, or it knows no rule for this use."""
+def _parts(reader: Model, node: FileNode) -> list[Part] | Why:
+    """Ask the operator's reader; why not where there is none, or it knows no rule for this use."""
     find = READERS.get(node.kind)
     if find is None or node.bodies or (node.proto.domain, node.proto.op_type) in reader.functions:
-        return None
+        return Why.NO_RULE
     if any(item.ref_attr_name for item in node.attributes.values()):
-        return None
+        return Why.NO_RULE
     view = View(node, reader.known, reader.values, reader.opset, reader.overridable, reader.shared, reader.dequantized)
     try:
         reading = find(view)
     except MisreadError:
-        return None
+        return Why.MALFORMED
     if reading is None:
-        return None
+        return Why.NO_RULE
     parts = reading if isinstance(reading, list) else [reading if isinstance(reading, Part) else Part(reading)]
-    return parts if _fits(parts[0], node) else None
+    return parts if _fits(parts[0], node) else Why.NO_RULE
 
 
 def _fits(part: Part, node: FileNode) -> bool:

@@ -3,7 +3,8 @@
 from bnfold import ops
 from bnfold.adapters.onnx_constants import Known, dequantized
 from bnfold.adapters.onnx_tensors import FLOATS
-from bnfold.adapters.onnx_view import Part, Reading, View, reads
+from bnfold.adapters.onnx_view import MisreadError, Part, Reading, View, reads
+from bnfold.graph import Dim
 from bnfold.ops import Pads
 from bnfold.why import Why
 
@@ -94,22 +95,32 @@ def _batch_norm(view: View) -> Reading:
 
 
 def _spatial(view: View) -> int | None:
-    """The number of spatial axes, which the weight tells; None where the weight doesn't fit the groups and x."""
+    """The number of spatial axes, which the weight tells; None where its rank is unknown.
+
+    Raises MisreadError where the weight doesn't fit the groups and x, or the bias the weight.
+    """
     weight, x, groups = view.shape(1), view.shape(), view.number("group", 1)
-    if weight is None or len(weight) < 3 or groups < 1:
+    if weight is None:
         return None
+    if len(weight) < 3 or groups < 1:
+        raise MisreadError(f"{view.node.name}: weight of {len(weight)} axes, {groups} groups")
     rows, columns = weight[:2]
+    transposed = view.node.kind == "ConvTranspose"
+    inside = columns * groups if isinstance(columns, int) else None
+    channels, outputs = (rows, inside) if transposed else (inside, rows)
     if isinstance(rows, int) and rows % groups:
-        return None
-    channels = rows if view.node.kind == "ConvTranspose" else columns * groups if isinstance(columns, int) else None
-    outputs = columns * groups if view.node.kind == "ConvTranspose" and isinstance(columns, int) else rows
-    bias = view.constant(2)
-    if bias is not None and bias.shape != (outputs,):
-        return None
+        raise MisreadError(f"{view.node.name}: weight of {rows} rows for {groups} groups")
+    bias = view.shape(2)
+    if bias is not None and not (len(bias) == 1 and _may_equal(bias[0], outputs)):
+        raise MisreadError(f"{view.node.name}: bias of shape {bias} for {outputs} channels")
     given = x[1] if x is not None and len(x) > 1 else None
-    if isinstance(channels, int) and isinstance(given, int) and channels != given:
-        return None
+    if not _may_equal(channels, given):
+        raise MisreadError(f"{view.node.name}: weight of {channels} input channels, x has {given}")
     return len(weight) - 2
+
+
+def _may_equal(first: Dim | None, second: Dim | None) -> bool:
+    return first == second or not (isinstance(first, int) and isinstance(second, int))
 
 
 def _pads(view: View, spatial: int) -> Pads | None:

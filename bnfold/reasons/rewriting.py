@@ -29,6 +29,15 @@ One module is called several times. It has one weight, so every call must want t
 bn(conv(x)) + conv(y)      # the second call has no BatchNorm behind it
 """,
     ),
+    Why.MALFORMED: Page(
+        """\
+The operator's specification says what each operand's shape is: a Conv's bias is one number for each output channel, its
+weight has as many input channels as x, divided by the groups. Here something else stands in the file. A runtime
+may take it all the same, but what it makes of it isn't written down anywhere, so nothing is folded into it.""",
+        """
+y = Conv(x, weight, bias)  # weight: 8x3x3x3, bias: 1x8x1x1; wanted 8
+""",
+    ),
     Why.HOOKED: Page(
         """\
 A forward hook reads or changes what goes in or out of this module. After the fold it would see other numbers,

@@ -38,6 +38,24 @@ KEEPS = [
         id="a weight that is an input",
     ),
     pytest.param(
+        IMAGE + "{ z = Conv(x, w) b = ReduceMean<axes=[0,2,3], keepdims=0>(z) c = Conv(x, w, b) y = BN(c) }",
+        W | BN,
+        Why.COMPUTED,
+        id="a bias that is computed",
+    ),
+    pytest.param(
+        IMAGE + "{ c = Conv(x, w, b) y = BN(c) }", W | BN | {"b": (1, 4)}, Why.MALFORMED, id="a bias of two axes"
+    ),
+    pytest.param(
+        IMAGE + "{ c = Conv(x, w, b) y = BN(c) }", W | BN | {"b": (1,)}, Why.MALFORMED, id="a bias of one number"
+    ),
+    pytest.param(
+        IMAGE + "{ c = ConvTranspose<group=3>(x, w, b) y = BN(c) }",
+        {"w": (3, 2, 3, 3), "b": (2,)} | batch_norm(6),
+        Why.MALFORMED,
+        id="a bias for one group",
+    ),
+    pytest.param(
         "(float[N,3,8,8] x, float[4] gamma) => (float[N,4,6,6] y) { c = Conv(x, w) y = BN(c) }",
         W | {k: v for k, v in BN.items() if k != "gamma"},
         Why.COMPUTED,

@@ -19,18 +19,26 @@ MODEL = """<ir_version: 8, opset_import: ["" : 17]> g (float[N,1,8,8] x) => (flo
 HEAVY = ("torch", "onnx", "onnxruntime", "onnxsim", "rich", "numpy", "sklearn")
 
 
-def loaded_after(*arguments: str) -> tuple[int, set[str]]:
-    """Run the command line and give its status and the modules that it imported."""
+def imported_by(*arguments: str) -> tuple[int, str, set[str]]:
+    """Run the command line; gives its status, the threads that BLAS was given, and the modules that it imported."""
     script = (
-        "import json, sys\n"
+        "import json, os, sys\n"
         f"sys.argv = ['bnfold', *{list(arguments)!r}]\n"
         "from bnfold.commands import main\n"
         "try:\n    main()\nexcept SystemExit as end:\n"
-        "    print('\\n' + json.dumps([end.code, sorted(sys.modules)]))\n"
+        "    threads = os.environ.get('OPENBLAS_NUM_THREADS', '')\n"
+        "    print('\\n' + json.dumps([end.code, threads, sorted(sys.modules)]))\n"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    status, names = json.loads(done.stdout.splitlines()[-1])
-    return status or 0, {name.partition(".")[0] for name in names}
+    environment = {name: value for name, value in os.environ.items() if name != "OPENBLAS_NUM_THREADS"}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, env=environment)
+    status, threads, names = json.loads(done.stdout.splitlines()[-1])
+    return status or 0, threads, set(names)
+
+
+def loaded_after(*arguments: str) -> tuple[int, set[str]]:
+    """Run the command line and give its status and the packages that it imported."""
+    status, _, names = imported_by(*arguments)
+    return status, {name.partition(".")[0] for name in names}
 
 
 def test_folding_an_onnx_file_imports_no_more_than_it_needs(tmp_path: Path) -> None:
@@ -38,20 +46,11 @@ def test_folding_an_onnx_file_imports_no_more_than_it_needs(tmp_path: Path) -> N
     for item in model.graph.initializer:  # raw bytes, as exporters write them
         item.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(item), item.name))
     onnx.save(model, tmp_path / "model.onnx")
-    script = (
-        "import json, os, sys\n"
-        f"sys.argv = ['bnfold', 'fold', {str(tmp_path / 'model.onnx')!r}]\n"
-        "from bnfold.commands import main\n"
-        "try:\n    main()\nexcept SystemExit as end:\n"
-        "    print('\\n' + json.dumps([end.code, os.environ['OPENBLAS_NUM_THREADS'], sorted(sys.modules)]))\n"
-    )
-    environment = {name: value for name, value in os.environ.items() if name != "OPENBLAS_NUM_THREADS"}
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, env=environment)
-    status, threads, names = json.loads(done.stdout.splitlines()[-1])
+    status, threads, names = imported_by("fold", str(tmp_path / "model.onnx"))
     assert (status, threads) == (0, "1")
     slow = {"torch", "onnxruntime", "rich", "numpy.ma", "numpy.polynomial", "concurrent.futures", "hashlib"}
     slow |= {"bnfold.checking", "onnx"}
-    assert not slow & set(names)
+    assert not slow & names
 
 
 def test_the_protos_alone_are_those_of_the_package() -> None:

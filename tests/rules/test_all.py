@@ -1,3 +1,6 @@
+from importlib import import_module
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -7,32 +10,10 @@ from bnfold.relation import Pinned, Site
 from bnfold.rules import relation
 from bnfold.rules.base import rewritten, ties
 from bnfold.why import Why
-from tests.rules import (
-    test_activation,
-    test_affine,
-    test_bilinear,
-    test_joining,
-    test_layout,
-    test_linear,
-    test_padding,
-    test_parameter,
-    test_pooling,
-    test_recurrent,
-)
 from tests.rules.law import Case
 
-FAMILIES = (
-    test_activation,
-    test_affine,
-    test_bilinear,
-    test_joining,
-    test_layout,
-    test_linear,
-    test_padding,
-    test_parameter,
-    test_pooling,
-    test_recurrent,
-)
+MODULES = (import_module(f"tests.rules.{path.stem}") for path in Path(__file__).parent.glob("test_*.py"))
+FAMILIES = [module for module in MODULES if hasattr(module, "HOLDS")]
 RAW = {ops.Unknown, ops.Binary, ops.Unary}  # what is left of them when rules are asked has none
 BARE = {ops.ShapeOf, ops.Parameter}  # ties nothing
 NEVER_STOP = {ops.Identity, ops.Transpose, ops.Take, ops.Split, ops.Flip, ops.Tile}

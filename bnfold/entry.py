@@ -47,6 +47,8 @@ def fold(
         from bnfold.adapters.torch_module import fold_module
 
         return fold_module(model, example_inputs, kwargs, dry_run=dry_run, inplace=inplace, **common, **options)
+    if inplace:
+        raise BnfoldError(f"a {type(model).__name__} isn't changed in place; leave inplace out and take result.model")
     if "torch.export.exported_program.ExportedProgram" in kinds:
         from bnfold.adapters.torch_program import fold_program
 
@@ -54,7 +56,7 @@ def fold(
     if any(kind.endswith(".ModelProto") for kind in kinds):
         from bnfold.adapters.onnx_file import fold_proto
 
-        return fold_proto(model, **common, **options)
+        return fold_proto(model, dry_run=dry_run, **common, **options)
     raise BnfoldError(
         f"can't fold a {type(model).__name__}; wanted an nn.Module, an ExportedProgram, a ModelProto or a path"
     )

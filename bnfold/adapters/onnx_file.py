@@ -82,12 +82,17 @@ def fold_proto(
     freeze_inputs: bool = False,
     plan: Plan | None = None,
     merge: bool = True,
+    dry_run: bool = False,
 ) -> FoldResult:
-    """Fold a ModelProto; the result's model is a new one. Its tensors must be in it, not in external data."""
+    """Fold a ModelProto; the result's model is a new one, or the argument in a dry run.
+
+    Its tensors must be in it, not in external data.
+    """
     found = _of_proto(proto, freeze_inputs)
     graph = raised_for_onnx(found.model.graph)
     plan = _plan(graph, level, only, skip, merge) if plan is None else _whole(graph, plan)
-    return FoldResult(to_memory(*_settled(found, graph, plan, level)), plan, graph)
+    settled = _settled(found, graph, plan, level)
+    return FoldResult(proto if dry_run else to_memory(*settled), plan, graph)
 
 
 def _plan(graph: Graph, level: str, only: Sequence[str], skip: Sequence[str], merge: bool) -> Plan:

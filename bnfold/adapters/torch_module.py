@@ -111,6 +111,9 @@ def fold_with_edits(
     module: nn.Module, example_inputs: Any, kwargs: Mapping[str, Any] | None = None, **options: Unpack[Options]
 ) -> tuple[FoldResult, ModuleEdits]:
     """Do what `fold_module` does, and give the edits that a file has to store beside the weights."""
+    unknown = sorted(options.keys() - Options.__annotations__.keys())
+    if unknown:
+        raise TypeError(f"fold() of a module has no option {unknown[0]!r}; it has {', '.join(Options.__annotations__)}")
     require_ready(module)
     given = arguments(example_inputs, kwargs)
     settings = {name: value for name, value in options.items() if name in ("level", "only", "skip")}

@@ -89,3 +89,9 @@ def test_weights_that_are_no_numbers_are_not_called_an_overflow(number: float, i
         module[0].weight[0, 0, 0, 0] = number
     with pytest.raises(BnfoldError, match=r"0\.weight: holds NaN or infinities; repair it, or --skip"):
         bnfold.fold(module, image(), inplace=inplace)
+
+
+def test_an_unknown_option_is_no_option() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)).eval()
+    with pytest.raises(TypeError, match="has no option 'in_place'; it has level, only, skip, inplace"):
+        bnfold.fold(model, torch.zeros(1, 3, 4, 4), in_place=True)

@@ -8,13 +8,17 @@ import pytest
 
 from bnfold import ops
 from bnfold.adapters.memory import written
+from bnfold.affine import Affine
 from bnfold.auditing import audit
+from bnfold.auditing.merges import UnlikeError
+from bnfold.auditing.merges import merged as merged_by_definition
 from bnfold.folding import fold
 from bnfold.graph import Graph
 from bnfold.plan import Merge, Plan
 from tests.building import Builder
 from tests.test_merging import P0, P1, conv, depthwise, dilated, grouped, repvgg, strided
 
+SCALE, SHIFT = np.array([2.0, -3.0, 0.5, 1.5]), np.array([1.0, -2.0, 0.25, 3.0])
 NETWORKS = [repvgg, grouped, depthwise, strided, dilated]
 
 
@@ -114,3 +118,49 @@ def test_zero_padding_behind_a_shift_is_found() -> None:
     plan = Plan((), (Merge("sum", x, ops.Conv((1, 1), (1, 1), P1), (("bn", "a"), ("b",))),))
     rows = audit(graph, plan, lambda node, operand: np.zeros((4, 4, 3, 3)) if operand == 1 else np.zeros(4))
     assert [row.passed for row in rows] == [False]
+
+
+def test_the_definition_with_groups_coefficients_and_frames() -> None:
+    """y = 2 a(s x + t) - 0.5 b(x) in two groups, x = p x' + q, y = u y' + v; one channel of y' says nothing of y."""
+    b = Builder()
+    x = b.input(2, 4, 5, 5)
+    scaled = b.node("affine", ops.Affine(1), [x, b.constant("s", SCALE), b.constant("t", SHIFT)], (2, 4, 5, 5))
+    branches = [conv(b, "a", scaled, 6, (1, 1), P0, True, groups=2), conv(b, "b", x, 6, (1, 1), P0, groups=2)]
+    graph = b.graph(b.node("sum", ops.Sum((2.0, -0.5)), branches, (2, 6, 5, 5)))
+    read = Affine(1, np.array([3.0, -0.5, 2.0, 0.25]), np.array([1.0, 2.0, -1.0, 0.5]))
+    given = Affine(1, np.array([2.0, -1.0, 0.0, 0.5, 3.0, -4.0]), np.linspace(-2, 3, 6))
+    merge = Merge("sum", x, ops.Conv((1, 1), (1, 1), P0, 2), (("affine", "a"), ("b",)))
+    plan = Plan((), (merge,), {x: read, "sum.y": given})
+
+    first, second = (np.zeros((6, 4)) for _ in "ab")
+    for name, matrix in (("a", first), ("b", second)):
+        numbers = graph.constants[f"{name}.weight"].load()[:, :, 0, 0]
+        matrix[:3, :2], matrix[3:, 2:] = numbers[:3], numbers[3:]
+    dense = 2 * first * SCALE - 0.5 * second
+    bias = dense @ read.shift + 2 * (first @ SHIFT + graph.constants["a.bias"].load())
+    seen = given.scale != 0
+    rows = np.where(seen, given.scale, 1.0)
+    dense = np.where(seen[:, None], dense * read.scale / rows[:, None], 0)
+    weight = np.concatenate([dense[:3, :2], dense[3:, 2:]])[..., None, None]
+
+    found = merged_by_definition(graph, plan, merge, weight.shape)
+    np.testing.assert_allclose(found[0], weight, rtol=1e-13)
+    np.testing.assert_allclose(found[2][seen], ((bias - given.shift) / rows)[seen], rtol=1e-12)
+
+
+def test_taps_that_the_kernel_leaves_out_are_found() -> None:
+    b = Builder()
+    x = b.input(2, 4, 5, 5)
+    graph = b.graph(b.add("sum", conv(b, "a", x, 4, (3, 3), P1), conv(b, "b", x, 4, (1, 1), P0)))
+    merge = Merge("sum", x, ops.Conv((1, 1), (1, 1), P0), (("a",), ("b",)))
+    with pytest.raises(UnlikeError, match=r"sum: the kernel leaves out the offsets \[\(-1, -1\), .*\(1, 1\)\]"):
+        merged_by_definition(graph, Plan((), (merge,)), merge, (4, 4, 1, 1))
+
+
+def test_branches_of_different_strides_are_found() -> None:
+    b = Builder()
+    x = b.input(2, 4, 1, 1)
+    graph = b.graph(b.add("sum", conv(b, "a", x, 4, (1, 1), P0), conv(b, "b", x, 4, (1, 1), P0, strides=(2, 2))))
+    merge = Merge("sum", x, ops.Conv((1, 1), (1, 1), P0), (("a",), ("b",)))
+    with pytest.raises(UnlikeError, match="sum: branches with different strides"):
+        merged_by_definition(graph, Plan((), (merge,)), merge, (4, 4, 1, 1))

@@ -143,3 +143,10 @@ def test_three_frames_in_turn_are_no_two() -> None:
     assert composed_frames(({"x": one}, {}), ({"y": other}, {"y": one}), {"x": "y"}) is None
     outer, inner = composed_frames(({"x": one}, {}), ({"y": other}, {}), {"x": "y"}) or ({}, {})
     assert (outer["x"], inner["x"]) == (one, other)
+
+
+def test_frames_along_one_axis_are_joined_in_their_order() -> None:
+    """T = 2 T' + 1 and T' = 3 T'' + 5 give T = 6 T'' + 11."""
+    one, other = (Affine(1, np.full(2, scale), np.full(2, shift)) for scale, shift in ((2.0, 1.0), (3.0, 5.0)))
+    outer, inner = composed_frames(({"x": one}, {}), ({"y": other}, {}), {"x": "y"}) or ({}, {})
+    assert (outer["x"].scale.tolist(), outer["x"].shift.tolist(), inner) == ([6, 6], [11, 11], {})

@@ -13,7 +13,7 @@ import bnfold
 from bnfold import ops
 from bnfold.adapters.torch_module import fold_module, read
 from bnfold.errors import BnfoldError, DifferentError
-from bnfold.plan import ScaleWeight
+from bnfold.plan import ScaleWeight, SetBias
 from bnfold.why import Why
 from tests.adapters.torch_networks import SHAPE, conv_bn, image, randomised
 
@@ -550,6 +550,67 @@ def test_a_wrong_plan_is_found_and_taken_back():
     assert module[0].bias is None
     after = module.state_dict()
     assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
+
+
+class CalledTwice(nn.Module):
+    """One convolution called twice, each time before a BatchNorm with the same numbers."""
+
+    def __init__(self, bias: bool) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 4, 1, bias=bias), nn.BatchNorm2d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.conv(x)).sigmoid() + self.norm(self.conv(x.flip(3))).sigmoid()
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("part", ["weight", "bias"])
+def test_a_plan_that_wants_two_things_of_one_layer_is_refused(part, bias):
+    module = randomised(CalledTwice(bias))
+    plan = fold_module(module, image(), dry_run=True).plan
+    assert fold_module(module, image(), plan=plan).plan.folded
+
+    def changed(edit):
+        match part, edit:
+            case "weight", ScaleWeight("conv@1", out_factor):
+                return dataclasses.replace(edit, out_factor=2 * out_factor)
+            case "bias", SetBias("conv@1", numbers):
+                return dataclasses.replace(edit, bias=2 * numbers)
+        return edit
+
+    edits = tuple(changed(edit) for edit in plan.edits)
+    assert sum(a is not b for a, b in zip(edits, plan.edits, strict=True)) == 1
+    with pytest.raises(BnfoldError, match=rf"conv\.{part}: is used more than once, and the plan wants diff"):
+        fold_module(module, image(), plan=dataclasses.replace(plan, edits=edits))
+
+
+def test_a_bias_of_another_size_is_refused():
+    module = randomised(conv_bn())
+    plan = fold_module(module, image(), dry_run=True).plan
+    edits = (
+        dataclasses.replace(edit, bias=edit.bias[:1]) if isinstance(edit, SetBias) else edit for edit in plan.edits
+    )
+    with pytest.raises(BnfoldError, match=r"0\.bias: has shape \(4,\), and the fold needs \(1,\)"):
+        fold_module(module, image(), plan=dataclasses.replace(plan, edits=tuple(edits)))
+
+
+class Product(nn.Module):
+    """beta * bias + alpha * x @ weight, and a BatchNorm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.linspace(-1, 2, 20).reshape(4, 5)), nn.Parameter(torch.ones(5))
+        self.norm = nn.BatchNorm1d(5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(torch.addmm(self.bias, x, self.weight, beta=0.5, alpha=2.0))
+
+
+def test_a_bias_is_stored_before_beta():
+    module = randomised(Product())
+    result = fold_module(module, image((3, 4)))
+    assert isinstance(result.model.norm, nn.Identity)
+    torch.testing.assert_close(run(result.model, image((3, 4))), run(module, image((3, 4))), rtol=1e-5, atol=1e-5)
 
 
 class DataDependent(nn.Module):

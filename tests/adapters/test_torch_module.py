@@ -13,7 +13,7 @@ import bnfold
 from bnfold import ops
 from bnfold.adapters.torch_module import fold_module, read
 from bnfold.errors import BnfoldError, DifferentError
-from bnfold.plan import ScaleWeight, SetBias
+from bnfold.plan import Remove, ScaleWeight, SetBias
 from bnfold.why import Why
 from tests.adapters.torch_networks import SHAPE, conv_bn, image, randomised
 
@@ -582,6 +582,27 @@ def test_a_plan_that_wants_two_things_of_one_layer_is_refused(part, bias):
     assert sum(a is not b for a, b in zip(edits, plan.edits, strict=True)) == 1
     with pytest.raises(BnfoldError, match=rf"conv\.{part}: is used more than once, and the plan wants diff"):
         fold_module(module, image(), plan=dataclasses.replace(plan, edits=edits))
+
+
+def test_a_plan_that_folds_one_of_two_calls_is_refused():
+    module = randomised(CalledTwice(True))
+    plan = fold_module(module, image(), dry_run=True).plan
+    edits = tuple(edit for edit in plan.edits if edit != Remove("norm@1"))
+    assert len(edits) == len(plan.edits) - 1
+    with pytest.raises(BnfoldError, match="norm: only a part of it is folded, or only some of its calls"):
+        fold_module(module, image(), plan=dataclasses.replace(plan, edits=edits))
+
+
+@pytest.mark.parametrize("trains", [True, False])
+@pytest.mark.parametrize("which", ["tied", "no bias", "norm called twice"])
+def test_what_is_new_trains_where_the_old_did(which, trains):
+    """Parameters by requires_grad; modules are in eval mode, as all of it."""
+    made = {"tied": lambda: Twice("tied"), "no bias": lambda: conv_bn(bias=False)}.get(which, lambda: CalledTwice(True))
+    module = randomised(made()).requires_grad_(trains)
+    folded = fold_module(module, image()).model
+    assert sum(isinstance(part, nn.Identity) for part in folded.modules()) >= 1
+    assert {parameter.requires_grad for parameter in folded.parameters()} == {trains}
+    assert not any(part.training for part in folded.modules())
 
 
 def test_a_bias_of_another_size_is_refused():

@@ -51,7 +51,7 @@ def _slice(view: View) -> Reading:
         size = shape[place]
         if not isinstance(size, int):
             return _crop(view, axes)
-        indices = tuple(range(*slice(start, None if step < 0 and end < -size else end, step).indices(size)))
+        indices = tuple(range(*slice(start, end, step).indices(size)))
         if indices != tuple(range(size)):
             parts.append(Part(ops.Take(place, indices), view.node.inputs[:1]))
     return parts or Part(ops.Identity(), view.node.inputs[:1])

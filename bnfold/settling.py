@@ -12,20 +12,21 @@ from bnfold.attempts import Attempt
 from bnfold.candidates import Candidate
 from bnfold.composing import composed_edits, composed_frames
 from bnfold.graph import Graph
-from bnfold.numerics import unbearable
 from bnfold.plan import Remove
 from bnfold.solving.problem import Solution
 from bnfold.why import Why
 
 # What may speak against an affine now, and no more when others are gone. All else are relations, which stay, but for
 # those of tensors whose frames lie along the axis of an affine that is gone.
-PASSING = frozenset({Why.PRECISION, Why.OVERFLOW, Why.UNDERFLOW, Why.GAMMA_ZERO, Why.AXIS, Why.RESHAPE})
+NUMBERS = frozenset({Why.PRECISION, Why.OVERFLOW, Why.UNDERFLOW, Why.GAMMA_ZERO})
+PASSING = NUMBERS | {Why.AXIS, Why.RESHAPE, Why.REPEATED}
 
 
 def again(graph: Graph, one: Attempt, refold: Callable[[Graph], Attempt]) -> Attempt | None:
     """Fold the result of an attempt, and give both folds as one; None where that changes nothing more.
 
-    None, too, where numbers of the first graph speak against it. refold: gives the attempt for another graph.
+    Each of the two was judged by the numbers of its own graph (`bnfold.numerics`), whose statistics stay those of their
+    tensors. refold: gives the attempt for another graph.
     """
     from bnfold.adapters.memory import joined, written  # which carries out merges, too
 
@@ -37,9 +38,7 @@ def again(graph: Graph, one: Attempt, refold: Callable[[Graph], Attempt]) -> Att
         return None
     names, _ = joined(graph, {edit.node for edit in one.edits if isinstance(edit, Remove)})
     later = {name: names.get(name, name) for name in graph.values if names.get(name, name) in result.values}
-    both = _both(one, more, later)
-    refused = both is None or any(unbearable(graph, both.found, both.solution.along(1), both.edits))
-    return None if refused else both
+    return _both(one, more, later)
 
 
 def _both(one: Attempt, more: Attempt, later: Mapping[str, str]) -> Attempt | None:

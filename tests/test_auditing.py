@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 from bnfold import ops
 from bnfold.adapters.memory import written as applied
 from bnfold.affine import Floats
-from bnfold.auditing import AuditRow, Written, audit, ulp
+from bnfold.auditing import AuditRow, audit, ulp
 from bnfold.folding import fold
 from bnfold.graph import SLAB, Constant, Graph
 from bnfold.plan import Plan, Remove
+from tests.auditors import reader
 from tests.building import Builder
 from tests.networks import network
 
@@ -29,18 +30,6 @@ def stored(graph: Graph, dtype: str) -> Graph:
 
     values = {name: replace(value, dtype=dtype) for name, value in graph.values.items()}
     return replace(graph, values=values, constants={n: rounded(c) for n, c in graph.constants.items()})
-
-
-def reader(graph: Graph) -> Written:
-    """Read the operands of a folded graph."""
-
-    def written(node: str, operand: int) -> Floats | None:
-        found = graph.by_name[node]
-        name = found.inputs[operand] if operand < len(found.inputs) else ""
-        beta = found.op.beta if isinstance(found.op, ops.Gemm) and operand == 2 else 1.0
-        return beta * graph.constants[name].load() if name else None
-
-    return written
 
 
 def run(graph: Graph) -> tuple[Plan, tuple[AuditRow, ...]]:

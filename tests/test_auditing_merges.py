@@ -15,6 +15,7 @@ from bnfold.auditing.merges import merged as merged_by_definition
 from bnfold.folding import fold
 from bnfold.graph import Graph
 from bnfold.plan import Merge, Plan
+from tests.auditors import failed
 from tests.building import Builder
 from tests.test_merging import P0, P1, conv, depthwise, dilated, grouped, repvgg, strided
 
@@ -33,12 +34,8 @@ def merged(build: Callable[[Builder, str], str], dtype: str) -> tuple[Graph, Pla
     return graph, plan, written(graph, plan)
 
 
-def failed(graph: Graph, plan: Plan, result: Graph) -> list[tuple[str, str]]:
-    def operand(node: str, index: int) -> np.ndarray | None:
-        inputs = result.by_name[node].inputs
-        return result.constants[inputs[index]].load() if inputs[index:] and inputs[index] else None
-
-    return [(row.node, row.part) for row in audit(graph, plan, operand) if not row.passed]
+def parts(graph: Graph, plan: Plan, result: Graph) -> list[tuple[str, str]]:
+    return [(row.node, row.part) for row in failed(graph, plan, result)]
 
 
 def changed(graph: Graph, node: str, operand: int, change: Callable[[np.ndarray], None]) -> Graph:
@@ -52,7 +49,7 @@ def changed(graph: Graph, node: str, operand: int, change: Callable[[np.ndarray]
 @pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])
 @pytest.mark.parametrize("build", NETWORKS, ids=lambda build: build.__name__)
 def test_a_right_merge_passes(build: Callable[[Builder, str], str], dtype: str) -> None:
-    assert failed(*merged(build, dtype)) == []
+    assert parts(*merged(build, dtype)) == []
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32", "float16"])
@@ -69,7 +66,7 @@ def test_any_number_that_is_wrong_is_found(part: str, build: Callable[[Builder, 
         def change(numbers: np.ndarray, place: int = place) -> None:
             numbers.reshape(-1)[place] += by * max(1.0, float(np.abs(numbers).max()))
 
-        assert failed(graph, plan, changed(result, merge.node, operand, change)) == [(merge.node, part)]
+        assert parts(graph, plan, changed(result, merge.node, operand, change)) == [(merge.node, part)]
 
 
 def test_channels_that_are_swapped_are_found() -> None:
@@ -79,7 +76,7 @@ def test_channels_that_are_swapped_are_found() -> None:
     def swap(numbers: np.ndarray) -> None:
         numbers[:, [0, 1]] = numbers[:, [1, 0]]
 
-    assert failed(graph, plan, changed(result, merge.node, 1, swap)) == [(merge.node, "weight")]
+    assert parts(graph, plan, changed(result, merge.node, 1, swap)) == [(merge.node, "weight")]
 
 
 @pytest.mark.parametrize(
@@ -96,7 +93,7 @@ def test_channels_that_are_swapped_are_found() -> None:
 def test_a_merge_with_another_operator_is_found(fault: dict[str, object]) -> None:
     graph, plan, result = merged(repvgg, "float32")
     edits = (replace(e, op=replace(e.op, **fault)) if isinstance(e, Merge) else e for e in plan.edits)
-    assert failed(graph, replace(plan, edits=tuple(edits)), result)
+    assert parts(graph, replace(plan, edits=tuple(edits)), result)
 
 
 def test_branches_of_two_tensors_are_found() -> None:

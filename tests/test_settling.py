@@ -9,14 +9,13 @@ import pytest
 from bnfold import ops, plan_json
 from bnfold.adapters.memory import written
 from bnfold.affine import Affine
-from bnfold.auditing import audit
 from bnfold.completeness import refuse_incomplete
 from bnfold.composing import composed_edits, composed_frames
 from bnfold.folding import fold
 from bnfold.graph import Graph
-from bnfold.plan import Plan, Remove, ReplaceByClip, ScaleWeight, SetBias, SetBounds, SetConstants
+from bnfold.plan import Remove, ReplaceByClip, ScaleWeight, SetBias, SetBounds, SetConstants
+from tests.auditors import failed
 from tests.building import Builder
-from tests.oracle import Array
 from tests.test_random_networks import assert_same, assert_settled
 
 CHANNELS, LENGTH = 3, 4
@@ -71,14 +70,6 @@ def alive(graph: Graph) -> Graph:
     values = {name: value for name, value in graph.values.items() if name in needed}
     constants = {name: constant for name, constant in graph.constants.items() if name in needed}
     return Graph(graph.inputs, graph.outputs, tuple(reversed(nodes)), values, constants)
-
-
-def failed(graph: Graph, plan: Plan, result: Graph) -> list[object]:
-    def operand(node: str, index: int) -> Array | None:
-        inputs = result.by_name[node].inputs
-        return result.constants[inputs[index]].load() if inputs[index:] and inputs[index] else None
-
-    return [row for row in audit(graph, plan, operand) if not row.passed]
 
 
 @pytest.mark.parametrize("level", ["default", "max"])

@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 
-from bnfold.affine import Affine, Floats, Frames
+from bnfold.affine import Affine, Floats
 from bnfold.candidates import Candidate
 from bnfold.graph import Graph, Node
 from bnfold.plan import Reason
@@ -43,10 +43,6 @@ class Solution:
     reasons: Mapping[str, tuple[Reason, ...]]
     related: Mapping[str, frozenset[str]]
     inner: Mapping[str, Affine] = field(default_factory=dict)
-
-    def along(self, axis: int) -> Frames:
-        """Give the frames along an axis."""
-        return {name: frame for of in (self.frames, self.inner) for name, frame in of.items() if frame.axis == axis}
 
 
 def solve(

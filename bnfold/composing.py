@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
+import numpy as np
+
 from bnfold.affine import Affine, Frames
 from bnfold.plan import Edit, Remove, ReplaceByClip, ScaleWeight, SetBias, SetBounds, SetConstants
 
@@ -58,7 +60,14 @@ def _shortened(chain: Sequence[Affine]) -> list[Affine]:
     result: list[Affine] = []
     for frame in chain:
         if result and result[-1].axis == frame.axis:
-            frame = result.pop().after(frame)
+            frame = _after(result.pop(), frame)
         if not frame.is_identity:
             result.append(frame)
     return result
+
+
+def _after(outer: Affine, frame: Affine) -> Affine:
+    """Compose; where shifts cancel but for float64's rounding, there is none."""
+    both = outer.after(frame)
+    noise = 4 * np.finfo(np.float64).eps * np.abs(outer.shift)
+    return Affine(both.axis, both.scale, np.where(np.abs(both.shift) <= noise, 0.0, both.shift))

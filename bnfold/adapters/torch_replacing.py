@@ -30,7 +30,8 @@ class Replacement:
 def replacements(reading: Reading, module: nn.Module) -> dict[str, Replacement]:
     """Find the replaceable submodules: by each node of their own code, what is put in their place.
 
-    A submodule's own code has to be one chain of arithmetic from its only input to its first child or its output.
+    A submodule's own code has to be one chain of arithmetic from its only input to its first child or its output, and
+    its children activations.
     All its calls have to be alike, and nobody else may read its parameters or watch it.
     """
     paths = Paths(module)
@@ -67,7 +68,7 @@ def _replacement(
         own = [node for node in body if paths.module(path_of(reading.sources[node.name])) == path]
         rest = [node for node in body if node not in own]
         order = _children(reading, path, rest)
-        if order is None or not _is_chain(reading.graph, own, rest):
+        if order is None or not _is_chain(reading.graph, own, rest) or _holds_layers(reading, rest):
             return {}
         owns.append(own)
         orders.append(order)
@@ -96,6 +97,11 @@ def _children(reading: Reading, path: str, rest: list[Node]) -> tuple[str, ...] 
         if names[-1:] != [name]:
             names.append(name)
     return tuple(names)
+
+
+def _holds_layers(reading: Reading, rest: list[Node]) -> bool:
+    """Whether more than activations run after the affine: layers would go by other names in its place."""
+    return any(name in reading.tensors for node in rest if not isinstance(node.op, ops.PRelu) for name in node.inputs)
 
 
 def _is_chain(graph: Graph, own: list[Node], rest: list[Node]) -> bool:

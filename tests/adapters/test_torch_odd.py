@@ -95,3 +95,32 @@ def test_an_unknown_option_is_no_option() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)).eval()
     with pytest.raises(TypeError, match="has no option 'in_place'; it has level, only, skip, inplace"):
         bnfold.fold(model, torch.zeros(1, 3, 4, 4), in_place=True)
+
+
+class Carrying(nn.BatchNorm2d):
+    """A BatchNorm with a part of its own that runs after it."""
+
+    def __init__(self, channels: int, part: nn.Module) -> None:
+        super().__init__(channels)
+        self.part = part
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.part(super().forward(x))
+
+
+@pytest.mark.parametrize(
+    ("part", "folded"),
+    [
+        (nn.ReLU(), ["1"]),
+        (nn.PReLU(4), ["1"]),
+        (nn.Conv2d(4, 4, 1), []),
+        (nn.Sequential(nn.ReLU(), nn.Conv2d(4, 4, 1, bias=False), nn.BatchNorm2d(4)), ["1.part.2"]),
+        (Carrying(4, nn.ReLU()), ["1.part"]),
+    ],
+    ids=["relu", "prelu", "conv", "conv and BatchNorm", "another one"],
+)
+def test_a_batch_norm_stays_where_layers_run_inside_of_it(part: nn.Module, folded: list[str]) -> None:
+    model = randomised(nn.Sequential(nn.Conv2d(3, 4, 3), Carrying(4, part), nn.Conv2d(4, 2, 1)))
+    result = bnfold.fold(model, image())
+    assert [outcome.affine for outcome in result.plan.folded] == folded
+    torch.testing.assert_close(result.model(image()), model(image()))

@@ -11,7 +11,7 @@ from bnfold.adapters.onnx_clips import clip_steps, open_bounds
 from bnfold.adapters.onnx_constants import Dequantized, Known, dequantized
 from bnfold.adapters.onnx_content import Content, Dense, Scaled
 from bnfold.adapters.onnx_model import Model
-from bnfold.adapters.onnx_tidy import undoes
+from bnfold.adapters.onnx_tidy import cancel_layouts
 from bnfold.adapters.onnx_work import Edited, Use, Work
 from bnfold.affine import Floats
 from bnfold.errors import BnfoldError
@@ -34,7 +34,7 @@ def edited(model: Model, graph: Graph, plan: Plan, *, norms: bool = True) -> Edi
         raise BnfoldError(f"{model.name}: the plan names the node {missing!r}, which isn't there")
     for edit in (*plan.own, *plan.merges):
         editor.carry_out(edit, graph.by_name[edit.node])
-    editor.cancel_layouts()
+    cancel_layouts(editor.result, graph)
     editor.join_arithmetic({edit.node for edit in plan.edits})
     return editor.result
 
@@ -75,22 +75,6 @@ class _Editor:
                 self._clip(node, works, edit.axis, edit.lo, edit.hi)
             case Merge():
                 self._merge(edit, works[-1])
-
-    def cancel_layouts(self) -> None:
-        """Take out layout operators that undo each other, where only affines that are gone stood between them."""
-        makers = {name: work for work in self.result.works.values() for name in work.outputs if name}
-        for reader in self.result.works.values():
-            gone = reader.inputs[0] if reader.inputs and not reader.dropped else ""
-            root = gone
-            while root in self.result.alias:
-                root = self.result.alias[root]
-            maker = makers.get(root) if root != gone else None
-            if maker is None or maker.dropped or maker.node.scope is not reader.node.scope:
-                continue
-            if undoes(maker.node, reader.node, self.graph):
-                reader.dropped = True
-                self.result.alias[reader.outputs[0]] = maker.inputs[0]
-                self.result.touched |= {*maker.outputs, *reader.inputs}
 
     def join_arithmetic(self, edited: set[str]) -> None:
         """Make one operator of arithmetic that is one affine and stays, where that is fewer operators."""

@@ -1,9 +1,27 @@
 """What stands side by side once affines are gone: layout operators that undo each other."""
 
 from bnfold.adapters.onnx_scopes import FileNode
+from bnfold.adapters.onnx_work import Edited
 from bnfold.graph import Graph
 
 _SAME_ORDER = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity")  # the elements stay in row-major order
+
+
+def cancel_layouts(edited: Edited, graph: Graph) -> None:
+    """Take out layout operators that undo each other, where only affines that are gone stood between them."""
+    makers = {name: work for work in edited.works.values() for name in work.outputs if name}
+    for reader in edited.works.values():
+        gone = reader.inputs[0] if reader.inputs and not reader.dropped else ""
+        root = gone
+        while root in edited.alias:
+            root = edited.alias[root]
+        maker = makers.get(root) if root != gone else None
+        if maker is None or maker.dropped or maker.node.scope is not reader.node.scope:
+            continue
+        if undoes(maker.node, reader.node, graph):
+            reader.dropped = True
+            edited.alias[reader.outputs[0]] = maker.inputs[0]
+            edited.touched |= {*maker.outputs, *reader.inputs}
 
 
 def undoes(first: FileNode, second: FileNode, graph: Graph) -> bool:

@@ -4,7 +4,9 @@ from collections.abc import Sequence
 
 from bnfold.candidates import Candidate
 from bnfold.graph import Graph, Node
+from bnfold.plan import Reason
 from bnfold.solving.rows import Lowering
+from bnfold.why import Why
 
 
 def folds(lowering: Lowering, found: Sequence[Candidate], held: Sequence[Candidate]) -> list[list[Candidate]]:
@@ -34,6 +36,22 @@ def units(graph: Graph) -> dict[str, list[Node]]:
     return {unit: calls for unit, calls in found.items() if len(calls) > 1}
 
 
-def variables(graph: Graph, node: Node) -> list[str]:
+def equate(lowering: Lowering, calls: Sequence[Node]) -> None:
+    """Give the calls of one module the same frames, so that its constants follow in one way."""
+    first, *others = calls
+    axes, unknowns = lowering.axes, lowering.unknowns
+    for other in others:
+        cause = Reason(other.name, Why.REPEATED)
+        for left, right in zip(_variables(lowering.graph, first), _variables(lowering.graph, other), strict=False):
+            if left == right:
+                continue
+            alike = axes.get(left) == axes.get(right) is not None
+            if alike and len(unknowns.of(left)) == len(unknowns.of(right)):
+                lowering.equate(unknowns.of(left), unknowns.of(right), cause)
+            else:
+                lowering.pin([left, right], cause)
+
+
+def _variables(graph: Graph, node: Node) -> list[str]:
     """Name the tensors of a node that are no constants, in order."""
     return [name for name in (*node.inputs, *node.outputs) if name in graph.values]

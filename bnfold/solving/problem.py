@@ -15,7 +15,7 @@ from bnfold.record import record
 from bnfold.relation import Site, Tie
 from bnfold.rules import relation
 from bnfold.solving.axes import frame_axes
-from bnfold.solving.calls import folds, off_axis, units, variables
+from bnfold.solving.calls import equate, folds, off_axis, units
 from bnfold.solving.choice import choose
 from bnfold.solving.ends import kept_ends, linear_ends, parameter_ends
 from bnfold.solving.lanes import groups
@@ -227,22 +227,7 @@ class _Problem:
                 lowering.pin(off_axis(lowering, candidate), Reason(candidate.node.name, Why.AXIS))
         for unit, calls in units(self.graph).items():
             if unit not in gone:
-                self._equate_calls(calls)
-
-    def _equate_calls(self, calls: Sequence[Node]) -> None:
-        """Give the calls of one module the same frames, so that its constants follow in one way."""
-        first, *others = calls
-        axes, unknowns = self.lowering.axes, self.lowering.unknowns
-        for other in others:
-            cause = Reason(other.name, Why.REPEATED)
-            for left, right in zip(variables(self.graph, first), variables(self.graph, other), strict=False):
-                if left == right:
-                    continue
-                alike = axes.get(left) == axes.get(right) is not None
-                if alike and len(unknowns.of(left)) == len(unknowns.of(right)):
-                    self.lowering.equate(unknowns.of(left), unknowns.of(right), cause)
-                else:
-                    self.lowering.pin([left, right], cause)
+                equate(lowering, calls)
 
     def _reasons(self, chosen: set[int]) -> dict[str, tuple[Reason, ...]]:
         """Ask the finished system again for each fold that was left, to hear what contradicts it."""

@@ -26,7 +26,7 @@ BENDS = frozenset({Why.KINK, Why.ORDER, Why.BOUNDS, Why.FILL})
 
 @record(eq=False)
 class Attempt:
-    """found: every affine, some refused. bent: the activations that take their wider relation.
+    """found: every affine, some refused.
 
     trouble: what the numbers can't bear; none in a fold that may be carried out. tail: merges, and edits of what they
     make, which come after the other edits.
@@ -34,7 +34,6 @@ class Attempt:
 
     found: tuple[Candidate, ...]
     solution: Solution
-    bent: frozenset[str]
     edits: tuple[Edit, ...]
     trouble: tuple[Reason, ...]
     tail: tuple[Edit, ...] = ()
@@ -50,7 +49,7 @@ def attempt(graph: Graph, found: Sequence[Candidate], level: str, relaxed: froze
     solution, bent = _solve(graph, found, level, relaxed)
     sites = {node.name: Site(node, graph, node.name in bent, level == "max") for node in graph.nodes}
     edits = _edits(found, solution, sites)
-    return Attempt(tuple(found), solution, bent, edits, tuple(unbearable(graph, found, solution.frames, edits)))
+    return Attempt(tuple(found), solution, edits, tuple(unbearable(graph, found, solution.frames, edits)))
 
 
 def plan_of(graph: Graph, one: Attempt) -> Plan:

@@ -57,7 +57,7 @@ def _both(one: Attempt, more: Attempt, later: Mapping[str, str]) -> Attempt | No
     made = {merge.node for merge in one.plan.merges}
     edits = composed_edits(one.edits, (edit for edit in more.edits if edit.node not in made))
     tail = (*one.tail, *(edit for edit in more.edits if edit.node in made), *more.tail)
-    return Attempt(found, solution, one.bent | more.bent, edits, (), tail)
+    return Attempt(found, solution, edits, (), tail)
 
 
 def _may_go_on(one: Attempt) -> bool:

@@ -53,30 +53,29 @@ def test_folding_an_onnx_file_imports_no_more_than_it_needs(tmp_path: Path) -> N
     assert not slow & names
 
 
-def test_the_protos_alone_are_those_of_the_package() -> None:
-    script = (
-        "import sys\n"
-        "from bnfold.commands.lean import with_protos_alone\n"
-        "with_protos_alone()\n"
-        "from bnfold.adapters.onnx_protos import ModelProto\n"
-        "assert 'onnx' not in sys.modules\n"
-        "import onnx\n"
-        "model = onnx.parser.parse_model('<ir_version: 8, opset_import: [\"\" : 17]> g (float[1] x) => (float[1] y) '\n"
-        "                                '{ y = Relu(x) }')\n"
-        "assert type(model) is ModelProto\n"
-        "onnx.checker.check_model(onnx.shape_inference.infer_shapes(model))\n"
-    )
-    subprocess.run([sys.executable, "-c", script], check=True)
+ALONE = """
+import sys
+from bnfold.commands.lean import with_protos_alone
+with_protos_alone()
+from bnfold.adapters.onnx_protos import ModelProto
+assert "onnx" not in sys.modules
+import onnx
+head = '<ir_version: 8, opset_import: ["" : 17]> '
+model = onnx.parser.parse_model(head + "g (float[1] x) => (float[1] y) { y = Relu(x) }")
+assert type(model) is ModelProto
+onnx.checker.check_model(onnx.shape_inference.infer_shapes(model))
+"""
+LOADED = """
+import onnx, sys
+before = dict(sys.modules)
+from bnfold.commands.lean import with_protos_alone
+with_protos_alone()
+assert sys.modules["onnx.onnx_ml_pb2"] is before["onnx.onnx_ml_pb2"]
+"""
 
 
-def test_the_package_is_left_alone_where_it_is_loaded() -> None:
-    script = (
-        "import onnx, sys\n"
-        "before = dict(sys.modules)\n"
-        "from bnfold.commands.lean import with_protos_alone\n"
-        "with_protos_alone()\n"
-        "assert sys.modules['onnx.onnx_ml_pb2'] is before['onnx.onnx_ml_pb2']\n"
-    )
+@pytest.mark.parametrize("script", [ALONE, LOADED], ids=["alone", "loaded"])
+def test_the_protos_are_those_of_the_package(script: str) -> None:
     subprocess.run([sys.executable, "-c", script], check=True)
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from bnfold.adapters.onnx_constants import Known
 from bnfold.adapters.onnx_evaluators import Array
+from bnfold.adapters.onnx_tensors import CODES, DTYPES
 from bnfold.affine import Floats, some
 from bnfold.dtypes import numpy_dtype
 from bnfold.record import record
@@ -74,7 +75,7 @@ class Content(ABC):
     @property
     def nbytes(self) -> int:
         """The number of bytes that the blocks add up to."""
-        return math.prod(self.shape) * numpy_dtype(self.dtype).itemsize
+        return -(-math.prod(self.shape) * DTYPES[CODES[self.dtype]][1] // 8)
 
     @abstractmethod
     def same_as(self, other: "Content") -> bool:

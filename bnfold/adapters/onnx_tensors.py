@@ -41,6 +41,11 @@ DTYPES: Mapping[int, tuple[str, int]] = {
     _T.UINT4: ("uint4", 4),
     _T.INT4: ("int4", 4),
     _T.FLOAT4E2M1: ("float4_e2m1fn", 4),
+    24: ("float8_e8m0fnu", 8),  # by number: the oldest onnx that is allowed has no names for these
+    25: ("uint2", 2),
+    26: ("int2", 2),
+    27: ("float6_e2m3fn", 6),
+    28: ("float6_e3m2fn", 6),
 }
 FLOATS = ("float16", "bfloat16", "float32", "float64")  # what a fold can write
 CODES = {name: code for code, (name, _) in DTYPES.items()}
@@ -82,9 +87,24 @@ class Tensor:
 
             flat: NDArray[np.generic] = numpy_helper.to_array(self.proto).reshape(-1)
             return flat[first : first + count]
+        bits = DTYPES[self.proto.data_type][1]
+        if bits < 8:
+            return self._unpacked(first, count, bits)
         dtype = numpy_dtype(self.dtype)
         data = self.source.exactly(self.start + first * dtype.itemsize, count * dtype.itemsize)
         return np.frombuffer(data, dtype)
+
+    def _unpacked(self, first: int, count: int, bits: int) -> NDArray[np.generic]:
+        """Give elements that share bytes, by way of a multiple of 8 of them, which begins with a byte."""
+        from onnx import numpy_helper
+
+        assert self.source is not None
+        begin = first - first % 8
+        size = first + count - begin
+        data = self.source.exactly(self.start + begin * bits // 8, -(-size * bits // 8))
+        part = _T(data_type=self.proto.data_type, dims=[size], raw_data=data)
+        flat: NDArray[np.generic] = numpy_helper.to_array(part).reshape(-1)
+        return flat[first - begin :]
 
     def read_into(self, first: int, numbers: NDArray[np.generic]) -> None:
         """Fill an array of the tensor's dtype with its elements from the first-th on."""
@@ -140,10 +160,9 @@ def _inline(proto: TensorProto, shape: tuple[int, ...], dtype: str, wanted: int,
         return Tensor(proto.name, shape, dtype, proto, Memory(data, file.source.name))
     typed = (proto.float_data, proto.int32_data, proto.int64_data, proto.double_data, proto.uint64_data)
     elements = sum(len(items) for items in typed)
-    packed = dtype in ("int4", "uint4", "float4_e2m1fn")
-    size = math.prod(shape)
-    entries = 2 * size if dtype.startswith("complex") else -(-size // 2) if packed else size
-    if elements not in (entries, size):  # complex numbers take two entries, and two 4-bit numbers one
+    size, bits = math.prod(shape), DTYPES[proto.data_type][1]
+    entries = 2 * size if dtype.startswith("complex") else -(-size * bits // 8) if bits in (2, 4) else size
+    if elements not in (entries, size):  # complex numbers take two entries, and a byte of 2- or 4-bit numbers one
         raise BnfoldError(f"{_called(proto, file)} holds {elements} numbers; its shape wants {size}")
     return Tensor(proto.name, shape, dtype, proto, None)
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from bnfold.adapters.onnx_evaluators import ARITHMETIC, EVALUATORS, LIMIT, Array, Call
+from bnfold.adapters.onnx_protos import TensorProto
 from bnfold.adapters.onnx_scopes import FileNode
 from bnfold.adapters.onnx_tensors import CODES, Tensor
 from bnfold.affine import Floats
@@ -151,5 +152,8 @@ def _can_be(node: FileNode, operands: list[Known]) -> bool:
     """Whether the evaluator covers this use: of arithmetic, that on sizes (`bnfold.raising` sees that on floats)."""
     if node.kind in ARITHMETIC:
         return len(operands) == 2 and all(item.dtype in ("int32", "int64") for item in operands)
+    filled = node.attribute("value") if node.kind == "ConstantOfShape" else None
+    if filled is not None and filled.t.data_location == TensorProto.EXTERNAL:
+        return False
     blocks = node.attribute("block_size")
     return blocks is None or blocks.i == 0

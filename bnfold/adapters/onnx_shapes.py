@@ -90,6 +90,8 @@ def _filled(graph: GraphProto, node: NodeProto) -> int:
     held = given.get(node.input[0]) if node.input else None
     if held is None or held.data_type != TensorProto.INT64 or math.prod(held.dims) > _FEW:
         return _MANY + 1
+    if held.data_location == TensorProto.EXTERNAL:  # which ONNX's helper would look for in the working folder
+        return _MANY + 1
     try:
         return math.prod(int(size) for size in numpy_helper.to_array(held).reshape(-1))
     except ValueError:

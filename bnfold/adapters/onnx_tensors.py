@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from bnfold.adapters.onnx_external import Folder, Place
+from bnfold.adapters.onnx_external import DataFile, Folder, Place
 from bnfold.adapters.onnx_protos import TensorProto
 from bnfold.adapters.onnx_skeleton import Skeleton
 from bnfold.adapters.onnx_wire import Memory, Source
@@ -204,9 +204,8 @@ def _place(proto: TensorProto, file: Skeleton) -> Place:
 
 def refuse_overlaps(tensors: Iterable[Tensor], name: str) -> None:
     """Refuse external tensors that share a part of their bytes: one of the two is not what its writer wrote."""
-    spans = sorted(
-        {(t.external.location, t.start, t.start + t.nbytes) for t in tensors if t.external is not None and t.nbytes}
-    )
+    places = ((tensor.source, tensor.start, tensor.nbytes) for tensor in tensors if tensor.nbytes)
+    spans = sorted({(file.path, start, start + size) for file, start, size in places if isinstance(file, DataFile)})
     for (file, _, end), (other, start, _) in itertools.pairwise(spans):
         if file == other and start < end:
-            raise UnsafeError(f"{name}: two tensors overlap in {file!r} at byte {start}")
+            raise UnsafeError(f"{name}: two tensors overlap in {file.name!r} at byte {start}")

@@ -289,6 +289,42 @@ def test_data_that_overlaps(tmp_path):
         fold_file(tmp_path / "model.onnx", tmp_path / "folded.onnx")
 
 
+def test_data_that_overlaps_under_two_names_of_one_file(tmp_path):
+    proto = model("(float[N,3] x) => (float[N,3] y) { c = Gemm(x, w) y = Gemm(c, v) }", w=(3, 3), v=(3, 3))
+    for item, location, offset in zip(proto.graph.initializer, ("w.bin", "./w.bin"), (0, 32), strict=True):
+        set_external_data(item, location, offset, 36)
+        item.ClearField("raw_data")
+    (tmp_path / "w.bin").write_bytes(bytes(72))
+    (tmp_path / "model.onnx").write_bytes(proto.SerializeToString())
+    with pytest.raises(UnsafeError, match="overlap"):
+        fold_file(tmp_path / "model.onnx", tmp_path / "folded.onnx")
+
+
+@pytest.mark.parametrize("what", ["shape", "value"])
+def test_what_a_constant_is_filled_with_is_not_looked_for_in_the_working_folder(what, tmp_path, monkeypatch):
+    """Its shape, or its one number, is external data; ONNX's own helpers would open it where the command runs."""
+    text = """(float[N,3,8,8] x) => (float[N,4,6,6] y)
+    { f = ConstantOfShape<value = float[1] {1.0}>(s) c = Conv(x, w) n = BN(c) y = Mul(n, f) }"""
+    proto = model(text, w=(4, 3, 3, 3), s=np.array([1, 4, 1, 1]), **batch_norm(4))
+    filled, shape = proto.graph.node[0].attribute[0].t, proto.graph.initializer[1]
+    tensor, data = {"shape": (shape, shape.raw_data), "value": (filled, np.ones(1, np.float32).tobytes())}[what]
+    for name in ("raw_data", "float_data"):
+        tensor.ClearField(name)
+    tensor.raw_data = data
+    set_external_data(tensor, "s.bin", 0, len(data))
+    tensor.ClearField("raw_data")
+    folder, elsewhere = tmp_path / "model", tmp_path / "elsewhere"
+    for path, content in ((folder, data), (elsewhere, bytes(len(data)))):
+        path.mkdir()
+        (path / "s.bin").write_bytes(content)
+    (folder / "model.onnx").write_bytes(proto.SerializeToString())
+    monkeypatch.chdir(elsewhere)
+    plan = fold_file(folder / "model.onnx", folder / "folded.onnx").plan
+    assert "n" in [outcome.affine for outcome in plan.folded]
+    weight = numpy_helper.to_array(onnx.load(folder / "folded.onnx").graph.initializer[0])
+    assert np.abs(weight).min() > 0
+
+
 def test_the_cache_of_a_model_hub(tmp_path):
     """Its snapshots are links into one folder of blobs."""
     blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots" / "main"

@@ -121,7 +121,3 @@ def _joined(shapes: Sequence[Shape], axis: int) -> Shape | None:
     known = [length for length in lengths if isinstance(length, int)]
     dims[axis] = sum(known) if len(known) == len(lengths) else None
     return tuple(dims)
-
-
-def _known(dims: Sequence[Dim]) -> Dim:
-    return next((dim for dim in dims if isinstance(dim, int)), None)

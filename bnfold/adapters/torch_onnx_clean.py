@@ -11,7 +11,6 @@ import onnxscript.optimizer
 from onnx import numpy_helper
 
 _WITH_BIAS = ("Conv", "ConvTranspose")
-_STACK = re.compile(r"pkg\.torch\..*")
 
 
 def cleaned(program: Any) -> onnx.ModelProto:

@@ -18,7 +18,6 @@ from bnfold.ops import Op
 _OLD_STYLE = (WeightNorm, SpectralNorm, BasePruningMethod)
 _FORWARD_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 _LAYERS = (nn.modules.conv._ConvNd, nn.Linear, nn.Bilinear)
-_AFFINE_LAYERS = (nn.modules.batchnorm._NormBase,)
 
 
 def find(module: nn.Module, path: str) -> nn.Module | None:

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from bnfold.checking.subject import Array, Feed, Subject
 from bnfold.checking.torch_executor import Executor
@@ -82,28 +81,3 @@ def _of_module(subject: ModuleSubject, feed: Feed, dtype: torch.dtype) -> Mappin
         for handle in handles:
             handle.remove()
     return found
-
-
-def sums_of(subject: Subject, feed: Feed) -> Mapping[str, Value]:
-    """Give in float64 what a module's forward adds up as code: no submodule's output shows it."""
-    if not isinstance(subject, ModuleSubject):
-        return {}
-    recorder = _Sums()
-    with torch.no_grad(), warnings.catch_warnings(), recorder:
-        warnings.simplefilter("ignore")
-        subject.double(*to_tensors(feed, torch.float64))
-    return recorder.found
-
-
-class _Sums(TorchFunctionMode):
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: dict[str, Value] = {}
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        name = getattr(func, "__name__", "").strip("_")
-        if name in ("add", "iadd", "radd") and isinstance(result, Tensor) and result.is_floating_point():
-            label = f"{name} {len(self.found)}"
-            self.found[label] = Value(label, "", "Add", np.array(result.detach().double().numpy()))
-        return result

@@ -47,7 +47,7 @@ class Float64(TorchFunctionMode):
 
     def scale(self, item: Tensor) -> float:
         """Give a result's scale: what a ReLU leaves may be next to nothing, but its error is that of its operand."""
-        return max(self._before.get(item, 0.0), _finite_rms(item))
+        return max(self._before.get(item, 0.0), _finite_rms(_real(item)))
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Widen what goes in, less what is written to, and what is made of nothing."""
@@ -87,16 +87,18 @@ _NOT_IN_PLACE = ("__invert__", "__index__", "__int__")
 
 
 def _wide(item: Any) -> Any:
-    if isinstance(item, Tensor) and item.is_floating_point() and item.dtype != torch.float64:
-        return item.double()
-    return torch.float64 if isinstance(item, torch.dtype) and item.is_floating_point else item
+    if isinstance(item, torch.dtype):
+        return torch.float64 if item.is_floating_point else torch.complex128 if item.is_complex else item
+    if isinstance(item, Tensor) and _wide(item.dtype) != item.dtype:
+        return item.to(_wide(item.dtype))
+    return item
 
 
 def outputs(module: nn.Module, given: Arguments) -> list[Tensor]:
     """Run without gradients and give every tensor of what comes out."""
     given = fresh(given)
     with torch.no_grad(), unchanged(module):
-        return _tensors(module(*given.args, **given.kwargs))
+        return tensors_in(module(*given.args, **given.kwargs))
 
 
 def truth(module: nn.Module, given: Arguments) -> Truth:
@@ -106,12 +108,17 @@ def truth(module: nn.Module, given: Arguments) -> Truth:
         args, kwargs = pytree.tree_map(_wide, (given.args, dict(given.kwargs)))
         with Float64() as mode:
             result = module(*args, **kwargs)
-        tensors = [item for item in pytree.tree_leaves(result) if isinstance(item, Tensor)]
-        return Truth([item.detach() for item in tensors], [mode.scale(item) for item in tensors])
+        scales = [mode.scale(item) for item in pytree.tree_leaves(result) if isinstance(item, Tensor)]
+        return Truth(tensors_in(result), scales)
 
 
-def _tensors(result: Any) -> list[Tensor]:
-    return [item.detach() for item in pytree.tree_leaves(result) if isinstance(item, Tensor)]
+def tensors_in(result: Any) -> list[Tensor]:
+    """Give every tensor of what a module returns; complex numbers as pairs of real ones."""
+    return [_real(item.detach()) for item in pytree.tree_leaves(result) if isinstance(item, Tensor)]
+
+
+def _real(item: Tensor) -> Tensor:
+    return torch.view_as_real(item.resolve_conj()) if item.is_complex() else item
 
 
 def fresh(given: Arguments) -> Arguments:

@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from bnfold.adapters.torch_assembly import captured_from
 from bnfold.adapters.torch_capture import Arguments, CaptureError
@@ -14,7 +13,7 @@ from bnfold.adapters.torch_restoring import unchanged
 from bnfold.adapters.torch_steps import Steps
 from bnfold.adapters.torch_tape import Tape, Taping
 from bnfold.adapters.torch_trace import Recorder, trace
-from bnfold.adapters.torch_truth import fresh
+from bnfold.adapters.torch_truth import fresh, tensors_in
 
 FAR = 65  # a batch beyond what forwards look for ("at least 8", "more than 64"); it is traced and never run
 
@@ -41,10 +40,9 @@ def walked(module: nn.Module, given: Arguments) -> Walk:
 def _walked(recorder: Recorder, module: nn.Module, given: Arguments) -> Walk:
     with torch.no_grad(), unchanged(module) as changes:
         result = recorder.run(module, fresh(given))
-    outputs = [item.detach() for item in pytree.tree_leaves(result) if isinstance(item, Tensor)]
     whole = recorder.complete and not changes.found
     tape = recorder.tape if whole and isinstance(recorder, Taping) else None
-    return Walk(tuple(recorder.steps), outputs, whole and not recorder.asked, tape)
+    return Walk(tuple(recorder.steps), tensors_in(result), whole and not recorder.asked, tape)
 
 
 def confirmed(module: nn.Module, given: Arguments) -> Walk | None:

@@ -6,8 +6,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import bnfold
+from bnfold.adapters.torch_capture import arguments
 from bnfold.adapters.torch_module import fold_module
-from bnfold.errors import BnfoldError, UnverifiedError
+from bnfold.adapters.torch_truth import outputs, require_same, truth
+from bnfold.errors import BnfoldError, DifferentError, UnverifiedError
 from bnfold.training.statistics import randomise_
 from tests.adapters.torch_networks import conv_bn, image, randomised
 
@@ -53,6 +55,36 @@ class Random(nn.Module):
 def test_a_module_that_is_random_is_told() -> None:
     with pytest.raises(UnverifiedError, match="Random: gives other numbers in every run"):
         bnfold.fold(randomise_(Random(), 0).eval(), image())
+
+
+class Fourier(nn.Module):
+    """A layer in the frequencies, between two that fold; its spectrum is returned, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before, self.after = conv_bn(padding=1), nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4))
+        self.weight = nn.Parameter(torch.randn(4, 8, 5, dtype=torch.complex64, generator=torch.manual_seed(0)))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        spectrum = torch.fft.rfft2(self.before(x)) * self.weight
+        return self.after(torch.fft.irfft2(spectrum, s=(8, 8))), spectrum.conj()
+
+
+def test_complex_numbers_are_held_to_their_truth() -> None:
+    network = randomised(Fourier())
+    folded = fold_module(network, image()).model
+    assert [type(part).__name__ for part in (folded.before[1], folded.after[1])] == ["Identity", "Identity"]
+    for before, after in zip(network(image(seed=2)), folded(image(seed=2)), strict=True):
+        torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-4)
+
+
+def test_a_fault_in_an_imaginary_part_is_found() -> None:
+    network, given = randomised(Fourier()), arguments(image())
+    right = outputs(network, given)
+    wrong = [right[0], right[1] + torch.tensor([0.0, 1e-3])]
+    require_same(truth(network, given), right, right, "it")
+    with pytest.raises(DifferentError, match="it: output 1: error"):
+        require_same(truth(network, given), right, wrong, "it")
 
 
 class OnlyFloat32(nn.Module):

@@ -5,6 +5,7 @@ from dataclasses import fields
 from typing import TypeAlias
 
 from bnfold import ops
+from bnfold.adapters.torch_steps import part_of, same_line
 from bnfold.graph import Graph, Node
 
 Line: TypeAlias = tuple[str, ...]
@@ -38,9 +39,9 @@ def form(
         if clipped and node.name in clipped:
             lines.append((f"ChannelClip {clipped[node.name]}", operands[0]))
         elif isinstance(node.op, ops.ChannelClip):
-            lines.append((_operator(node, graph), operands[0]))
+            lines.append((_operator(node), operands[0]))
         else:
-            lines.append((_operator(node, graph), *operands))
+            lines.append((_operator(node), *_part(node, graph), *operands))
     lines.append(("output", *dict.fromkeys(origin.get(name, name) for name in graph.outputs)))
     return tuple(lines)
 
@@ -63,27 +64,34 @@ def _operand(name: str, graph: Graph, weights: Collection[str], origin: Mapping[
     return repr(float(constant.load())) if constant.shape == () else "constant"
 
 
-def _operator(node: Node, graph: Graph) -> str:
-    """Write the operator with its attributes; lengths of axes follow from the input's size and are left out."""
+def _operator(node: Node) -> str:
+    """Write the operator with its attributes, less the part of an axis that it takes, which `_part` writes."""
     match node.op:
         case ops.Unknown(kind=kind):
             return kind
         case ops.Pad(mode=mode, value=value):
             return f"Pad {mode} {value}"
-        case ops.Take(axis=axis, indices=indices):
-            return f"Take {axis} {indices if axis == 1 else ''}"
-        case ops.Select(axis=axis, index=index):
-            return f"Select {axis} {index if axis == 1 else ''}"
+        case ops.Take(axis=axis) | ops.Select(axis=axis):
+            return f"{type(node.op).__name__} {axis}"
         case ops.Split(axis=axis, sizes=sizes, drop=drop):
-            return f"Split {axis} {sizes if axis == 1 else len(sizes)}{' drop' if drop else ''}"
+            return f"Split {axis} {len(sizes)}{' drop' if drop else ''}"
         case op:
             return " ".join([type(op).__name__, *(str(getattr(op, item.name)) for item in fields(op))])
+
+
+def _part(node: Node, graph: Graph) -> Line:
+    match node.op:
+        case ops.Take(axis=axis, indices=part) | ops.Select(axis=axis, index=part) | ops.Split(axis=axis, sizes=part):
+            shape = graph.shape(node.inputs[0])
+            return (part_of(str(part), None if shape is None else shape[axis]),)
+        case _:
+            return ()
 
 
 def difference(first: tuple[Line, ...], second: tuple[Line, ...]) -> str:
     """Say where two forms part; empty where they are equal."""
     for index, (one, other) in enumerate(zip(first, second, strict=False)):
-        if one != other:
+        if not same_line(one, other):
             return f"at operator {index} there is {_brief(one)} on one side and {_brief(other)} on the other"
     if len(first) != len(second):
         return f"one has {len(first) - 1} operators and the other {len(second) - 1}"

@@ -6,6 +6,8 @@ from typing import TypeAlias
 
 _SIZED = frozenset({"view", "reshape", "expand", "repeat", "unflatten", "interpolate", "upsample", "arange", "zeros"})
 
+_OF = " of "
+
 
 @dataclass(frozen=True, slots=True)
 class Step:
@@ -25,8 +27,25 @@ Line: TypeAlias = tuple[str, ...]
 
 
 def same_path(first: Sequence[Step], second: Sequence[Step]) -> bool:
-    """Whether two traces of one module, at two sizes, are the same but for lengths given to views."""
-    return [_without_lengths(step) for step in first] == [_without_lengths(step) for step in second]
+    """Whether two traces of one module, at two sizes, are the same but for lengths given to views and slices."""
+    return len(first) == len(second) and all(
+        same_line(_without_lengths(one), _without_lengths(other)) for one, other in zip(first, second, strict=True)
+    )
+
+
+def same_line(first: Line, second: Line) -> bool:
+    """Whether two lines are equal, but for parts of axes whose lengths differ: which part it is follows from that."""
+    return first == second or (len(first) == len(second) and all(map(_same_text, first, second)))
+
+
+def part_of(text: str, length: object) -> str:
+    """Write a part of an axis of this length, so that `same_line` knows it."""
+    return f"{text}{_OF}{length}"
+
+
+def _same_text(first: str, second: str) -> bool:
+    (_, is_part, one), (_, is_other, other) = first.rpartition(_OF), second.rpartition(_OF)
+    return first == second or bool(is_part and is_other and one != other)
 
 
 def _without_lengths(step: Step) -> Line:

@@ -8,18 +8,21 @@ import contextlib
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from bnfold.adapters.torch_capture import Arguments, quietly
+from bnfold.adapters.torch_indexing import Part, parts_in
 from bnfold.adapters.torch_origins import Origin, Origins, version_of
 from bnfold.adapters.torch_restoring import holders, unchanged
 from bnfold.adapters.torch_shapes import KnownShapes, leaves_of
-from bnfold.adapters.torch_steps import Step, Steps
+from bnfold.adapters.torch_steps import Step, Steps, part_of
 
 # What tells nothing of lengths and numbers, and what tells lengths alone.
 _KINDS = frozenset(
@@ -30,7 +33,7 @@ _LENGTHS = frozenset(
     {"shape", "size", "numel", "nelement", "nbytes", "stride", "storage_offset", "is_contiguous", "__len__"}
 )
 _FLAGS = ("_is_compiling_flag", "_is_exporting_flag")
-_PLAIN = (int, float, str, bool, type(None), torch.dtype)
+_PLAIN = (int, float, complex, np.generic, str, bool, type(None), type(...), torch.dtype)
 _WATCHED = threading.RLock()  # the class of all modules is watched by one thread at a time
 Modules: TypeAlias = Mapping[str, tuple[str, str]]  # the calls of modules around a call, as torch.export tells them
 
@@ -183,7 +186,7 @@ class Recorder(TorchFunctionMode):
     def before(self, args: Any, kwargs: Any) -> "Before":
         """Note what goes into a call."""
         named = [item for pair in sorted(kwargs.items()) if pair[0] != "inplace" for item in pair]
-        leaves = leaves_of((*args, *named))
+        leaves = leaves_of((*parts_in(args), *named))
         origins = [self._origin(item) for item in leaves]
         operands = tuple(map(self._text, leaves, origins))
         return Before(operands, [origin for origin in origins if origin is not None], _first_version(args))
@@ -235,9 +238,14 @@ class Recorder(TorchFunctionMode):
 
     def _text(self, item: Any, origin: Origin | None) -> str:
         """Tell an operand: a tensor by its origin, and by how often its memory was written to since."""
-        if origin is None:
-            return repr(item) if isinstance(item, _PLAIN) else ""
-        return f"{origin.label}@{self.writes.get(origin.memory, 0)}"
+        if origin is not None:
+            return f"{origin.label}@{self.writes.get(origin.memory, 0)}"
+        match item:
+            case Part(bounds, length):
+                return part_of(":".join(self._text(bound, self._origin(bound)) for bound in bounds), length)
+            case np.ndarray():
+                return repr((item.dtype.str, item.shape, sha256(item.tobytes()).digest()))
+        return repr(item) if isinstance(item, _PLAIN) else ""
 
 
 @dataclass(frozen=True, slots=True)

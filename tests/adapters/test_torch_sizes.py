@@ -2,8 +2,10 @@
 
 from typing import ClassVar
 
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
@@ -31,6 +33,52 @@ def test_a_branch_on_a_large_batch_is_seen(least):
     module = Watching(least).eval()
     with pytest.raises(CaptureError, match="another path"):
         same_at_other_sizes(module, arguments(torch.randn(2, 3, 8, 8)), lambda given: read_at(module, given))
+
+
+class Choosing(nn.Module):
+    """Hands its BatchNorm two of four channels, in large batches the other two."""
+
+    def __init__(self, first: object, last: object) -> None:
+        super().__init__()
+        self.conv, self.norm, self.parts = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(2), (first, last)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.norm(self.conv(x)[:, self.parts[x.shape[0] > 8]])
+        return y
+
+
+@pytest.mark.parametrize(
+    ("first", "last"),
+    [
+        pytest.param(slice(2), slice(2, None), id="slices"),
+        pytest.param(slice(0, None, 2), slice(1, None, 2), id="steps"),
+        pytest.param([0, 1], [2, 3], id="lists"),
+        pytest.param(np.array([0, 1]), np.array([2, 3]), id="arrays"),
+    ],
+)
+def test_channels_that_depend_on_the_batch_are_seen(first, last):
+    with pytest.raises(CaptureError, match="another path"):
+        bnfold.fold(randomised(Choosing(first, last)), image())
+
+
+class Cropping(nn.Module):
+    """Crops what it enlarged to the size that it had, in either layout."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = x.shape[2:]
+        x = F.interpolate(self.norm(self.conv(F.max_pool2d(x, 2))), scale_factor=3.0)
+        last = x.permute(0, 2, 3, 1)[:, :height, :width]
+        return x[:, :, :height, :width] + x[..., :height, :width] + last.permute(0, 3, 1, 2)
+
+
+def test_parts_that_follow_from_the_size_are_no_other_path():
+    found = bnfold.fold(randomised(Cropping()), image((2, 3, 7, 7)))
+    assert len(found.plan.folded) == 1
+    assert "2x3x39x39" in found.notes[0]
 
 
 def test_a_forward_that_looks_at_no_size_is_checked_at_several():

@@ -11,8 +11,8 @@ _METADATA_ONLY = ("sym_size", "sym_numel", "sym_stride", "_assert", "_local_scal
 
 
 def storage(item: object) -> int | None:
-    """Tell which memory a tensor shows; None for what isn't one tensor."""
-    if not is_tensor(item):
+    """Tell which memory a tensor shows; None for what isn't one tensor, or has none (inside of vmap, sparse)."""
+    if not is_tensor(item) or not torch._C._has_storage(item.meta["val"]):  # type: ignore[attr-defined]
         return None
     tensor: Tensor = item.meta["val"]  # type: ignore[attr-defined]
     memory: int = tensor.untyped_storage()._cdata

@@ -16,6 +16,7 @@ from bnfold.errors import BnfoldError
 from bnfold.graph import Constant
 
 _ATEN = torch.ops.aten
+_CASTS = (_ATEN.to, _ATEN._to_copy, _ATEN.type_as)
 
 
 class Constants:
@@ -128,13 +129,13 @@ def _operator(node: fx.Node) -> object:
 
 def _computed(node: fx.Node, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     """Call the operator; what only casts between floats is passed over, so that nothing is rounded on the way."""
-    value = node.meta.get("val")
-    first = args[0] if args else None
-    if "to" in str(node.target) and isinstance(value, Tensor) and isinstance(first, Tensor):
-        floats = value.is_floating_point() and first.is_floating_point()
-        if floats and first.shape == value.shape:
-            return first
+    if _operator(node) in _CASTS and all(map(_is_floating, (args[0], node.meta.get("val")))):
+        return args[0]
     return _wide(node.target(*args, **kwargs))  # type: ignore[operator]
+
+
+def _is_floating(value: object) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point()
 
 
 def _wide(value: Any) -> Any:
@@ -142,7 +143,7 @@ def _wide(value: Any) -> Any:
         return [_wide(item) for item in value]
     if isinstance(value, Tensor):
         value = value.detach().cpu()
-        return value.double() if value.is_floating_point() else value
+        return value.double() if _is_floating(value) else value
     return value
 
 

@@ -87,6 +87,25 @@ def test_a_fault_in_an_imaginary_part_is_found() -> None:
         require_same(truth(network, given), right, wrong, "it")
 
 
+class Mapped(nn.Module):
+    """Runs a layer image by image, in a transform whose tensors have no memory of their own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before, self.inside, self.after = conv_bn(), nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.after(torch.func.vmap(self.inside)(self.before(x)))
+        return y
+
+
+def test_layers_inside_of_vmap_stay_and_the_others_fold() -> None:
+    network = randomised(Mapped())
+    folded = fold_module(network, image()).model
+    assert isinstance(folded.before[1], nn.Identity)
+    torch.testing.assert_close(folded(image(seed=2)), network(image(seed=2)), rtol=1e-4, atol=1e-4)
+
+
 class OnlyFloat32(nn.Module):
     """Has an operator that float64 can't run."""
 

@@ -185,6 +185,24 @@ def test_computed_weights_fold_in_a_graph():
     torch.testing.assert_close(run(result.model, image()), run(program, image()), rtol=1e-4, atol=1e-5)
 
 
+class Normed(nn.Module):
+    """Scales by the norm of a single number, which is positive whatever the number is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.number = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Parameter(torch.tensor(-2.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.conv(x) * torch.linalg.vector_norm(self.number))
+
+
+def test_a_constant_is_computed_by_every_operator_but_casts():
+    program = exported(randomised(Normed()), image())
+    result = fold_program(program)
+    assert not result.plan.kept
+    torch.testing.assert_close(run(result.model, image()), run(program, image()), rtol=1e-4, atol=1e-5)
+
+
 def test_a_norm_that_is_the_output():
     program = exported(randomised(nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4))), image())
     result = fold_program(program)

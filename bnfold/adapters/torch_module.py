@@ -54,11 +54,13 @@ def read(
 
 
 def require_ready(module: nn.Module) -> None:
-    """Raise BnfoldError for a module in training mode, or without numbers (lazy, on the meta device)."""
+    """Raise BnfoldError for a module in training mode, without numbers (lazy, on the meta device), or scripted."""
     from bnfold.adapters.torch_load import refuse_unfinished
 
-    if isinstance(module, torch.jit.ScriptModule):
-        raise BnfoldError("a ScriptModule is TorchScript, which is deprecated; give the module that it was made of")
+    for path, part in module.named_modules():
+        if isinstance(part, torch.jit.ScriptModule):
+            name = path or "a ScriptModule"
+            raise BnfoldError(f"{name} is TorchScript, which is deprecated; give the module that it was made of")
     if module.training:
         raise BnfoldError(f"{type(module).__name__} is in training mode; call .eval() first")
     refuse_unfinished(module, type(module).__name__)

@@ -130,6 +130,8 @@ def test_torchscript_is_refused_by_name() -> None:
         scripted = torch.jit.script(randomised(conv_bn()))
     with pytest.raises(BnfoldError, match="a ScriptModule is TorchScript, which is deprecated"):
         bnfold.fold(scripted, image())
+    with pytest.raises(BnfoldError, match="^0 is TorchScript, which is deprecated"):
+        bnfold.fold(nn.Sequential(scripted, nn.BatchNorm2d(4)).eval(), image())
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf")])

@@ -123,6 +123,13 @@ def _without_graphs() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def uncompiled() -> Iterator[None]:
+    """Run what torch.compile made as it was written: it would compile whatever follows a forward as well."""
+    with torch.compiler.set_stance("force_eager"):
+        yield
+
+
+@contextlib.contextmanager
 def quietly() -> Iterator[None]:
     """Keep torch's own warnings and logs out of the user's way: they speak of torch's insides."""
     disabled = logging.root.manager.disable

@@ -12,7 +12,7 @@ from torch.export import ExportedProgram
 
 from bnfold import ops
 from bnfold.adapters import torch_truth
-from bnfold.adapters.torch_capture import Arguments, CaptureError, arguments, capture, quietly
+from bnfold.adapters.torch_capture import Arguments, CaptureError, arguments, capture, quietly, uncompiled
 from bnfold.adapters.torch_captured import of_program
 from bnfold.adapters.torch_copy import bake as baked
 from bnfold.adapters.torch_copy import copied, taken_back, without_shared
@@ -35,6 +35,7 @@ from bnfold.plan import Plan, ScaleWeight
 from bnfold.result import FoldResult
 
 
+@uncompiled()
 def read(
     module: nn.Module,
     example_inputs: Any,
@@ -109,6 +110,7 @@ def fold_module(
     return fold_with_edits(module, example_inputs, kwargs, **options)[0]
 
 
+@uncompiled()
 def fold_with_edits(
     module: nn.Module, example_inputs: Any, kwargs: Mapping[str, Any] | None = None, **options: Unpack[Options]
 ) -> tuple[FoldResult, ModuleEdits]:

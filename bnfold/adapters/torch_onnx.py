@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 
 from bnfold import __version__
 from bnfold.adapters.onnx_file import merged_proto
-from bnfold.adapters.torch_capture import Arguments, CaptureError, arguments, exported, quietly
+from bnfold.adapters.torch_capture import Arguments, CaptureError, arguments, exported, quietly, uncompiled
 from bnfold.adapters.torch_half import half_model, half_proto
 from bnfold.adapters.torch_module import read_at, require_ready
 from bnfold.adapters.torch_onnx_clean import cleaned, with_names, with_properties
@@ -30,6 +30,7 @@ from bnfold.result import ExportResult, FoldResult
 BATCH: Mapping[int, str] = {0: "batch"}
 
 
+@uncompiled()
 def export(
     model: "nn.Module | ExportedProgram",
     example_inputs: Any,

@@ -1,9 +1,12 @@
 """Modules that can't be folded, or not shown to be right: one line that says the true reason."""
 
+from collections.abc import Callable
+from typing import NoReturn
+
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 import bnfold
 from bnfold.adapters.torch_capture import arguments
@@ -106,6 +109,43 @@ def test_layers_inside_of_vmap_stay_and_the_others_fold() -> None:
     torch.testing.assert_close(folded(image(seed=2)), network(image(seed=2)), rtol=1e-4, atol=1e-4)
 
 
+def compiled(_: fx.GraphModule, __: object) -> NoReturn:
+    raise AssertionError("compiled")
+
+
+class CompiledForward(nn.Module):
+    """Compiles its forward by itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = conv_bn()
+
+    @torch.compile(backend=compiled)
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.layers(x)
+        return y
+
+
+def compiled_in_place() -> nn.Module:
+    layers = conv_bn()
+    layers.compile(backend=compiled)
+    return layers
+
+
+@pytest.mark.parametrize(
+    "network",
+    [lambda: torch.compile(conv_bn(), backend=compiled), compiled_in_place, CompiledForward],
+    ids=["torch.compile", "Module.compile", "forward"],
+)
+@pytest.mark.parametrize("bake", [False, True])
+def test_what_torch_compile_made_folds_as_it_was_written(network: Callable[[], nn.Module], bake: bool) -> None:
+    module = randomised(network())
+    folded = fold_module(module, image(), bake=bake).model
+    assert [type(part) for part in folded.modules() if isinstance(part, nn.BatchNorm2d)] == []
+    with torch.compiler.set_stance("force_eager"):
+        torch.testing.assert_close(folded(image(seed=2)), module(image(seed=2)), rtol=1e-4, atol=1e-4)
+
+
 class OnlyFloat32(nn.Module):
     """Has an operator that float64 can't run."""
 
@@ -130,7 +170,7 @@ def test_torchscript_is_refused_by_name() -> None:
         scripted = torch.jit.script(randomised(conv_bn()))
     with pytest.raises(BnfoldError, match="a ScriptModule is TorchScript, which is deprecated"):
         bnfold.fold(scripted, image())
-    with pytest.raises(BnfoldError, match="^0 is TorchScript, which is deprecated"):
+    with pytest.raises(BnfoldError, match=r"^0 is TorchScript, which is deprecated"):
         bnfold.fold(nn.Sequential(scripted, nn.BatchNorm2d(4)).eval(), image())
 
 

@@ -28,10 +28,24 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     (`/dev/stdout`) the whole is written when the block ends well.
     Raises BnfoldError where the folder isn't there or can't be written to, or `path` is a folder, or no room is left.
     """
-    if is_special(path):
-        with _into(path) as temporary:
-            yield temporary
-        return
+    with _naming(path), _into(path) if is_special(path) else _beside(path) as temporary:
+        yield temporary
+
+
+@contextlib.contextmanager
+def _naming(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Say of which file it is that the room wasn't enough."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        way_out = "make room or choose another folder"
+        raise BnfoldError(f"{path}: can't be written ({error.strerror}); {way_out}") from error
+
+
+@contextlib.contextmanager
+def _beside(path: str | os.PathLike[str]) -> Iterator[Path]:
     final, temporary = _begin(path)
     try:
         yield temporary
@@ -39,12 +53,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         if final.exists():
             temporary.chmod(stat.S_IMODE(final.stat().st_mode))
         temporary.replace(final)
-    except BaseException as error:
+    except BaseException:
         temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno in _NO_ROOM:
-            raise BnfoldError(
-                f"{path}: can't be written ({error.strerror}); make room or choose another folder"
-            ) from error
         raise
     _flush_folder(final.parent)
 

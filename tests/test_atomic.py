@@ -90,6 +90,12 @@ FULL = Path("/dev/full")
 
 
 @pytest.mark.skipif(not FULL.exists(), reason="no device that is always full")
+def test_a_full_device_is_told_by_its_name():
+    with pytest.raises(BnfoldError, match=rf"{FULL}: can't be written \(No space left"), replacing(FULL) as temporary:
+        temporary.write_bytes(b"new")
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="no device that is always full")
 @pytest.mark.parametrize("size", [10, 1 << 20])
 def test_a_patient_file_fails_at_its_end(size):
     file = PatientFile(FULL)

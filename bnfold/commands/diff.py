@@ -13,7 +13,7 @@ _DIFFERENT = 1
 @click.argument("second", type=_FILE)
 @click.option("--json", "as_json", is_flag=True, help="Print the differences as JSON.")
 def command(first: Path, second: Path, as_json: bool) -> int:
-    """Show what differs between two ONNX files: nodes, tensors, inputs, outputs, metadata.
+    """Show what differs between two ONNX files: nodes, tensors, inputs, outputs, value_info, metadata.
 
     After a fold, that is what folding changed. It compares what is written, not what is computed; for that, use check.
 

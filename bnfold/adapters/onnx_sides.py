@@ -11,6 +11,7 @@ from bnfold.adapters.onnx_scopes import FileNode, Scopes, scopes
 from bnfold.adapters.onnx_skeleton import (
     ATTRIBUTE,
     ATTRIBUTE_TENSOR,
+    ATTRIBUTE_TENSORS,
     FUNCTION,
     INITIALIZER,
     NODE,
@@ -21,7 +22,6 @@ from bnfold.adapters.onnx_tensors import Tensor, tensor
 from bnfold.adapters.onnx_wire import Field, File
 from bnfold.record import record
 
-_ATTRIBUTE_TENSORS = 10
 _SPARSE = (AttributeProto.SPARSE_TENSOR, AttributeProto.SPARSE_TENSORS)
 _CHUNK = 1 << 20
 
@@ -60,7 +60,7 @@ class Side:
         for item, place in self._attributes(node):
             if item.HasField("t") or item.tensors:
                 inside = self.file.layout(place.body, place.end)
-                places = [*inside.get(ATTRIBUTE_TENSOR, [])[-1:], *inside.get(_ATTRIBUTE_TENSORS, [])]
+                places = [*inside.get(ATTRIBUTE_TENSOR, [])[-1:], *inside.get(ATTRIBUTE_TENSORS, [])]
                 protos = [*([item.t] if item.HasField("t") else []), *item.tensors]
                 for number, (proto, at) in enumerate(paired(protos, places, self.file)):
                     name = f"{item.name}[{number}]" if number else item.name

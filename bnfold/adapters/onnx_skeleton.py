@@ -13,17 +13,17 @@ from bnfold.record import record
 
 Layout: TypeAlias = Mapping[int, list[Field]]  # the fields of one message, by number
 
-GRAPH, FUNCTION = 7, 25  # of a ModelProto
-NODE, INITIALIZER, INPUT, VALUE_INFO, ANNOTATION = 1, 5, 11, 13, 14  # of a GraphProto
+GRAPH, TRAINING, FUNCTION = 7, 20, 25  # of a ModelProto
+NODE, INITIALIZER, INPUT, VALUE_INFO, ANNOTATION, SPARSE = 1, 5, 11, 13, 14, 15  # of a GraphProto
 NODE_INPUT, NODE_OUTPUT, ATTRIBUTE = 1, 2, 5  # of a NodeProto
-ATTRIBUTE_TENSOR, ATTRIBUTE_GRAPH, ATTRIBUTE_GRAPHS = 5, 6, 11  # of an AttributeProto
+ATTRIBUTE_TENSOR, ATTRIBUTE_GRAPH, ATTRIBUTE_TENSORS, ATTRIBUTE_GRAPHS = 5, 6, 10, 11  # of an AttributeProto
 
 # Which messages can hold a tensor, and in which fields (onnx.proto).
-_SCHEMA: Mapping[str, Mapping[int, str]] = {
-    "model": {GRAPH: "graph", 20: "training", FUNCTION: "function"},
+SCHEMA: Mapping[str, Mapping[int, str]] = {
+    "model": {GRAPH: "graph", TRAINING: "training", FUNCTION: "function"},
     "training": {1: "graph", 2: "graph"},
     "function": {7: "node", 11: "attribute"},
-    "graph": {NODE: "node", INITIALIZER: "tensor", 15: "sparse"},
+    "graph": {NODE: "node", INITIALIZER: "tensor", SPARSE: "sparse"},
     "node": {ATTRIBUTE: "attribute"},
     "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
     "sparse": {1: "tensor", 2: "tensor"},
@@ -104,7 +104,7 @@ class _Scan:
 
     def _large(self, kind: str, item: Field, start: int, depth: int) -> bytes | None:
         """Give what takes the place of a field that isn't small; None where it stays."""
-        inner = _SCHEMA[kind].get(item.number)
+        inner = SCHEMA[kind].get(item.number)
         if inner:
             body = self.message(inner, item.body, item.end, depth + 1)
             return header(item.number, len(body)) + body

@@ -1,7 +1,7 @@
 """Writing an edited ONNX model: what did not change is copied, what did is streamed, and the audit goes along."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -9,6 +9,7 @@ from pathlib import Path
 from bnfold.adapters.onnx_audit import Audit
 from bnfold.adapters.onnx_changes import Changes, NewTensor
 from bnfold.adapters.onnx_content import row_by_row
+from bnfold.adapters.onnx_elsewhere import Fields, holds_external, tensors_elsewhere, tensors_within
 from bnfold.adapters.onnx_model import Model
 from bnfold.adapters.onnx_parallel import write_file
 from bnfold.adapters.onnx_protos import ModelProto, TensorProto
@@ -16,7 +17,6 @@ from bnfold.adapters.onnx_scopes import FileNode, Scope
 from bnfold.adapters.onnx_skeleton import (
     ANNOTATION,
     ATTRIBUTE,
-    ATTRIBUTE_TENSOR,
     INITIALIZER,
     INPUT,
     NODE,
@@ -205,6 +205,7 @@ class _Writer:
                 self._append(added)
         for node in self.model.scopes.nodes:
             self._attributes(node)
+        self._move(tensors_elsewhere(self.model.file))
 
     def _append(self, added: NewTensor) -> None:
         around = added.scope.path[-1]
@@ -257,20 +258,22 @@ class _Writer:
         return [Literal(proto.SerializeToString())]
 
     def _attributes(self, node: FileNode) -> None:
-        """Move the external data of tensors that nodes hold: the old data file isn't the new model's."""
-        external = [
-            item.HasField("t") and item.t.data_location == TensorProto.EXTERNAL for item in node.proto.attribute
-        ]
+        """Move the external data of tensors that nodes hold."""
+        external = [holds_external(item) for item in node.proto.attribute]
         if not any(external) or node in self.changes.nodes:
             return
         place = self._layout(node.scope, NODE)[node.index]
         inside = self.model.file.layout(place.body, place.end)[ATTRIBUTE]
-        for item, at, is_external in zip(node.proto.attribute, inside, external, strict=True):
-            if is_external:
-                held = self.model.file.layout(at.body, at.end)[ATTRIBUTE_TENSOR][-1]
-                moved = self._moved(tensor(item.t, held.body, self.model.file, self.model.folder))
-                assert moved is not None
-                self._splice((*node.scope.path, place, at)).replace(held, _field(ATTRIBUTE_TENSOR, moved))
+        for at in (at for at, found in zip(inside, external, strict=True) if found):
+            self._move(tensors_within("attribute", (*node.scope.path, place, at), self.model.file))
+
+    def _move(self, found: Iterable[tuple[Fields, Field]]) -> None:
+        """Take external data along, or in: the old data file isn't the new model's."""
+        for path, place in found:
+            proto = TensorProto.FromString(self.model.file.source.exactly(place.body, place.end - place.body))
+            moved = self._moved(tensor(proto, place.body, self.model.file, self.model.folder))
+            assert moved is not None
+            self._splice(path).replace(place, _field(place.number, moved))
 
 
 def _bare(proto: TensorProto) -> TensorProto:

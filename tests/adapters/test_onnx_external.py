@@ -91,6 +91,38 @@ def test_external_data_stays_outside(tmp_path):
     same_function(tmp_path / "model.onnx", tmp_path / "inside.onnx")
 
 
+WITH_FUNCTION = """<ir_version: 8, opset_import: ["": 17, "local": 1]>
+g (float[N,3,8,8] x) => (float[N,4,6,6] y)
+{ f = local.F(x) c = Conv(f, w) y = BatchNormalization(c, gamma, beta, mean, var) }
+<domain: "local", opset_import: ["": 17]>
+F (x) => (y) { s = Sigmoid(x) k = Constant() y = Mul(s, k) }"""
+
+
+def test_external_data_of_functions_and_sparse_tensors_goes_along(tmp_path):
+    proto = model(WITH_FUNCTION, w=(4, 3, 3, 3), **batch_norm(4))
+    table, sparse = numbers("k", (3, 8, 8)), np.array([1.5, 2.5], np.float32)
+    held = proto.functions[0].node[1].attribute.add(name="value", type=onnx.AttributeProto.TENSOR)
+    held.t.CopyFrom(numpy_helper.from_array(table, "k"))
+    item = proto.graph.sparse_initializer.add(dims=[9])
+    item.values.CopyFrom(numpy_helper.from_array(sparse, "sparse"))
+    item.indices.CopyFrom(numpy_helper.from_array(np.array([1, 4])))
+    data = b""
+    for tensor in (held.t, item.values):
+        set_external_data(tensor, "more.bin", len(data), len(tensor.raw_data))
+        data += tensor.raw_data
+        tensor.ClearField("raw_data")
+    source, target = tmp_path / "model" / "model.onnx", tmp_path / "other" / "folded.onnx"
+    for path in (source, target):
+        path.parent.mkdir()
+    source.write_bytes(proto.SerializeToString())
+    (source.parent / "more.bin").write_bytes(data)
+    assert fold_file(source, target, external_data="always").plan.folded
+    assert sorted(path.name for path in target.parent.iterdir()) == ["folded.onnx"]  # nothing of 1,024 bytes
+    folded = onnx.load(target)
+    assert np.array_equal(numpy_helper.to_array(folded.functions[0].node[1].attribute[0].t), table)
+    assert np.array_equal(numpy_helper.to_array(folded.graph.sparse_initializer[0].values), sparse)
+
+
 def test_tensors_can_be_moved_outside(tmp_path):
     proto = model(
         "(float[N,3,8,8] x) => (float[N,16,6,6] y) { c = Conv(x, w) y = BN(c) }", w=(16, 3, 3, 3), **batch_norm(16)

@@ -204,7 +204,8 @@ def _place(proto: TensorProto, file: Skeleton) -> Place:
 
 def refuse_overlaps(tensors: Iterable[Tensor], name: str) -> None:
     """Refuse external tensors that share a part of their bytes: one of the two is not what its writer wrote."""
-    places = ((tensor.source, tensor.start, tensor.nbytes) for tensor in tensors if tensor.nbytes)
+    external = (tensor for tensor in tensors if tensor.external is not None and tensor.nbytes)
+    places = ((tensor.source, tensor.start, tensor.nbytes) for tensor in external)
     spans = sorted({(file.path, start, start + size) for file, start, size in places if isinstance(file, DataFile)})
     for (file, _, end), (other, start, _) in itertools.pairwise(spans):
         if file == other and start < end:

@@ -25,7 +25,7 @@ from bnfold.adapters.torch_runs import MORE, enough, run, standard
 from bnfold.adapters.torch_sizes import followed, shapes, varying
 from bnfold.adapters.torch_submodules import called_with, fold_submodules
 from bnfold.adapters.torch_undo import Undo
-from bnfold.adapters.torch_walk import confirmed, read_walk
+from bnfold.adapters.torch_walk import confirmed, read_walk, walked
 from bnfold.adapters.torch_watched import looked_at
 from bnfold.adapters.torch_write import Written
 from bnfold.errors import BnfoldError
@@ -174,6 +174,7 @@ def _fold_whole(module: nn.Module, given: Arguments, wanted: _Wanted) -> tuple[F
     try:
         done = job.carry_out(plan, target, wanted.undo)
     except OtherPathError:
+        _require_own_path(target, module, given)
         if wanted.plan is not None:
             raise
         watched = looked_at(target, given, job.replaced(plan))
@@ -186,6 +187,15 @@ def _fold_whole(module: nn.Module, given: Arguments, wanted: _Wanted) -> tuple[F
     if target is not module:
         without_shared(target, module)
     return FoldResult(target, plan, job.graph, notes), done
+
+
+def _require_own_path(copy: nn.Module, module: nn.Module, given: Arguments) -> None:
+    """Raise BnfoldError for a copy that runs on the original's weights: a function in it was bound to the original."""
+    if copy is not module and walked(copy, given).steps != walked(module, given).steps:
+        raise BnfoldError(
+            f"a copy of {type(module).__name__} doesn't take its path, as where a function in it holds on to the "
+            "original; pass inplace=True"
+        )
 
 
 def _unseen(reading: Reading, module: nn.Module) -> tuple[str, ...]:

@@ -109,6 +109,19 @@ def test_layers_inside_of_vmap_stay_and_the_others_fold() -> None:
     torch.testing.assert_close(folded(image(seed=2)), network(image(seed=2)), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("path", ["", "0", "1"], ids=["all", "block", "conv"])
+def test_a_forward_that_is_bound_to_the_original_folds_in_place(path: str) -> None:
+    module = randomised(nn.Sequential(conv_bn(), nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)))
+    part = module.get_submodule(path)
+    forward = part.forward
+    part.forward = lambda x: forward(x).sigmoid()  # type: ignore[method-assign]
+    before = module(image())
+    with pytest.raises(BnfoldError, match=r"a copy of Sequential doesn't take its path, .*; pass inplace=True"):
+        bnfold.fold(module, image())
+    assert bnfold.fold(module, image(), inplace=True).plan.folded
+    torch.testing.assert_close(module(image()), before, rtol=1e-4, atol=1e-4)
+
+
 def compiled(_: fx.GraphModule, __: object) -> NoReturn:
     raise AssertionError("compiled")
 

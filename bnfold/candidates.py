@@ -52,7 +52,7 @@ def _candidate(graph: Graph, node: Node, only: Sequence[str], skip: Sequence[str
     if isinstance(function, Why):
         return Candidate(node, tie, None, Reason(node.name, function), held=True)
     held = "constants" in node.limits
-    if why is None and not _selected(node.name, only, skip):
+    if why is None and not is_selected(node.name, only, skip):
         why = Why.SKIPPED
     if why is not None:
         return Candidate(node, tie, function, Reason(node.name, why), held)
@@ -74,7 +74,8 @@ def _known(graph: Graph, node: Node) -> Affine | None:
     return function if isinstance(function, Affine) else None
 
 
-def _selected(name: str, only: Sequence[str], skip: Sequence[str]) -> bool:
+def is_selected(name: str, only: Sequence[str], skip: Sequence[str]) -> bool:
+    """Whether an affine's name is one of `only`, where there are such, and none of `skip`."""
     wanted = not only or any(fnmatchcase(name, pattern) for pattern in only)
     return wanted and not any(fnmatchcase(name, pattern) for pattern in skip)
 

@@ -1,6 +1,7 @@
 """nn.Module to Graph and back: read, fold, write, and prove that the function is the same."""
 
 import contextlib
+import glob
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -23,11 +24,12 @@ from bnfold.adapters.torch_names import Paths, stack_of
 from bnfold.adapters.torch_reading import AliasedError, Reading, read_captured
 from bnfold.adapters.torch_runs import MORE, enough, run, standard
 from bnfold.adapters.torch_sizes import followed, shapes, varying
-from bnfold.adapters.torch_submodules import called_with, fold_submodules
+from bnfold.adapters.torch_submodules import called_with, fold_submodules, plan_of_part
 from bnfold.adapters.torch_undo import Undo
 from bnfold.adapters.torch_walk import confirmed, read_walk, walked
 from bnfold.adapters.torch_watched import looked_at
 from bnfold.adapters.torch_write import Written
+from bnfold.candidates import is_selected
 from bnfold.errors import BnfoldError
 from bnfold.folding import fold
 from bnfold.graph import Graph
@@ -134,7 +136,7 @@ def fold_with_edits(
 
 @dataclass(frozen=True, eq=False)
 class _Wanted:
-    """A request. original: what the caller gave, before anything was baked."""
+    """A request. original: what the caller gave, before anything was baked. path: of a part of it, with a dot."""
 
     original: nn.Module
     settings: Mapping[str, Any]
@@ -142,6 +144,15 @@ class _Wanted:
     plan: Plan | None = None
     dry_run: bool = False
     undo: Undo = field(default_factory=Undo)
+    path: str = ""
+
+    def find(self, graph: Graph) -> Plan:
+        """Plan a fold of what the patterns leave; they mean names in the whole module."""
+        if not self.path:
+            return fold(graph, **self.settings)
+        only, skip = self.settings.get("only", ()), self.settings.get("skip", ())
+        left_out = [node.name for node in graph.nodes if not is_selected(f"{self.path}{node.name}", only, skip)]
+        return fold(graph, **{**self.settings, "only": (), "skip": [glob.escape(name) for name in left_out]})
 
     def target(self, module: nn.Module, scaled: Iterable[Tensor]) -> nn.Module:
         """Give what may be written to. scaled: the parameters that will be given other memory."""
@@ -152,8 +163,6 @@ def _folded(module: nn.Module, given: Arguments, wanted: _Wanted) -> tuple[FoldR
     try:
         result, done = _fold_whole(module, given, wanted)
     except CaptureError as error:
-        if wanted.plan is not None:
-            raise
         return _fold_parts(module, given, wanted, error)
     return result, done.edits
 
@@ -164,7 +173,7 @@ def _fold_whole(module: nn.Module, given: Arguments, wanted: _Wanted) -> tuple[F
     path = followed(module, given, partial(read_at, module), found, reading)
     notes = (*path.notes, *_unseen(reading, module))
     writable, graph = prepared(reading, limited(reading, module, varying(path.sizes)))
-    plan = fold(graph, **wanted.settings) if wanted.plan is None else wanted.plan
+    plan = wanted.find(graph) if wanted.plan is None else wanted.plan
     if wanted.dry_run:
         return FoldResult(wanted.original, plan, graph, notes), Written(ModuleEdits())
     target = wanted.target(module, _scaled(plan, graph, reading))
@@ -181,7 +190,7 @@ def _fold_whole(module: nn.Module, given: Arguments, wanted: _Wanted) -> tuple[F
         relied = () if watched else job.in_place(plan)
         if not watched and not relied:
             raise
-        job, plan = _keeping(job, watched, wanted.settings) if watched else _updating(job, relied, wanted.settings)
+        job, plan = _keeping(job, watched, wanted) if watched else _updating(job, relied, wanted)
         done = job.carry_out(plan, target, wanted.undo)
         notes += tuple(f"{path}: the forward looks at it beyond calling it, so it stays" for path in watched)
     if target is not module:
@@ -224,8 +233,10 @@ def _fold_parts(
 ) -> tuple[FoldResult, ModuleEdits]:
     """Fold the submodules that can be captured, and hold the whole to the original for these inputs."""
 
-    def fold_part(part: nn.Module, inputs: Arguments) -> tuple[FoldResult, ModuleEdits]:
-        result, done = _fold_whole(part, inputs, _Wanted(part, wanted.settings, inplace=True, undo=wanted.undo))
+    def fold_part(part: nn.Module, inputs: Arguments, path: str) -> tuple[FoldResult, ModuleEdits]:
+        plan = None if wanted.plan is None else plan_of_part(wanted.plan, path)
+        own = replace(wanted, original=part, inplace=True, plan=plan, dry_run=False, path=f"{path}.")
+        result, done = _fold_whole(part, inputs, own)
         return result, done.edits
 
     target = copied(module) if wanted.dry_run else wanted.target(module, ())
@@ -233,6 +244,7 @@ def _fold_parts(
     runs = enough(module, [run(module, given)], MORE)
     try:
         plan, graph, (edits, notes) = fold_submodules(target, calls, fold_part, error)
+        _require_all(wanted.plan, plan)
         where = f"{type(module).__name__} with inputs {shapes(given)}"
         own, unit = standard(runs), torch_truth.rounding(module)
         for one in runs:
@@ -244,16 +256,23 @@ def _fold_parts(
     return FoldResult(wanted.original if wanted.dry_run else target, plan, graph, notes), edits
 
 
-def _keeping(job: Job, paths: Sequence[str], settings: Mapping[str, Any]) -> tuple[Job, Plan]:
+def _require_all(wanted: Plan | None, done: Plan) -> None:
+    carried_out = {edit.node for edit in done.edits}
+    left = [edit.node for edit in (wanted.edits if wanted else ()) if edit.node not in carried_out]
+    if left:
+        raise BnfoldError(f"the plan names {left[0]}, which no part of this module has; make the plan anew")
+
+
+def _keeping(job: Job, paths: Sequence[str], wanted: _Wanted) -> tuple[Job, Plan]:
     writable, graph = without_removal(job.writable, paths)
-    return replace(job, writable=writable, graph=graph), fold(graph, **settings)
+    return replace(job, writable=writable, graph=graph), wanted.find(graph)
 
 
-def _updating(job: Job, relied: Sequence[str], settings: Mapping[str, Any]) -> tuple[Job, Plan]:
+def _updating(job: Job, relied: Sequence[str], wanted: _Wanted) -> tuple[Job, Plan]:
     """Plan anew with activations that go on working in place: `self.relu(x)` as a statement, and x read after it.
 
     A capture shows x and what relu gives back as one tensor, so only the written module's path tells.
     """
     limits = limited(job.reading, job.module, varying(job.followed.sizes), relied)
     writable, graph = prepared(job.reading, limits)
-    return replace(job, writable=writable, graph=graph), fold(graph, **settings)
+    return replace(job, writable=writable, graph=graph), wanted.find(graph)

@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import register_module_forward_pre_hook
+from torch.utils import _pytree as pytree
 
 from bnfold.adapters.torch_capture import Arguments, CaptureError
 from bnfold.adapters.torch_edits import ModuleEdits
@@ -19,16 +19,17 @@ from bnfold.graph import Constant, Graph, Node, Value
 from bnfold.plan import Folded, Kept, Plan, Reason
 from bnfold.result import FoldResult
 
-Fold = Callable[[nn.Module, Arguments], tuple[FoldResult, ModuleEdits]]
+Fold: TypeAlias = Callable[[nn.Module, Arguments, str], tuple[FoldResult, ModuleEdits]]
+Calls: TypeAlias = Mapping[int, Arguments | None]
 
 
 def fold_submodules(
-    module: nn.Module, calls: Mapping[int, Arguments], fold: Fold, error: CaptureError
+    module: nn.Module, calls: Calls, fold: Fold, error: CaptureError
 ) -> tuple[Plan, Graph, tuple[ModuleEdits, tuple[str, ...]]]:
     """Fold in place what lies inside; gives the plan and the graph of all of them, and their edits with notes.
 
-    calls: as `called_with` gives them. fold: folds one submodule in place, for its recorded inputs. error: why the
-    whole can't be captured; it is raised where no submodule with BatchNorm can be captured either.
+    calls: as `called_with` gives them. fold: folds one submodule in place, for its recorded inputs; it is told its
+    path. error: why the whole can't be captured; it is raised where no submodule with BatchNorm can be captured either.
     """
     found = _Found()
     _descend(module, "", calls, fold, found)
@@ -49,7 +50,7 @@ class _Found:
         self.edits = ModuleEdits()
 
 
-def _descend(module: nn.Module, prefix: str, calls: Mapping[int, Arguments], fold: Fold, found: _Found) -> None:
+def _descend(module: nn.Module, prefix: str, calls: Calls, fold: Fold, found: _Found) -> None:
     for name, child in module.named_children():
         path = f"{prefix}{name}"
         if not _holds_norms(child):
@@ -68,9 +69,12 @@ def _holds_norms(part: nn.Module) -> bool:
     return any(isinstance(item, nn.modules.batchnorm._NormBase) for item in part.modules())
 
 
-def _fold_child(child: nn.Module, path: str, calls: Mapping[int, Arguments], fold: Fold, found: _Found) -> None:
+def _fold_child(child: nn.Module, path: str, calls: Calls, fold: Fold, found: _Found) -> None:
+    given = calls[id(child)]
     try:
-        result, edits = fold(child, calls[id(child)])
+        if given is None:
+            raise CaptureError("its calls differ in more than tensors")
+        result, edits = fold(child, given, path)
     except CaptureError as error:
         before = len(found.parts)
         _descend(child, f"{path}.", calls, fold, found)
@@ -85,25 +89,31 @@ def _fold_child(child: nn.Module, path: str, calls: Mapping[int, Arguments], fol
 
 
 def _is_shared(module: nn.Module, child: nn.Module) -> bool:
-    """Whether a sibling holds one of the child's tensors."""
+    """Whether the module itself, or a sibling, holds one of the child's tensors."""
     own = {id(tensor) for tensor in (*child.parameters(), *child.buffers())}
     others = [other for other in module.children() if other is not child]
-    return any(id(tensor) in own for other in others for tensor in (*other.parameters(), *other.buffers()))
+    tensors = [tensor for other in others for tensor in (*other.parameters(), *other.buffers())]
+    return any(id(tensor) in own for tensor in (*module._parameters.values(), *module._buffers.values(), *tensors))
 
 
-def called_with(module: nn.Module, given: Arguments) -> dict[int, Arguments]:
+def called_with(module: nn.Module, given: Arguments) -> Calls:
     """Run the module and note what each submodule that can be folded, by its id, is called with first.
 
-    Raises BnfoldError where it fails.
+    None where its calls don't have the same arguments but for the numbers in tensors. Raises BnfoldError where the
+    module fails.
     """
-    calls: dict[int, Arguments] = {}
-    wanted = {id(part) for part in module.modules() if next(part.children(), None) is not None and _holds_norms(part)}
+    calls: dict[int, Arguments | None] = {}
+    ways: dict[int, str] = {}
 
-    def note(part: nn.Module, args: tuple[Any, ...]) -> None:
-        if id(part) in wanted and all(isinstance(item, Tensor) for item in args):
-            calls.setdefault(id(part), Arguments(tuple(item.clone() for item in args), {}))
+    def note(part: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        way = _way(args, kwargs)
+        if id(part) not in calls:
+            ways[id(part)], calls[id(part)] = way, fresh(Arguments(args, kwargs))
+        elif way != ways[id(part)]:
+            calls[id(part)] = None
 
-    handle = register_module_forward_pre_hook(note)
+    wanted = [part for part in module.modules() if next(part.children(), None) is not None and _holds_norms(part)]
+    handles = [part.register_forward_pre_hook(note, prepend=True, with_kwargs=True) for part in wanted]
     try:
         with torch.no_grad(), unchanged(module):
             given = fresh(given)
@@ -115,8 +125,15 @@ def called_with(module: nn.Module, given: Arguments) -> dict[int, Arguments]:
             "give example inputs that it takes"
         ) from error
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
     return calls
+
+
+def _way(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+    """Write what can decide on the path: all but the tensors."""
+    leaves, spec = pytree.tree_flatten((args, kwargs))
+    return f"{spec} {['' if isinstance(item, Tensor) else item for item in leaves]}"
 
 
 def _below(edits: ModuleEdits, path: str) -> ModuleEdits:
@@ -125,12 +142,13 @@ def _below(edits: ModuleEdits, path: str) -> ModuleEdits:
         {f"{path}.{name}": children for name, children in edits.kept_children.items()},
         {f"{path}.{name}": shape for name, shape in edits.biases.items()},
         tuple(f"{path}.{name}" for name in edits.copying),
+        {f"{path}.{name}": shape for name, shape in edits.clips.items()},
     )
 
 
 def _joined(parts: list[tuple[str, Plan, Graph]]) -> tuple[Plan, Graph]:
     """Put the plans and graphs beside each other, with every name below its submodule's path."""
-    plans = [_plan(plan, path) for path, plan, _ in parts]
+    plans = [_renamed(plan, f"{path}.{{}}".format) for path, plan, _ in parts]
     graphs = [_graph(graph, path) for path, _, graph in parts]
     frames: dict[str, Affine] = {}
     inner: dict[str, Affine] = {}
@@ -149,17 +167,28 @@ def _joined(parts: list[tuple[str, Plan, Graph]]) -> tuple[Plan, Graph]:
     return Plan(outcomes, edits, frames, inner), Graph(inputs, outputs, nodes, values, constants)
 
 
-def _plan(plan: Plan, path: str) -> Plan:
+def plan_of_part(plan: Plan, path: str) -> Plan:
+    """Give what a joined plan says about the submodule at `path`, with the names that it has on its own."""
+    start = f"{path}."
+    own = Plan(
+        tuple(outcome for outcome in plan.outcomes if outcome.affine.startswith(start)),
+        tuple(edit for edit in plan.edits if edit.node.startswith(start)),
+        {name: frame for name, frame in plan.frames.items() if name.startswith(start)},
+        {name: frame for name, frame in plan.inner.items() if name.startswith(start)},
+    )
+    return _renamed(own, lambda name: name.removeprefix(start))
+
+
+def _renamed(plan: Plan, named: Callable[[str], str]) -> Plan:
     def outcome(item: Folded | Kept) -> Folded | Kept:
         match item:
             case Folded(affine, into):
-                return Folded(f"{path}.{affine}", tuple(f"{path}.{name}" for name in into))
+                return Folded(named(affine), tuple(map(named, into)))
             case Kept(affine, why):
-                reasons = tuple(Reason(f"{path}.{reason.node}", reason.why) for reason in why)
-                return Kept(f"{path}.{affine}", reasons)
+                return Kept(named(affine), tuple(Reason(named(reason.node), reason.why) for reason in why))
 
-    edits = tuple(replace(edit, node=f"{path}.{edit.node}") for edit in plan.edits)
-    frames = ({f"{path}.{name}": frame for name, frame in of.items()} for of in (plan.frames, plan.inner))
+    edits = tuple(replace(edit, node=named(edit.node)) for edit in plan.edits)
+    frames = ({named(name): frame for name, frame in of.items()} for of in (plan.frames, plan.inner))
     return Plan(tuple(map(outcome, plan.outcomes)), edits, *frames)
 
 

@@ -12,7 +12,7 @@ Floats: TypeAlias = NDArray[np.float64]
 _EPS = float(np.finfo(np.float64).eps)
 
 
-def some(marks: NDArray[np.generic]) -> bool:
+def some(marks: NDArray[np.generic] | float) -> bool:
     """Whether any isn't 0; for the channels of a layer, `any` takes seven times as long as counting them."""
     return bool(np.count_nonzero(marks))
 

@@ -30,6 +30,8 @@ def merges_after(graph: Graph, plan: Plan, spared: Collection[str] = ()) -> tupl
 
     graph: the one that the plan was made for. spared: affines that no merge may take in.
     """
+    if not any(isinstance(node.op, ops.Sum) for node in graph.nodes):
+        return ()
     from bnfold.adapters.memory import written  # which carries out merges itself
 
     structure = [edit for edit in plan.edits if isinstance(edit, Remove | Merge)]  # what else changes are numbers

@@ -28,10 +28,10 @@ def again(graph: Graph, one: Attempt, refold: Callable[[Graph], Attempt]) -> Att
     Each of the two was judged by the numbers of its own graph (`bnfold.numerics`), whose statistics stay those of their
     tensors. refold: gives the attempt for another graph.
     """
-    from bnfold.adapters.memory import joined, written  # which carries out merges, too
-
     if not one.tail and not _may_go_on(one):
         return None
+    from bnfold.adapters.memory import joined, written  # which carries out merges, too
+
     result = written(graph, one.plan, is_exact=True)
     more = refold(result)
     if not more.plan.edits:

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from bnfold.affine import Floats, some
 from bnfold.record import record
-from bnfold.solving.rows import Coefficient
+from bnfold.solving.rows import Numbers
 
 TIGHT = 1e-9  # equal right-hand sides, relative to their terms: far below float32's 6e-8, far above float64's rounding
 NOTHING = 1e-12  # what is left of coefficients that cancel, relative to them
@@ -21,9 +21,9 @@ class Expression:
     (Their sum would double whenever a pivot is expressed anew, as what cancels counts twice.)
     """
 
-    terms: dict[int, Coefficient]
-    right: Floats
-    size: Floats
+    terms: dict[int, Numbers]
+    right: Numbers
+    size: Numbers
     rows: int
 
 
@@ -73,24 +73,28 @@ class Elimination:
             else:
                 self.pivots[pivot] = before
 
-    def insert(self, terms: Sequence[tuple[int, Coefficient]], right: Floats, row: int) -> None:
+    def insert(self, terms: Sequence[tuple[int, Numbers]], right: Numbers, row: int) -> None:
         """Add sum of coefficient * unknown == right. Raises Contradiction or Divided, and then changes nothing."""
-        left: dict[int, Coefficient] = {}
+        left: dict[int, Numbers] = {}
         for unknown, coefficient in terms:
             _add(left, unknown, coefficient, self.modulus)
-        rest = self._reduced(Expression(left, -right, np.abs(right), 1 << row))
+        rest = self._reduced(Expression(left, -right, _magnitude(right), 1 << row))
         if not rest.terms:
             apart = np.abs(rest.right) > TIGHT * np.maximum(rest.size, self.floor)
             if np.count_nonzero(apart):
-                raise Contradiction(rest.rows, apart)
+                raise Contradiction(rest.rows, np.broadcast_to(apart, self.lanes))
             return
         pivot = self._pivot(rest.terms)
         divisor = rest.terms[pivot]
         others = {
             unknown: _tidy(-value / divisor, self.modulus) for unknown, value in rest.terms.items() if unknown != pivot
         }
-        size = rest.size / np.abs(divisor)
+        size = rest.size / _magnitude(divisor)
         self._set(pivot, Expression(others, self._wrap(-rest.right / divisor), size, rest.rows))
+
+    def is_homogeneous(self) -> bool:
+        """Whether every right-hand side is 0, so that all unknowns may be."""
+        return not any(some(self._solved(pivot).right) for pivot in list(self.pivots))
 
     def solution(self, unknowns: int) -> Floats:
         """Give (unknowns, lanes): the unknowns that aren't pivots are 0."""
@@ -104,9 +108,7 @@ class Elimination:
     def fewest_changes(self, weight: Floats) -> Floats:
         """Give (unknowns, lanes) with as much weight (of that shape) at 0 as moving each free unknown once gives."""
         values = self.solution(len(weight))
-        if not values.any():
-            return values
-        followers: dict[int, list[tuple[int, Coefficient]]] = {}
+        followers: dict[int, list[tuple[int, Numbers]]] = {}
         for pivot, expression in self.pivots.items():
             for free, coefficient in expression.terms.items():
                 followers.setdefault(free, [(free, 1.0)]).append((pivot, coefficient))
@@ -121,14 +123,14 @@ class Elimination:
             values[members] = self._wrap(moved)
         return values
 
-    def _stacked(self, coefficients: Sequence[Coefficient]) -> Floats:
+    def _stacked(self, coefficients: Sequence[Numbers]) -> Floats:
         """Give (n, lanes), or (n, 1) where no coefficient differs from lane to lane."""
         numbers = [value for value in coefficients if isinstance(value, float)]
         if len(numbers) == len(coefficients):
             return np.array(numbers)[:, None]
         return np.stack([np.broadcast_to(value, self.lanes) for value in coefficients])
 
-    def _pivot(self, terms: dict[int, Coefficient]) -> int:
+    def _pivot(self, terms: dict[int, Numbers]) -> int:
         sound = [
             unknown
             for unknown, value in terms.items()
@@ -142,9 +144,9 @@ class Elimination:
         self._trail.append((pivot, self.pivots.get(pivot)))
         self.pivots[pivot] = expression
 
-    def _wrap(self, right: Floats) -> Floats:
-        if not self.modulus:
-            return right
+    def _wrap(self, right: Numbers) -> Numbers:
+        if not self.modulus or isinstance(right, float):
+            return _tidy(right, self.modulus)
         wrapped: Floats = right - self.modulus * np.floor(right / self.modulus)  # `%` takes ten times as long
         return wrapped
 
@@ -172,16 +174,17 @@ class Elimination:
 
     def _flat(self, expression: Expression) -> Expression:
         """Replace pivots whose own terms hold no pivot."""
-        terms: dict[int, Coefficient] = {}
+        terms: dict[int, Numbers] = {}
         right, size, rows = expression.right, expression.size, expression.rows
         for unknown, coefficient in expression.terms.items():
             meaning = self.pivots.get(unknown)
             if meaning is None:
                 _add(terms, unknown, coefficient, self.modulus)
                 continue
-            right = self._wrap(right + coefficient * meaning.right)
-            size = np.maximum(size, np.abs(coefficient) * meaning.size)
             rows |= meaning.rows
+            if not isinstance(meaning.size, float) or meaning.size:
+                right = self._wrap(right + coefficient * meaning.right)
+                size = _larger(size, _magnitude(coefficient) * meaning.size)
             for other, value in meaning.terms.items():
                 _add(terms, other, coefficient * value, self.modulus)
         return Expression(terms, right, size, rows)
@@ -210,11 +213,19 @@ def _heaviest_run(values: Floats, weight: Floats, best: Floats) -> Floats:
     return chosen
 
 
-def _tidy(value: Coefficient, modulus: int) -> Coefficient:
+def _magnitude(numbers: Numbers) -> Numbers:
+    return abs(numbers) if isinstance(numbers, float) else np.abs(numbers)
+
+
+def _larger(one: Numbers, other: Numbers) -> Numbers:
+    return max(one, other) if isinstance(one, float) and isinstance(other, float) else np.maximum(one, other)
+
+
+def _tidy(value: Numbers, modulus: int) -> Numbers:
     return value % modulus if modulus else value
 
 
-def _add(terms: dict[int, Coefficient], unknown: int, value: Coefficient, modulus: int) -> None:
+def _add(terms: dict[int, Numbers], unknown: int, value: Numbers, modulus: int) -> None:
     """terms[unknown] += value; what cancels in every lane goes, what cancels in some becomes exactly 0 there."""
     before = terms.get(unknown)
     if before is None:

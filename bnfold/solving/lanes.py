@@ -10,30 +10,31 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from bnfold.affine import Floats
 from bnfold.record import record
-from bnfold.solving.rows import Coefficient, Kind, Row
+from bnfold.solving.rows import Kind, Numbers, Row
 from bnfold.views import Indices
 
 
 @record(eq=False)
 class LaneRow:
-    """One row of a group: its unknowns are numbered within the group; coefficients and right side have a lane each."""
+    """One row of a group: its unknowns are numbered within the group; numbers are one for all lanes or one for each."""
 
     source: int  # which of the rows it comes from; in a joined group, that of the first part
     kind: Kind
-    terms: tuple[tuple[int, Coefficient], ...]
-    right: Floats
+    terms: tuple[tuple[int, Numbers], ...]
+    right: Numbers
 
 
 @record(eq=False)
 class Group:
     """Components of one structure. unknowns: (unknowns of a component, lanes), by their global number.
 
+    tensors: (unknowns of a component, lanes), the tensor that each belongs to; a lane stands for all that are alike.
     parts: the groups that were joined into it (`bnfold.solving.twins`), whose lanes follow each other.
     """
 
     unknowns: Indices
+    tensors: Indices
     rows: tuple[LaneRow, ...]
     parts: tuple["Group", ...] = ()
 
@@ -54,7 +55,7 @@ def groups(rows: Sequence[Row], starts: Indices) -> list[Group]:
         else:
             found.append(group)
     if rest:
-        table = _Table(rows, sorted(rest), int(starts[-1]))
+        table = _Table(rows, sorted(rest), starts)
         found += [table.group(components) for components in table.alike()]
     return sorted(found, key=lambda group: int(group.unknowns[0, 0]))
 
@@ -123,19 +124,20 @@ def _aligned(rows: Sequence[Row], members: Sequence[int], tensors: _Tensors) -> 
         row = rows[number]
         terms = tuple((place[start], value) for start, (_, value) in zip(own, row.terms, strict=True))
         lane_rows.append(LaneRow(number, row.kind, terms, row.right))
-    return Group(np.array(list(place))[:, None] + np.arange(length), tuple(lane_rows))
+    first = np.array(list(place))[:, None]
+    return Group(first + np.arange(length), np.searchsorted(tensors.starts, first, side="right") - 1, tuple(lane_rows))
 
 
 class _Table:
     """Every (row, channel) is an instance, every unknown in it a slot; all sorted by component."""
 
-    def __init__(self, every: Sequence[Row], numbers: Sequence[int], count: int) -> None:
-        self.numbers = numbers
+    def __init__(self, every: Sequence[Row], numbers: Sequence[int], starts: Indices) -> None:
+        self.numbers, self.starts = numbers, starts
         self.rows = rows = [every[number] for number in numbers]
         lengths = [len(row.terms[0][0]) for row in rows]
         self.first = np.concatenate([[0], np.cumsum(lengths)])
         row_of = np.repeat(np.arange(len(rows)), lengths)
-        self.component = _components(rows, count)
+        self.component = _components(rows, int(starts[-1]))
         head = np.concatenate([row.terms[0][0] for row in rows])
         self.instance_component = self.component[head]
         self.rank = _rank(self.component)
@@ -180,17 +182,20 @@ class _Table:
         """Collect the lanes of components of one structure."""
         instances = self.order[_runs(self.ordered, components)]
         unknowns = self.members[_runs(self.member_of, components)]
-        return Group(unknowns, tuple(self._lane_row(line) for line in instances))
+        tensors = np.searchsorted(self.starts, unknowns, side="right") - 1
+        return Group(unknowns, tensors, tuple(self._lane_row(line) for line in instances))
 
     def _lane_row(self, instances: Indices) -> LaneRow:
         source = int(self.row_of[instances[0]])
         row = self.rows[source]
         channel = instances - self.first[source]
-        terms = tuple(
-            (int(self.rank[unknowns[channel[0]]]), value if isinstance(value, float) else value[channel])
-            for unknowns, value in row.terms
-        )
-        return LaneRow(self.numbers[source], row.kind, terms, row.right[channel])
+        terms = tuple((int(self.rank[unknowns[channel[0]]]), of_lanes(value, channel)) for unknowns, value in row.terms)
+        return LaneRow(self.numbers[source], row.kind, terms, of_lanes(row.right, channel))
+
+
+def of_lanes(numbers: Numbers, lanes: Indices) -> Numbers:
+    """Give the numbers of some lanes."""
+    return numbers if isinstance(numbers, float) else numbers[lanes]
 
 
 def _runs(ordered: Indices, names: Indices) -> Indices:

@@ -21,7 +21,7 @@ from bnfold.solving.ends import kept_ends, linear_ends, parameter_ends
 from bnfold.solving.lanes import groups
 from bnfold.solving.rows import Kind, Lowering, Row
 from bnfold.solving.spreading import biased, handed_on, handing_sets
-from bnfold.solving.system import Refused, System, Uneven, row_owners
+from bnfold.solving.system import Changes, Refused, System, Uneven, row_owners
 from bnfold.solving.twins import divided, joined
 from bnfold.why import Why
 
@@ -129,9 +129,9 @@ class _Problem:
         fold_rows += [[row] for row in wishes]  # which are taken last, or left
         self.rows, self.owner = row_owners(self.lowering.rows, fold_rows)
         self.ends = [*linear_ends(self.lowering, ties), *parameter_ends(self.lowering)]
-        self.absorbs = np.zeros(self.lowering.unknowns.count, dtype=np.bool_)
+        self.absorbs = np.zeros(len(self.lowering.unknowns.alike), dtype=np.bool_)
         for end in self.ends:
-            self.absorbs[end.span] |= end.takes_shift
+            self.absorbs[end.tensor] |= end.takes_shift
         self.groups = joined(groups(self.rows, self.lowering.unknowns.starts), self.owner, self.absorbs)
         self.system: System
 
@@ -171,36 +171,40 @@ class _Problem:
         unknowns, axes = self.lowering.unknowns, self.lowering.axes
         self.ends += kept_ends(self.lowering, self.ties, taken)
         operators = self._operators()
-        shift = self.system.fewest_changes(Kind.SHIFT, self._weights() + operators)
-        negative = self.system.fewest_changes(Kind.SIGN, self._weights(shift))
-        size = self.system.fewest_changes(Kind.SCALE, self._weights(shift, negative))
-        weights = self._weights(size, negative) + operators  # scales tell now what is rewritten anyway
-        shift = self.system.fewest_changes(Kind.SHIFT, weights)
-        scale = np.where(negative == 1, -1.0, 1.0) * np.exp(size)
-        moved = unknowns.values_with((scale != 1) | (shift != 0))
-        spans = {name: unknowns.span(name) for name in moved}
-        frames = {name: Affine(axes[name], scale[span], shift[span]) for name, span in spans.items()}
+        changes = partial(self.system.fewest_changes, count=int(unknowns.starts[-1]))
+        shift = changes(Kind.SHIFT, self._weights() + operators)
+        negative = changes(Kind.SIGN, self._weights(shift))
+        size = changes(Kind.SCALE, self._weights(shift, negative))
+        # Scales tell now what is rewritten anyway.
+        shift = changes(Kind.SHIFT, self._weights(size, negative) + operators)
+        moved = negative.tensors | size.tensors | shift.tensors
+        frames = {}
+        for name in (name for name, number in unknowns.tensor.items() if moved[number]):
+            span = unknowns.span(name)
+            scale = np.where(negative.values[span] == 1, -1.0, 1.0) * np.exp(size.values[span])
+            frame = Affine(axes[name], scale, shift.values[span])
+            if not frame.is_identity:
+                frames[name] = frame
         return Solution(taken, frames, self.reasons, self._related(frames))
 
-    def _weights(self, *moved: Floats) -> Floats:
-        """Say what it is worth to leave an unknown at 0: a weight that isn't rewritten, then a tensor as it was.
+    def _weights(self, *moved: Changes) -> Floats:
+        """Say what it is worth to leave a tensor at 0: a weight that isn't rewritten, then a value as it was.
 
         A node at whose ends something has moved already is rewritten anyway.
         """
-        unknowns = self.lowering.unknowns
-        changed = set(unknowns.values_with(np.logical_or.reduce([values != 0 for values in moved]))) if moved else set()
-        rewritten = {end.node for end in self.ends if end.value in changed}
-        weight = TENSOR * unknowns.tensors
+        changed = np.logical_or.reduce([changes.tensors for changes in moved]) if moved else self.absorbs & False
+        rewritten = {end.node for end in self.ends if changed[end.tensor]}
+        weight = TENSOR * self.lowering.unknowns.alike
         for end in self.ends:
             if end.node not in rewritten:
-                weight[end.span] += 1
+                weight[end.tensor] += 1
         return weight
 
     def _operators(self) -> Floats:
         """Say what it is worth to leave a shift at 0 where it would need an operator."""
-        weight = np.zeros(self.lowering.unknowns.count)
+        weight = np.zeros(len(self.lowering.unknowns.alike))
         for end in self.ends:
-            weight[end.span] += OPERATOR * end.wants_operator
+            weight[end.tensor] += OPERATOR * end.wants_operator
         return weight
 
     def _hard_rows(
@@ -262,13 +266,14 @@ class _Problem:
     def _related(self, frames: Mapping[str, Affine]) -> dict[str, frozenset[str]]:
         """Give the values whose frames depend on the rows of each affine, also by what is handed on."""
         parts = [part for group in self.groups for part in group.parts or (group,)]
-        part_of = np.full(self.lowering.unknowns.count, -1)
+        parts_in: dict[int, set[int]] = {}  # by tensor
         parts_of: dict[int, set[int]] = {}
         for number, part in enumerate(parts):
-            part_of[part.unknowns] = number
+            for tensor in set(part.tensors.reshape(-1).tolist()):
+                parts_in.setdefault(tensor, set()).add(number)
             for row in part.rows:
                 parts_of.setdefault(self.owner[row.source], set()).add(number)
-        parts_at = {name: set(part_of[self.lowering.unknowns.span(name)].tolist()) for name in frames}
+        parts_at = {name: parts_in[self.lowering.unknowns.tensor[name]] for name in frames}
         members: dict[int, set[str]] = {}
         for name, own in parts_at.items():
             for number in own:

@@ -29,19 +29,19 @@ class Kind(IntEnum):
     SHIFT = 2
 
 
-Coefficient: TypeAlias = float | Floats
+Numbers: TypeAlias = float | Floats  # the same for all channels, or one for each
 
 
 @record(eq=False)
 class Row:
     """sum over terms of coefficient * unknown == right, for n channels at once.
 
-    Each term has n unknowns; coefficients are one number or n. cause: what demands it; None for plain equality.
+    Each term has n unknowns. cause: what demands it; None for plain equality.
     """
 
     kind: Kind
-    terms: tuple[tuple[Indices, Coefficient], ...]
-    right: Floats
+    terms: tuple[tuple[Indices, Numbers], ...]
+    right: Numbers
     cause: Reason | None = None
 
 
@@ -115,8 +115,8 @@ class Lowering:
 
         An end whose frame varies along another axis is held at the identity, so it has no part in them.
         """
-        ratio: list[tuple[Indices, Coefficient]] = []
-        moved: list[tuple[Indices, Coefficient]] = []
+        ratio: list[tuple[Indices, Numbers]] = []
+        moved: list[tuple[Indices, Numbers]] = []
         if self.axes.get(tie.target) == tie.axis:
             ratio.append((self.unknowns.of(tie.target), 1.0))
             moved.append(ratio[-1])
@@ -125,12 +125,12 @@ class Lowering:
             moved.append((self.unknowns.of(tie.source), -function.scale))
         return [
             Row(Kind.SCALE, tuple(ratio), np.log(np.abs(function.scale))),
-            Row(Kind.SIGN, tuple(ratio), (function.scale < 0).astype(np.float64)),
+            Row(Kind.SIGN, tuple(ratio), _negative(function.scale)),
             Row(Kind.SHIFT, tuple(moved), function.shift),
         ]
 
-    def _row(self, kind: Kind, terms: Sequence[tuple[Indices, Coefficient]], cause: Reason | None) -> None:
-        self.rows.append(Row(kind, tuple(terms), np.zeros(len(terms[0][0])), cause))
+    def _row(self, kind: Kind, terms: Sequence[tuple[Indices, Numbers]], cause: Reason | None) -> None:
+        self.rows.append(Row(kind, tuple(terms), 0.0, cause))
 
     def _carry(self, node: Node, tie: Carried) -> None:
         source, target = tie.source, tie.target
@@ -249,3 +249,9 @@ class Lowering:
                 self.hold_scale(name, Reason(node.name, node.limits["weight"]))
             if "bias" in node.limits and node.name not in self.bare:
                 self.hold_shift(name, Reason(node.name, node.limits["bias"]))
+
+
+def _negative(scale: Floats) -> Numbers:
+    """Give 1 where the scale is negative."""
+    negative = scale < 0
+    return negative.astype(np.float64) if affine.some(negative) else 0.0

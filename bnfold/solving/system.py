@@ -36,12 +36,20 @@ class Uneven(Exception):  # noqa: N818
         self.lanes = lanes
 
 
+@record(eq=False)
+class Changes:
+    """values: (unknowns,), 0 for what stays as it is. tensors: (tensors,), whether any of its unknowns doesn't."""
+
+    values: Floats
+    tensors: NDArray[np.bool_]
+
+
 class System:
     """All groups with the rows that always hold; `take` adds a fold's rows, or refuses and changes nothing.
 
     The folds of joined groups are taken at once: `taken` has them. Raises Uneven where that can't be.
     owner: which fold each row belongs to, or -1 for a row that always holds.
-    absorbs: (unknowns,) whether a shift there is free for the taking, since a bias can hold it.
+    absorbs: (tensors,) whether a shift there is free for the taking, since a bias can hold it.
     """
 
     def __init__(self, lane_groups: Sequence[Group], owner: Sequence[int], absorbs: NDArray[np.bool_]) -> None:
@@ -81,11 +89,21 @@ class System:
         for number, kind, position in mark.trail:
             self.eliminations[number][kind].undo(position)
 
-    def fewest_changes(self, kind: Kind, weight: Floats) -> Floats:
-        """Give all unknowns of a kind, as many of them 0 as can be, by their weight (unknowns,)."""
-        found = np.zeros(len(weight))
+    def fewest_changes(self, kind: Kind, weight: Floats, count: int) -> Changes:
+        """Give all unknowns of a kind, as many of them 0 as can be, by the weight of their tensor (tensors,).
+
+        count: the number of unknowns.
+        """
+        found = Changes(np.zeros(count), np.zeros(len(weight), np.bool_))
         for group, kinds in zip(self.groups, self.eliminations, strict=True):
-            found[group.unknowns] = kinds[kind].fewest_changes(weight[group.unknowns])
+            if kinds[kind].is_homogeneous():
+                continue
+            shape = group.unknowns.shape
+            values = kinds[kind].fewest_changes(np.broadcast_to(weight[group.tensors], shape))
+            moved = values != 0
+            some = moved.any(axis=1)
+            found.values[group.unknowns[some]] = values[some]
+            found.tensors[np.broadcast_to(group.tensors, shape)[moved]] = True
         return found
 
     def _mark(self, numbers: Iterable[int]) -> Mark:
@@ -112,7 +130,7 @@ def _eliminations(group: Group, absorbs: NDArray[np.bool_]) -> tuple[Elimination
     """The earliest tensors are the pivots, so that late ones keep scale 1; for shifts, those that a bias holds."""
     size, lanes = group.unknowns.shape
     early = list(range(size))
-    biased = [place if absorbs[group.unknowns[place, 0]] else size + place for place in early]
+    biased = [place if absorbs[group.tensors[place, 0]] else size + place for place in early]
     return (
         Elimination(lanes, early, floor=1e-3),
         Elimination(lanes, early, modulus=2),

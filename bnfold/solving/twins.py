@@ -10,7 +10,8 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from bnfold.solving.lanes import Group, LaneRow
+from bnfold.solving.lanes import Group, LaneRow, of_lanes
+from bnfold.solving.rows import Numbers
 
 
 def joined(found: Sequence[Group], owner: Sequence[int], absorbs: NDArray[np.bool_]) -> list[Group]:
@@ -43,12 +44,13 @@ def _structure(group: Group, owner: Sequence[int], absorbs: NDArray[np.bool_]) -
         )
         for row in group.rows
     )
-    return absorbs[group.unknowns[:, 0]].tobytes(), rows
+    return absorbs[group.tensors[:, 0]].tobytes(), rows
 
 
 def _join(parts: Sequence[Group]) -> Group:
     if len(parts) == 1:
         return parts[0]
+    lanes = [part.unknowns.shape[1] for part in parts]
     rows = []
     for twins in zip(*(part.rows for part in parts), strict=True):
         coefficients = zip(*([value for _, value in row.terms] for row in twins), strict=True)
@@ -56,8 +58,19 @@ def _join(parts: Sequence[Group]) -> Group:
             (place, value if isinstance(value, float) else np.concatenate(values))
             for (place, value), values in zip(twins[0].terms, coefficients, strict=True)
         )
-        rows.append(LaneRow(twins[0].source, twins[0].kind, terms, np.concatenate([row.right for row in twins])))
-    return Group(np.hstack([part.unknowns for part in parts]), tuple(rows), tuple(parts))
+        rows.append(
+            LaneRow(twins[0].source, twins[0].kind, terms, _behind_another([row.right for row in twins], lanes))
+        )
+    tensors = np.hstack([np.broadcast_to(part.tensors, part.unknowns.shape) for part in parts])
+    return Group(np.hstack([part.unknowns for part in parts]), tensors, tuple(rows), tuple(parts))
+
+
+def _behind_another(numbers: Sequence[Numbers], lanes: Sequence[int]) -> Numbers:
+    """Join the numbers of several runs of lanes."""
+    first = numbers[0]
+    if isinstance(first, float) and all(isinstance(other, float) and other == first for other in numbers):
+        return first
+    return np.concatenate([np.broadcast_to(one, count) for one, count in zip(numbers, lanes, strict=True)])
 
 
 def _parted(group: Group, lanes: NDArray[np.bool_]) -> list[Group]:
@@ -75,10 +88,11 @@ def _halves(group: Group, mask: NDArray[np.bool_]) -> list[Group]:
             LaneRow(
                 row.source,
                 row.kind,
-                tuple((name, value if isinstance(value, float) else value[lanes]) for name, value in row.terms),
-                row.right[lanes],
+                tuple((name, of_lanes(value, lanes)) for name, value in row.terms),
+                of_lanes(row.right, lanes),
             )
             for row in group.rows
         )
-        halves.append(Group(group.unknowns[:, lanes], rows))
+        tensors = np.broadcast_to(group.tensors, group.unknowns.shape)
+        halves.append(Group(group.unknowns[:, lanes], tensors[:, lanes], rows))
     return halves

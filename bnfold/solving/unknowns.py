@@ -1,10 +1,8 @@
 """The numbering of the unknowns: a scale and a shift for every channel of every framed tensor."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bnfold.graph import Graph
 from bnfold.relation import Carried, Tie
@@ -13,51 +11,40 @@ from bnfold.views import Indices
 
 
 class Unknowns:
-    """The numbering: channel c of value v is unknown offset[v] + c, in the graph's order.
+    """The numbering: channel c of value v is unknown starts[tensor[v]] + c, in the graph's order.
 
-    Values whose frames are equal, channel by channel, have the same unknowns. tensors: (count,) how many they are.
-    starts: the offsets in order, and `count`.
+    Values whose frames are equal, channel by channel, are one tensor here. alike: (tensors,) how many values it is.
+    starts: (tensors + 1,) the first unknown of each, and the number of unknowns.
     """
 
     def __init__(self, graph: Graph, axes: Mapping[str, int], ties: Mapping[str, Sequence[Tie]]) -> None:
         self.graph = graph
         self.axes = axes
-        self.offset: dict[str, int] = {}
+        self.tensor: dict[str, int] = {}
         self.same: set[Carried] = set()  # ties of values that have the same unknowns, channel by channel
         leader = self._leaders(ties)
-        count = 0
-        for name in leader:
-            first = leader[name]
+        starts = [0]
+        for name, first in leader.items():
             if first == name:
-                self.offset[name] = count
-                count += self._channels(name)
-            self.offset[name] = self.offset[first]
-        self.count = count
-        alike = Counter(self.offset.values())
-        self.starts = np.array(sorted({*alike, count}))
-        self.tensors = np.repeat([float(alike[start]) for start in self.starts[:-1]], np.diff(self.starts))
+                self.tensor[name] = len(starts) - 1
+                starts.append(starts[-1] + self._channels(name))
+            self.tensor[name] = self.tensor[first]
+        self.starts = np.array(starts)
+        self.alike = np.bincount(list(self.tensor.values()), minlength=len(starts) - 1).astype(np.float64)
         self._places: dict[int, Indices] = {}
 
     def span(self, name: str) -> slice:
         """Give the unknowns of a framed value, which follow each other."""
-        start = self.offset[name]
-        return slice(start, start + self._channels(name))
+        number = self.tensor[name]
+        return slice(int(self.starts[number]), int(self.starts[number + 1]))
 
     def of(self, name: str) -> Indices:
         """Give the unknowns of a framed value, in an array that all who ask share."""
-        start = self.offset[name]
-        if start not in self._places:
-            self._places[start] = np.arange(start, start + self._channels(name))
-            self._places[start].flags.writeable = False
-        return self._places[start]
-
-    def values_with(self, marked: NDArray[np.bool_]) -> list[str]:
-        """Give the framed values that have a marked unknown, in the graph's order. marked: (count,)."""
-        if not self.count:
-            return []
-        begin = self.starts[:-1]
-        found = set(begin[np.logical_or.reduceat(marked, begin)].tolist())
-        return [name for name, start in self.offset.items() if start in found]
+        number = self.tensor[name]
+        if number not in self._places:
+            self._places[number] = np.arange(self.starts[number], self.starts[number + 1])
+            self._places[number].flags.writeable = False
+        return self._places[number]
 
     def _channels(self, name: str) -> int:
         return channels(self.graph, name, self.axes[name])

@@ -22,7 +22,7 @@ from bnfold.adapters.torch_walk import Walk, walked
 from bnfold.adapters.torch_write import Written, write
 from bnfold.errors import BnfoldError, DifferentError, UnverifiedError
 from bnfold.graph import Graph, Node
-from bnfold.plan import Plan, Remove, ReplaceByClip
+from bnfold.plan import Plan, Remove, ReplaceByClip, SetBias
 from bnfold.raising import raised
 from bnfold.why import Why
 
@@ -160,6 +160,12 @@ class Job:
     def replaced(self, plan: Plan) -> set[str]:
         """Give the paths of the submodules that the plan takes out."""
         return {self.replacements[name].path for name in self._removed(plan) if name in self.replacements}
+
+    def biased(self, plan: Plan) -> dict[str, int]:
+        """Give the paths of the layers without a bias that the plan gives one, and its length."""
+        edits = [edit for edit in plan.edits if isinstance(edit, SetBias)]
+        new = [edit for edit in edits if not any(self.graph.by_name[edit.node].inputs[2:3])]
+        return {self.owners[edit.node]: edit.bias.size for edit in new}
 
     def in_place(self, plan: Plan) -> tuple[str, ...]:
         """Give the paths of the activations that have to stop working in place once the plan is carried out."""

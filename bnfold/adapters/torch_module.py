@@ -18,16 +18,16 @@ from bnfold.adapters.torch_captured import of_program
 from bnfold.adapters.torch_copy import bake as baked
 from bnfold.adapters.torch_copy import copied, taken_back, without_shared
 from bnfold.adapters.torch_edits import ModuleEdits
-from bnfold.adapters.torch_job import Job, OtherPathError, prepared, without_removal
+from bnfold.adapters.torch_job import Job, OtherPathError, prepared
 from bnfold.adapters.torch_limits import limited
 from bnfold.adapters.torch_names import Paths, stack_of
 from bnfold.adapters.torch_reading import AliasedError, Reading, read_captured
+from bnfold.adapters.torch_replanning import planned_anew
 from bnfold.adapters.torch_runs import MORE, enough, run, standard
 from bnfold.adapters.torch_sizes import followed, shapes, varying
 from bnfold.adapters.torch_submodules import called_with, fold_submodules, plan_of_part
 from bnfold.adapters.torch_undo import Undo
 from bnfold.adapters.torch_walk import confirmed, read_walk, walked
-from bnfold.adapters.torch_watched import looked_at
 from bnfold.adapters.torch_write import Written
 from bnfold.candidates import is_selected
 from bnfold.errors import BnfoldError
@@ -180,19 +180,17 @@ def _fold_whole(module: nn.Module, given: Arguments, wanted: _Wanted) -> tuple[F
     if not plan.edits:
         return FoldResult(target, plan, graph, notes), Written(ModuleEdits())
     job = Job(module, given, path, reading, writable, graph, read_at)
-    try:
-        done = job.carry_out(plan, target, wanted.undo)
-    except OtherPathError:
-        _require_own_path(target, module, given)
-        if wanted.plan is not None:
-            raise
-        watched = looked_at(target, given, job.replaced(plan))
-        relied = () if watched else job.in_place(plan)
-        if not watched and not relied:
-            raise
-        job, plan = _keeping(job, watched, wanted) if watched else _updating(job, relied, wanted)
-        done = job.carry_out(plan, target, wanted.undo)
-        notes += tuple(f"{path}: the forward looks at it beyond calling it, so it stays" for path in watched)
+    while True:
+        try:
+            done = job.carry_out(plan, target, wanted.undo)
+            break
+        except OtherPathError:
+            _require_own_path(target, module, given)
+            again = None if wanted.plan is not None else planned_anew(job, plan, target, wanted.find)
+            if again is None:
+                raise
+            job, plan, more = again
+            notes += more
     if target is not module:
         without_shared(target, module)
     return FoldResult(target, plan, job.graph, notes), done
@@ -261,18 +259,3 @@ def _require_all(wanted: Plan | None, done: Plan) -> None:
     left = [edit.node for edit in (wanted.edits if wanted else ()) if edit.node not in carried_out]
     if left:
         raise BnfoldError(f"the plan names {left[0]}, which no part of this module has; make the plan anew")
-
-
-def _keeping(job: Job, paths: Sequence[str], wanted: _Wanted) -> tuple[Job, Plan]:
-    writable, graph = without_removal(job.writable, paths)
-    return replace(job, writable=writable, graph=graph), wanted.find(graph)
-
-
-def _updating(job: Job, relied: Sequence[str], wanted: _Wanted) -> tuple[Job, Plan]:
-    """Plan anew with activations that go on working in place: `self.relu(x)` as a statement, and x read after it.
-
-    A capture shows x and what relu gives back as one tensor, so only the written module's path tells.
-    """
-    limits = limited(job.reading, job.module, varying(job.followed.sizes), relied)
-    writable, graph = prepared(job.reading, limits)
-    return replace(job, writable=writable, graph=graph), wanted.find(graph)

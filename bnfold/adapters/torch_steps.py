@@ -56,14 +56,15 @@ def _without_lengths(step: Step) -> Line:
 def is_as_planned(before: Sequence[Step], after: Sequence[Step], replaced: Collection[str], biases: Set[str]) -> bool:
     """Whether a trace is what another one becomes without the own code of some submodules.
 
-    replaced: their paths; what their code is given takes the place of what it gives. biases: new parameters, which
-    stand where there was None.
+    replaced: their paths; what their code is given takes the place of what it gives. biases: new parameters, each of
+    which stands somewhere where there was None.
     """
     wanted, got = _lines(before, replaced), _lines(after, ())
-    allowed = {f"{path}@0" for path in biases}
-    return len(wanted) == len(got) and all(
-        len(one) == len(other)
-        and all(a == b or (a == "None" and b in allowed) for a, b in zip(one, other, strict=True))
+    new = {f"{path}@0" for path in biases}
+    if len(wanted) != len(got) or not new <= {text for line in got for text in line}:
+        return False
+    return all(
+        len(one) == len(other) and all(a == b or (a == "None" and b in new) for a, b in zip(one, other, strict=True))
         for one, other in zip(wanted, got, strict=True)
     )
 

@@ -77,17 +77,24 @@ def _zoo(arch: str, package: str, name: str) -> Callable[..., object]:
 
 
 def _import(arch: str, name: str) -> ModuleType:
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))  # as `python -m` does: the user's package is often where he stands
+    _look_in(Path.cwd())  # as `python -m` does: the user's package is often where he stands
     try:
         return importlib.import_module(name)
     except ImportError as error:
         raise BnfoldError(f"--arch {arch}: {name} can't be imported ({error}); install it or mend the path") from error
+    except Exception as error:
+        raise BnfoldError(f"--arch {arch}: {name} fails ({type(error).__name__}: {error})") from error
+
+
+def _look_in(folder: Path) -> None:
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
 
 
 def _from_file(arch: str, path: Path) -> ModuleType:
     if not path.is_file():
         raise BnfoldError(f"--arch {arch}: no such file: {path}")
+    _look_in(path.resolve().parent)  # as `python FILE` does: it may import what lies beside it
     name = f"bnfold_arch_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None

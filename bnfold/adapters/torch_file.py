@@ -163,7 +163,7 @@ def save_module(module: nn.Module, path: Path, kind: str, edits: ModuleEdits, lo
         checkpoint = replace(loaded.checkpoint, state_dict=module.state_dict(), edits=edits.to_json())
         checkpoint.save(path)
         return
-    state = {name: tensor.detach().contiguous() for name, tensor in module.state_dict().items()}
+    state = {name: _plain(item) for name, item in module.state_dict().items()}
     with replacing(path) as temporary:
         if kind == "safetensors":
             try:
@@ -176,11 +176,17 @@ def save_module(module: nn.Module, path: Path, kind: str, edits: ModuleEdits, lo
             torch.save(module if kind == "module" else content, file)
 
 
-def _unshared(state: dict[str, Tensor]) -> dict[str, Tensor]:
+def _plain(item: Any) -> Any:
+    return item.detach().contiguous() if isinstance(item, Tensor) else item  # what get_extra_state gives is anything
+
+
+def _unshared(state: dict[str, Any]) -> dict[str, Tensor]:
     """Copy what shares memory with another entry: safetensors stores no tensor twice."""
     seen: set[int] = set()
     result = {}
     for name, tensor in state.items():
+        if not isinstance(tensor, Tensor):
+            raise BnfoldError(f"{name} is of type {type(tensor).__name__}; safetensors stores tensors alone; choose .pt")
         memory = tensor.untyped_storage().data_ptr()
         result[name] = tensor.clone() if memory in seen else tensor
         seen.add(memory)

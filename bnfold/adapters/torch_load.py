@@ -145,13 +145,17 @@ def _state_dict(source: Path, content: object) -> tuple[dict[str, Tensor], Modul
 
 
 def _is_state_dict(content: object) -> bool:
-    return (
-        isinstance(content, dict)
-        and bool(content)
-        and all(isinstance(name, str) for name in content)
-        and any(isinstance(value, Tensor) for value in content.values())
-        and not any(isinstance(value, (dict, list)) and len(value) > 0 for value in content.values())
+    if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
+        return False
+    values = [value for name, value in content.items() if not _is_extra(name)]
+    return any(isinstance(value, Tensor) for value in values) and not any(
+        isinstance(value, (dict, list)) and len(value) > 0 for value in values
     )
+
+
+def _is_extra(name: str) -> bool:
+    """Whether it names what a module's own get_extra_state gave, which may be anything."""
+    return name.rpartition(".")[2] == "_extra_state"
 
 
 def _read_safetensors(source: Path) -> tuple[dict[str, Tensor], ModuleEdits | None]:
@@ -199,9 +203,9 @@ def _fill(source: Path, module: nn.Module, state: dict[str, Tensor], arch: str) 
     missing = [name for name in wanted if name not in state and not name.endswith("num_batches_tracked")]
     unknown = [name for name in state if name not in wanted]
     shapes = [
-        f"{name} is {tuple(state[name].shape)}, not {tuple(tensor.shape)}"
+        f"{name} is {_shape(state[name])}, not {_shape(tensor)}"
         for name, tensor in wanted.items()
-        if name in state and isinstance(state[name], Tensor) and state[name].shape != tensor.shape
+        if name in state and not _is_extra(name) and _shape(state[name]) != _shape(tensor)
     ]
     problems = [f"{name} is missing" for name in missing] + [f"{name} is unknown" for name in unknown] + shapes
     if problems:
@@ -213,9 +217,14 @@ def _fill(source: Path, module: nn.Module, state: dict[str, Tensor], arch: str) 
         raise BnfoldError(f"{source}: doesn't fit --arch {arch} ({json.dumps(str(error)[:200])})") from error
 
 
+def _shape(item: object) -> str:
+    return str(tuple(item.shape)) if isinstance(item, Tensor) else f"a {type(item).__name__}"
+
+
 def _in_dtype_of(state: dict[str, Tensor], wanted: dict[str, Any], module: nn.Module) -> dict[str, Tensor]:
     """Keep the file's floating dtype: a half-precision file makes the module half, as its maker had it."""
-    floating = {state[name].dtype for name in wanted if name in state and state[name].is_floating_point()}
+    tensors = (state[name] for name in wanted if name in state and not _is_extra(name))
+    floating = {tensor.dtype for tensor in tensors if tensor.is_floating_point()}
     if len(floating) == 1:
         module.to(dtype=floating.pop())
     return state
@@ -224,7 +233,7 @@ def _in_dtype_of(state: dict[str, Tensor], wanted: dict[str, Any], module: nn.Mo
 def _without_prefix(state: dict[str, Tensor], wanted: Mapping[str, object]) -> dict[str, Tensor]:
     """Strip what DataParallel, torch.compile and Lightning put before every name, where the network has it not."""
     while True:
-        prefix = next((p for p in _PREFIXES if all(name.startswith(p) for name in state)), None)
+        prefix = next((p for p in _PREFIXES if state and all(name.startswith(p) for name in state)), None)
         if prefix is None or any(name in wanted for name in state):
             return state
         state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}

@@ -186,7 +186,9 @@ def _unshared(state: dict[str, Any]) -> dict[str, Tensor]:
     result = {}
     for name, tensor in state.items():
         if not isinstance(tensor, Tensor):
-            raise BnfoldError(f"{name} is of type {type(tensor).__name__}; safetensors stores tensors alone; choose .pt")
+            raise BnfoldError(
+                f"{name} is of type {type(tensor).__name__}; safetensors stores tensors alone; choose .pt"
+            )
         memory = tensor.untyped_storage().data_ptr()
         result[name] = tensor.clone() if memory in seen else tensor
         seen.add(memory)

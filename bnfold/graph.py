@@ -12,7 +12,7 @@ from bnfold.record import record
 from bnfold.why import Why
 
 Dim: TypeAlias = int | str | None  # a symbol stands for one length; None for any
-
+CHANNELS = 1 << 20  # of an axis, at most, that are looked at one by one: a file of 200 bytes can tell of 2 ** 30
 
 SLAB = 1 << 17  # elements of a constant that are looked at together: 1 MiB in float64
 

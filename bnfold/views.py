@@ -14,6 +14,7 @@ from bnfold.record import record
 
 Indices: TypeAlias = NDArray[np.intp]
 Shape: TypeAlias = tuple[Dim, ...]
+NUMBERED = 1 << 22  # elements, at most, that are numbered to see where they go
 PRIMES = (7, 11, 13, 17, 19)  # stand-ins for symbols: two that differ can't be taken for each other
 
 
@@ -144,6 +145,8 @@ class Tiled(View):
     def image(self, axis: int, channels: int) -> Image | None:
         """Give the channels one time after the other."""
         moved = axis + len(self.repeats) - self.rank
+        if channels * self.repeats[moved] > NUMBERED:
+            return None
         target = np.arange(channels * self.repeats[moved])
         return Image(moved, target % channels, target)
 
@@ -179,6 +182,8 @@ class Reshaped(View):
         after = [dim for dim in self.target[run.target] if isinstance(dim, int)]
         if len(before) < run.source.stop - run.source.start:  # one symbol on each side: the axis is the axis
             return whole(run.target.start, channels)
+        if math.prod(before) > NUMBERED:
+            return None
         place = [channels if run.source.start + k == axis else 1 for k in range(len(before))]
         labels = np.broadcast_to(np.arange(channels).reshape(place), before).reshape(after)
         return _varying(labels, run.target.start)
@@ -199,7 +204,7 @@ class Blocked(View):
         """Give the groups of channels that are one; the batch as it is, and no image for rows and columns."""
         if axis == 0:
             return whole(axis, channels)
-        if axis != 1:
+        if axis != 1 or channels * self.block**2 > NUMBERED:
             return None
         many = np.arange(channels * self.block**2 if self.to_depth else channels)
         few = many // self.block**2 if self.mode == "CRD" else many % (len(many) // self.block**2)
@@ -218,7 +223,7 @@ class Rearranged(View):
         symbols = {dim for shape in (self.source, *self._shapes()) for dim in shape if isinstance(dim, str)}
         length = dict(zip(sorted(symbols), PRIMES, strict=False))
         shape = _lengths(self.source, length)
-        if shape is None:
+        if shape is None or math.prod(shape) > NUMBERED:
             return None
         place = [channels if k == axis else 1 for k in range(len(shape))]
         labels = np.broadcast_to(np.arange(channels).reshape(place), shape)

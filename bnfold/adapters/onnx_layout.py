@@ -4,6 +4,7 @@ import math
 
 from bnfold import ops
 from bnfold.adapters.onnx_view import Part, Reading, View, reads
+from bnfold.graph import CHANNELS
 
 
 @reads("Transpose")
@@ -34,7 +35,7 @@ def _tile(view: View) -> Reading:
 
 @reads("Slice")
 def _slice(view: View) -> Reading:
-    """One Take for each axis of known size; a crop of axes of unknown size keeps the others, as a Resize does."""
+    """One Take for each axis of known size; a crop of others keeps the rest, as a Resize does."""
     starts, ends = view.ints(1, "starts"), view.ints(2, "ends")
     shape = view.shape()
     if starts is None or ends is None or shape is None:
@@ -49,7 +50,7 @@ def _slice(view: View) -> Reading:
         if place is None or step == 0:
             return None
         size = shape[place]
-        if not isinstance(size, int):
+        if not isinstance(size, int) or size > CHANNELS:
             return _crop(view, axes)
         indices = tuple(range(*slice(start, end, step).indices(size)))
         if indices != tuple(range(size)):
@@ -96,7 +97,7 @@ def _split(view: View) -> Reading:
         count = len(view.node.outputs)
         step = math.ceil(size / count)
         sizes = (*(step,) * (count - 1), size - step * (count - 1))
-    if len(sizes) != len(view.node.outputs) or min(sizes) < 0:
+    if len(sizes) != len(view.node.outputs) or min(sizes) < 0 or sum(sizes) > CHANNELS:
         return None
     return Part(ops.Split(axis, sizes), view.node.inputs[:1])
 

@@ -1,7 +1,7 @@
 """Which axis holds the channels of a tensor, where nothing but a number is applied to it."""
 
 from bnfold import ops
-from bnfold.graph import Graph, Node
+from bnfold.graph import CHANNELS, Graph, Node
 
 REACH = 16  # nodes; whoever is farther away doesn't decide
 
@@ -31,7 +31,8 @@ def channel_axis(graph: Graph, value: str) -> int | None:
     if found is None:
         found = _ahead(graph, value, REACH)
     for axis in (found, 1 if len(shape) > 1 else None, len(shape) - 1):
-        if axis is not None and isinstance(shape[axis], int):
+        size = shape[axis] if axis is not None else None
+        if isinstance(size, int) and size <= CHANNELS:
             return axis
     return None
 

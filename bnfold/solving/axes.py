@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 
-from bnfold.graph import Graph
+from bnfold.graph import CHANNELS, Graph
 from bnfold.ops import Einsum, MatMul
 from bnfold.relation import Carried, Contracted, Mapped, Multiplied, Summed, Tie
 from bnfold.rules.base import tied
@@ -60,11 +60,12 @@ def _behind_biasless(graph: Graph, ties: Ties, axes: Mapping[str, int]) -> Itera
 
 
 def may_have_frame(graph: Graph, name: str, axis: int) -> bool:
-    """Whether the value is a float tensor of known rank with a known number of channels on the axis."""
+    """Whether the value is a float tensor with a known number of channels on the axis, `CHANNELS` at most."""
     value = graph.values.get(name)
     if value is None or value.shape is None or value.dtype not in FLOATS:
         return False
-    return axis < len(value.shape) and isinstance(value.shape[axis], int)
+    size = value.shape[axis] if axis < len(value.shape) else None
+    return isinstance(size, int) and size <= CHANNELS
 
 
 def channels(graph: Graph, name: str, axis: int) -> int:

@@ -228,6 +228,47 @@ def bytes_in_names() -> bytes:
     return _valid().SerializeToString().replace(b"gamma", b"\xff\xfe\n\x1b[")
 
 
+def _sized(text: str, **tensors: object) -> bytes:
+    return model(text, **tensors).SerializeToString()
+
+
+def an_axis_of_2_to_the_30() -> bytes:
+    text = "(float[1,1073741824] x) => (float[1,1073741824] y) { m = Mul(x, s) r = Relu(m) y = Add(r, s) }"
+    return _sized(text, s=np.asarray(2, np.float32))
+
+
+def a_large_image_flattened() -> bytes:
+    return _sized("(float[1,3,32768,32768] x) => (float[a,b] y) { n = BN(x) y = Flatten(n) }", **batch_norm(3))
+
+
+def a_large_image_rearranged() -> bytes:
+    text = """(float[1,4,16384,16384] x) => (float[a,b,c,d] y)
+    { n = BN(x) a = Reshape(n, to) b = Transpose<perm=[0,2,1,3,4]>(a) y = Reshape(b, back) }"""
+    to, back = np.array([1, 2, 2, 16384, 16384]), np.array([1, 4, 16384, 16384])
+    return _sized(text, to=to, back=back, **batch_norm(4))
+
+
+def a_slice_of_a_large_axis() -> bytes:
+    text = "(float[1,3,1073741824] x) => (float[a,b,c] y) { n = BN(x) y = Slice(n, start, stop, axis) }"
+    one = {"start": np.array([1]), "stop": np.array([1 << 29]), "axis": np.array([2])}
+    return _sized(text, **one, **batch_norm(3))
+
+
+def parts_of_a_large_axis() -> bytes:
+    text = "(float[1,3,1073741824] x) => (float[a,b,c] y, float[d,e,f] z) { n = BN(x) y, z = Split<axis=2>(n) }"
+    return _sized(text, **batch_norm(3))
+
+
+def a_large_tile() -> bytes:
+    text = "(float[1,3,4] x) => (float[a,b,c] y) { n = BN(x) y = Tile(n, times) }"
+    return _sized(text, times=np.array([1, 1 << 29, 1]), **batch_norm(3))
+
+
+def large_blocks() -> bytes:
+    text = "(float[1,3,32768,32768] x) => (float[a,b,c,d] y) { n = BN(x) y = SpaceToDepth<blocksize=16384>(n) }"
+    return _sized(text, **batch_norm(3))
+
+
 CORPUS: dict[str, Callable[[], bytes]] = {
     name: value
     for name, value in list(globals().items())

@@ -18,7 +18,9 @@ from bnfold.rules.affine import affine_of
 from bnfold.why import Why
 
 NORMAL = float(np.finfo(np.float64).smallest_normal)  # from here on an inverse is finite
-UNSOUND = frozenset({Why.TRAINING, Why.NO_STATISTICS, Why.COMPUTED, Why.AXIS, Why.NOT_FINITE, Why.VARIANCE})
+UNSOUND = frozenset(
+    {Why.TRAINING, Why.NO_STATISTICS, Why.COMPUTED, Why.AXIS, Why.NOT_FINITE, Why.VARIANCE, Why.MALFORMED}
+)
 
 
 @record

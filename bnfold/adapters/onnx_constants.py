@@ -14,10 +14,12 @@ from bnfold.adapters.onnx_protos import TensorProto
 from bnfold.adapters.onnx_scopes import FileNode
 from bnfold.adapters.onnx_tensors import CODES, Tensor
 from bnfold.affine import Floats
+from bnfold.errors import BnfoldError
 from bnfold.graph import Constant
 from bnfold.record import record
 
 EVALUATED = frozenset(EVALUATORS) | {"Shape", "Constant"}
+_MISFITS = (ValueError, TypeError, IndexError, OverflowError)  # what NumPy raises for operands that don't fit
 _STEPS = 1024  # evaluations that a tensor may take: one that is read twice at each of 60 steps takes 2 ** 60
 _FEW = 4096  # elements that may be evaluated to learn a shape, or kept in memory
 
@@ -134,16 +136,26 @@ def evaluated(
 
     def compute() -> Array:
         arrays = [None if item is None else item.array() for item in inputs]
-        return evaluate(Call(node, arrays, dtype, opset))
+        with np.errstate(all="ignore"):  # whoever takes the numbers asks whether they are finite
+            return evaluate(Call(node, arrays, dtype, opset))
+
+    def compute_late() -> Array:
+        try:
+            result = compute()
+        except _MISFITS as error:
+            raise BnfoldError(f"{node.name}: can't be computed from its constants ({error})") from error
+        if result.shape != shape:
+            raise BnfoldError(f"{node.name}: its constants give the shape {result.shape}; wanted {shape}")
+        return result
 
     if shape is not None and dtype in CODES:
         within = math.prod(shape) <= max(LIMIT, largest)
-        return Known(node.outputs[0], shape, dtype, compute, None, node, steps) if within else None
+        return Known(node.outputs[0], shape, dtype, compute_late, None, node, steps) if within else None
     if largest > _FEW:
         return None
     try:
         result = compute()
-    except (ValueError, TypeError, IndexError, OverflowError):
+    except _MISFITS:
         return None
     return Known(node.outputs[0], result.shape, result.dtype.name, lambda: result, None, node)
 

@@ -2,17 +2,18 @@
 
 import math
 from collections.abc import Callable, Mapping
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bnfold.adapters.onnx_scopes import FileNode
-from bnfold.adapters.onnx_tensors import DTYPES
+from bnfold.adapters.onnx_tensors import CODES, DTYPES
 from bnfold.dtypes import numpy_dtype
 from bnfold.record import record
 
 Array: TypeAlias = NDArray[np.generic]
+Operand = TypeVar("Operand")
 LIMIT = 1 << 16  # elements that a chain may make of fewer
 ARITHMETIC = ("Add", "Sub", "Mul", "Div")
 
@@ -29,9 +30,7 @@ class Call:
     @property
     def x(self) -> Array:
         """The first operand."""
-        array = self.arrays[0]
-        assert array is not None
-        return array
+        return _given(self.arrays[0])
 
     def operand(self, index: int) -> Array | None:
         """Give an operand; None where it is absent."""
@@ -51,6 +50,13 @@ class Call:
         return default if found is None else int(found.i)
 
 
+def _given(operand: Operand | None) -> Operand:
+    """Demand an operand that the operator can't do without."""
+    if operand is None:
+        raise ValueError("an operand is missing")
+    return operand
+
+
 def _within(shape: tuple[int, ...], of: Array) -> tuple[int, ...]:
     if math.prod(shape) > max(LIMIT, of.size):
         raise ValueError(f"{shape} is larger than any chain of constants needs")
@@ -64,12 +70,13 @@ def _identity(call: Call) -> Array:
 def _cast(call: Call) -> Array:
     found = call.node.attribute("to")
     name = DTYPES[found.i][0] if found is not None and found.i in DTYPES else call.dtype
+    if name not in CODES:
+        raise ValueError(f"{name} is no type of numbers")
     return call.x.astype(numpy_dtype(name))
 
 
 def _reshape(call: Call) -> Array:
-    target = call.ints(1, "shape")
-    assert target is not None
+    target = _given(call.ints(1, "shape"))
     if not call.number("allowzero", 0):
         target = [call.x.shape[axis] if dim == 0 else dim for axis, dim in enumerate(target)]
     return call.x.reshape(target)
@@ -107,8 +114,7 @@ def _constant_of_shape(call: Call) -> Array:
 
 
 def _gather(call: Call) -> Array:
-    indices = call.operand(1)
-    assert indices is not None
+    indices = _given(call.operand(1))
     return np.take(call.x, indices.astype(np.intp), axis=call.number("axis", 0))
 
 
@@ -128,8 +134,7 @@ def _concat(call: Call) -> Array:
 
 def _arithmetic(call: Call) -> Array:
     """Integers: sizes and places."""
-    other = call.operand(1)
-    assert other is not None
+    other = _given(call.operand(1))
     _within(np.broadcast_shapes(call.x.shape, other.shape), call.x)
     left, right = call.x.astype(np.int64), other.astype(np.int64)
     match call.node.kind:
@@ -146,8 +151,7 @@ def _arithmetic(call: Call) -> Array:
 
 def _dequantize(call: Call) -> Array:
     """(q - zero_point) * scale, along `axis` where scale is (C,); exact in float64."""
-    q, scale, zero = call.x.astype(np.float64), call.operand(1), call.operand(2)
-    assert scale is not None
+    q, scale, zero = call.x.astype(np.float64), _given(call.operand(1)), call.operand(2)
     place = [1] * q.ndim
     if scale.size > 1:
         place[call.number("axis", 1)] = scale.size

@@ -14,7 +14,8 @@ from bnfold.adapters.onnx_external import Folder
 from bnfold.adapters.onnx_model import Model
 from bnfold.adapters.onnx_protos import ModelProto
 from bnfold.adapters.onnx_reading import Reading, reading
-from bnfold.adapters.onnx_skeleton import skeleton
+from bnfold.adapters.onnx_skeleton import Skeleton, skeleton
+from bnfold.adapters.onnx_validity import blaming
 from bnfold.adapters.onnx_wire import File, Memory
 from bnfold.adapters.onnx_write import EXTERNAL_DATA, to_file, to_memory
 from bnfold.completeness import refuse_incomplete
@@ -32,9 +33,9 @@ def read(source: str | os.PathLike[str] | ModelProto, *, freeze_inputs: bool = F
     freeze_inputs: initializers that are inputs too are constants, though a caller could override them.
     Raises BnfoldError where it is no valid ONNX model, UnsafeError where its external data leads out of its folder.
     """
-    if isinstance(source, ModelProto):
-        return _of_proto(source, freeze_inputs).model.graph
-    return _of_file(Path(source), freeze_inputs).model.graph
+    file, folder = _of_proto(source) if isinstance(source, ModelProto) else _of_file(Path(source))
+    with blaming(file):
+        return reading(file, folder, freeze_inputs).model.graph
 
 
 def fold_file(
@@ -64,12 +65,14 @@ def fold_file(
     target = _target(source, target, in_place)
     if external_data not in EXTERNAL_DATA:
         raise BnfoldError(f"external data {external_data!r} is unknown; it is one of {', '.join(EXTERNAL_DATA)}")
-    found = _of_file(source, freeze_inputs)
-    graph = raised_for_onnx(found.model.graph)
-    plan = _plan(graph, level, only, skip, merge) if plan is None else _whole(graph, plan)
-    settled = _settled(found, graph, plan, level)
-    if not dry_run:
-        to_file(*settled, target, external_data)
+    file, folder = _of_file(source)
+    with blaming(file):
+        found = reading(file, folder, freeze_inputs)
+        graph = raised_for_onnx(found.model.graph)
+        plan = _plan(graph, level, only, skip, merge) if plan is None else _whole(graph, plan)
+        settled = _settled(found, graph, plan, level)
+        if not dry_run:
+            to_file(*settled, target, external_data)
     return FoldResult(target, plan, graph)
 
 
@@ -88,11 +91,13 @@ def fold_proto(
 
     Its tensors must be in it, not in external data.
     """
-    found = _of_proto(proto, freeze_inputs)
-    graph = raised_for_onnx(found.model.graph)
-    plan = _plan(graph, level, only, skip, merge) if plan is None else _whole(graph, plan)
-    settled = _settled(found, graph, plan, level)
-    return FoldResult(proto if dry_run else to_memory(*settled), plan, graph)
+    file, folder = _of_proto(proto)
+    with blaming(file):
+        found = reading(file, folder, freeze_inputs)
+        graph = raised_for_onnx(found.model.graph)
+        plan = _plan(graph, level, only, skip, merge) if plan is None else _whole(graph, plan)
+        settled = _settled(found, graph, plan, level)
+        return FoldResult(proto if dry_run else to_memory(*settled), plan, graph)
 
 
 def _plan(graph: Graph, level: str, only: Sequence[str], skip: Sequence[str], merge: bool) -> Plan:
@@ -110,7 +115,7 @@ def merged_proto(proto: ModelProto, level: str = "default") -> tuple[ModelProto,
 
     Gives the plan of the former, too.
     """
-    found = _of_proto(proto, freeze_inputs=False)
+    found = reading(*_of_proto(proto), freeze_inputs=False)
     graph = raised_for_onnx(found.model.graph)
     plan = Plan((), merges_after(graph, Plan((), ())))
     if not plan.edits and not any(isinstance(node.op, ops.Affine) and node.sources[1:] for node in graph.nodes):
@@ -145,14 +150,14 @@ def _target(source: Path, target: str | os.PathLike[str] | None, in_place: bool)
     return found
 
 
-def _of_file(path: Path, freeze_inputs: bool) -> Reading:
-    """Read a file, which stays open as long as the Reading is referred to."""
-    return reading(skeleton(File(path)), Folder(path), freeze_inputs)
+def _of_file(path: Path) -> tuple[Skeleton, Folder]:
+    """Open a file, which stays open as long as the Skeleton is referred to."""
+    return skeleton(File(path)), Folder(path)
 
 
-def _of_proto(proto: ModelProto, freeze_inputs: bool) -> Reading:
+def _of_proto(proto: ModelProto) -> tuple[Skeleton, None]:
     try:
         data = proto.SerializeToString()
     except ValueError as error:  # protobuf's limit is 2 GiB
         raise BnfoldError(f"the ModelProto can't be serialised ({error}); give the path of its file") from error
-    return reading(skeleton(Memory(data, "ModelProto")), None, freeze_inputs)
+    return skeleton(Memory(data, "ModelProto")), None

@@ -1,5 +1,7 @@
 """Reading linear operators and BatchNormalization."""
 
+import math
+
 from bnfold import ops
 from bnfold.adapters.onnx_constants import Known, dequantized
 from bnfold.adapters.onnx_tensors import FLOATS
@@ -46,6 +48,10 @@ def _gemm(view: View) -> Reading:
     weight = 1 if view.constant(1) or view.input(1) in view.dequantized else 0
     out_axis = (0 if op.trans_b else 1) if weight else (1 if op.trans_a else 0)
     limits = _limits(view, weight, 2, out_axis)
+    bias, known = view.shape(2), view.constant(weight)
+    along = slice(-1, None) if weight else slice(-2, -1)  # the axis of C that the weight tells of
+    if bias is not None and known is not None and bias[along] not in ((), (1,), known.shape[out_axis : out_axis + 1]):
+        raise MisreadError(f"{view.node.name}: C of shape {bias} for a weight of {known.shape}")
     if op.beta == 0:  # C is there and counts for nothing
         limits.setdefault("bias", Why.NO_BIAS)
     return Part(op, limits=limits)
@@ -91,7 +97,18 @@ def _batch_norm(view: View) -> Reading:
         held = {"remove": Why.TRAINING, "constants": Why.TRAINING}
     elif view.number("spatial", 1) == 0:
         held = {"remove": Why.AXIS, "constants": Why.AXIS}
-    return Part(ops.BatchNorm(view.real("epsilon", 1e-5)), view.node.inputs[:5], held)
+    eps = view.real("epsilon", 1e-5)
+    if not (held or (math.isfinite(eps) and _has_one_for_each_channel(view))):
+        held = {"remove": Why.MALFORMED, "constants": Why.MALFORMED}
+    return Part(ops.BatchNorm(eps), view.node.inputs[:5], held)
+
+
+def _has_one_for_each_channel(view: View) -> bool:
+    """Whether each of the statistics may be one number for each channel."""
+    x = view.shape()
+    shapes = [shape for index in range(1, 5) if (shape := view.shape(index)) is not None]
+    sizes = [*(shape[0] for shape in shapes if len(shape) == 1), x[1] if x is not None and len(x) > 1 else None]
+    return all(len(shape) == 1 for shape in shapes) and len({size for size in sizes if isinstance(size, int)}) <= 1
 
 
 def _spatial(view: View) -> int | None:

@@ -96,6 +96,8 @@ def _identity(op: Identity, site: Site) -> tuple[Tie, ...]:
 @ties.register
 def _cast(op: Cast, site: Site) -> tuple[Tie, ...]:
     """A wider float holds every number of a narrower one, so a widening cast commutes with any affine."""
+    if site.x not in site.graph.values:
+        return pinned(site, Why.NO_RULE)
     before, after = (site.graph.values[name].dtype for name in (site.x, site.y))
     if before not in FLOATS or after not in FLOATS:
         return pinned(site, Why.NO_RULE)

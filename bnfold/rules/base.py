@@ -29,14 +29,14 @@ def _shape_of(op: ShapeOf, site: Site) -> tuple[Tie, ...]:
 
 
 def relation(site: Site) -> tuple[Tie, ...]:
-    """Ask the node's operator for its ties; tensors of unknown rank, and all but floats, are left as they are."""
+    """Ask the node's operator for its ties; what isn't floats that are computed, of known rank, is left."""
     if not site.has_ranks:
         return pinned(site, Why.UNKNOWN_SHAPE)
     found = ties(site.node.op, site)
     for tie in found:
         for name in tied(tie):
             value = site.graph.values.get(name)
-            if value is not None and value.dtype not in FLOATS:
+            if value is None or value.dtype not in FLOATS:
                 return pinned(site, Why.NO_RULE)
     return found
 

@@ -141,6 +141,8 @@ def _rewritten(op: Op, site: Site, frames: Frames) -> tuple[Edit, ...]:
     inputs, outputs = channels_of(found, weight.shape)
     before = frame_of(frames, found.source, found.source_axis, inputs)
     after = frame_of(frames, found.target, found.target_axis, outputs)
+    if before.is_identity and after.is_identity:
+        return ()  # a NaN isn't what it was, and is no edit
     edits: list[Edit] = []
     if some(after.scale != 1) or some(before.scale != 1):
         edits.append(ScaleWeight(site.node.name, 1 / after.scale, before.scale))

@@ -99,10 +99,14 @@ class Audit:
             except UnlikeError as error:
                 raise AuditError(f"{error}; nothing was written") from error
             dtype = self.graph.values[merge.x].dtype
-            unit = 1.01 * 2.0 ** -FORMATS[dtype][0] if dtype in HALF else _SAME  # of half precision they are rounded
+            unit, least = _SAME, 0.0
+            if dtype in HALF:  # they are rounded; below the smallest normal number all have its spacing
+                unit, least = 1.01 * 2.0 ** -FORMATS[dtype][0], 2.0 ** FORMATS[dtype][1]
             live = self._frame(last_of(self.graph, merge).output, 1, len(wanted[2])).scale != 0
             (weight, bias), (right, sizes, base, terms) = numbers[merge.node], wanted
-            wrong = weight.shape != right.shape or bool(np.any(np.abs(weight - right) > unit * sizes))
+            wrong = weight.shape != right.shape or bool(
+                np.any(np.abs(weight - right) > unit * np.maximum(sizes, least))
+            )
             if wrong or np.any(live & (np.abs(bias - base) > unit * terms)):
                 raise AuditError(f"{merge.node}: its numbers aren't those of its branches; nothing was written")
 

@@ -48,7 +48,7 @@ def merged(graph: Graph, plan: Plan, merge: Merge, shape: tuple[int, ...]) -> tu
     graph: the model before. A channel whose frame has scale 0 has weight 0; its bias says nothing.
     Raises UnlikeError where the merge isn't one of linear branches.
     """
-    return _Follower(graph, plan, merge).result(shape)
+    return _Follower(graph, plan, merge, shape).result()
 
 
 def last_of(graph: Graph, merge: Merge) -> Node:
@@ -57,15 +57,16 @@ def last_of(graph: Graph, merge: Merge) -> Node:
 
 
 class _Follower:
-    def __init__(self, graph: Graph, plan: Plan, merge: Merge) -> None:
-        self.graph, self.plan, self.merge = graph, plan, merge
+    def __init__(self, graph: Graph, plan: Plan, merge: Merge, shape: tuple[int, ...]) -> None:
+        self.graph, self.plan, self.merge, self.shape = graph, plan, merge, shape
         self.removed = {edit.node for edit in plan.edits if isinstance(edit, Remove)}
         self.inside = set(merge.nodes)
         self.sources: set[str] = set()
         self.rank = len(merge.op.strides)
+        self.channels = shape[1] * merge.op.groups  # of x, whose own shape may be unknown
 
-    def result(self, shape: tuple[int, ...]) -> tuple[Floats, Floats, Floats, Floats]:
-        last = last_of(self.graph, self.merge)
+    def result(self) -> tuple[Floats, Floats, Floats, Floats]:
+        shape, last = self.shape, last_of(self.graph, self.merge)
         taps = self._of(last.output)
         if len(self.sources) != 1 or taps.strides != tuple(self.merge.op.strides):
             raise UnlikeError(f"{self.merge.node}: branches of {sorted(self.sources)} with strides {taps.strides}")
@@ -115,10 +116,9 @@ class _Follower:
         """Read x, in the frame of this name of it."""
         self.sources.add(start)
         shape = self.graph.shape(value)
-        channels = shape[1] if shape is not None and len(shape) == self.rank + 2 else None
-        if not isinstance(channels, int):
+        if shape is not None and (len(shape) != self.rank + 2 or shape[1] not in (self.channels, None)):
             raise UnlikeError(f"{value}: of shape {shape}")
-        scale, shift = self._frame(value, channels)
+        scale, shift = self._frame(value, self.channels)
         one = scale.reshape(-1, 1)
         return Taps({(0,) * self.rank: (one, abs(one))}, shift, abs(shift), True, (1,) * self.rank)
 

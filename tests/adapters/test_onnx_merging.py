@@ -3,13 +3,14 @@
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
-from bnfold.adapters.onnx_file import fold_proto, raised_for_onnx, read
+from bnfold.adapters.onnx_file import fold_file, fold_proto, raised_for_onnx, read
 from bnfold.folding import fold
 from bnfold.merging import fused_after
 from bnfold.plan import Merge
-from tests.adapters.onnx_cases import batch_norm, fold_and_check, kinds, model
+from tests.adapters.onnx_cases import batch_norm, fold_and_check, kinds, model, numbers, run
 
 REPVGG = """(float[N,4,7,9] x) => (float[N,4,7,9] y) {
   r = Relu(x)
@@ -99,3 +100,27 @@ def test_the_written_numbers_are_the_merged_ones_rounded_once() -> None:
     np.testing.assert_array_equal(stored[node.input[1]].load(), weight.astype(np.float32))
     np.testing.assert_array_equal(stored[node.input[2]].load(), bias.astype(np.float32))
     assert not np.array_equal(weight, weight.astype(np.float32))
+
+
+def test_branches_of_what_has_no_known_shape(tmp_path: Path) -> None:
+    """Outside of a body nothing tells the shape; the layer inside does."""
+    text = """(float[2,4,7,9] x, int64[k] s, bool f) => (float[a,b,c,d] y) {
+        r = Reshape(x, s) y = If(f)<
+            then_branch = t () => (float[a,b,c,d] p) { a = Conv<pads=[1,1,1,1]>(r, w) p = Add(a, r) },
+            else_branch = e () => (float[a,b,c,d] q) { q = Relu(r) }> }"""
+    source, target = tmp_path / "model.onnx", tmp_path / "folded.onnx"
+    onnx.save(model(text, w=(4, 4, 3, 3)), source)
+    assert len(fold_file(source, target).plan.merges) == 1
+    x = np.random.default_rng(0).normal(size=(2, 4, 7, 9)).astype(np.float32)
+    feeds = {"x": x, "s": np.array(x.shape), "f": np.array(True)}
+    np.testing.assert_allclose(run(target, feeds)[0], run(source, feeds)[0], atol=1e-5)
+
+
+def test_weights_below_the_smallest_normal_number_are_merged(tmp_path: Path) -> None:
+    text = """(float16[2,4,7,9] x) => (float16[2,4,7,9] y, float16[2,4,7,9] z) {
+        z = BN(x, 2) a = Conv<pads=[1,1,1,1]>(x, w) b = BN(a) y = Add(b, x) }"""
+    weight = numbers("w", (4, 4, 3, 3), "float16")
+    weight[:, :2] *= 1e-5
+    proto = model(text, w=weight, **batch_norm(4, dtype="float16"), **batch_norm(4, "2", "float16"))
+    _, result = fold_and_check(proto, tmp_path)
+    assert len(result.plan.merges) == 1

@@ -15,16 +15,17 @@ from bnfold import ops
 from bnfold.affine import Affine, Floats, Frames, of_batch_norm
 from bnfold.estimates import Estimates, made_by, moments, seen
 from bnfold.graph import Graph, Node
-from bnfold.moments import Moments, in_frame
+from bnfold.moments import Moments, in_frame, share
 from bnfold.plan import Balance, Edit, Merge, Plan, ScaleWeight, SetBias, SetConstants
 from bnfold.relation import Contracted, Site
-from bnfold.rounding import HALF, faithful, nearest, scaled
+from bnfold.rounding import HALF, UNIT, faithful, nearest, scaled
 from bnfold.rules.affine import BETA, GAMMA, MEAN, SCALE, SHIFT, VARIANCE
 from bnfold.rules.linear import channels_of, contraction, scale_weight, weight_times_shift
 from bnfold.rules.weights import constant_times_shift
 
-SHORT = 64  # numbers in a row; longer ones make up for all that is off, if their input has a mean worth the name
-SMALL = 0.25  # deviations: a mean that isn't
+SHORT = 64  # numbers in a row; longer ones make up for all that is off, if it is within their reach:
+GAIN = 4.0  # half units; more is no gain, but the estimate of a channel that hardly varies
+REACH = 0.2  # of what a row of weights of one size, all of them half a unit off, adds to the mean at most
 
 
 def with_balance(graph: Graph, frames: Frames, edits: Sequence[Edit]) -> tuple[Edit, ...]:
@@ -53,7 +54,7 @@ def merged(graph: Graph, plan: Plan, merge: Merge, weight: Floats, bias: Floats)
     if x is None or x.channels != weight.shape[1] * merge.op.groups:
         return weight
     linear = Contracted(merge.x, merge.node, "", "", 1, 1, 0, 1, merge.op.groups)
-    return faithful(linear, weight, dtype, Balance(*_known(x), nearest(bias, dtype) - bias))
+    return faithful(linear, weight, dtype, Balance(*_known(x), np.zeros(x.channels), nearest(bias, dtype) - bias))
 
 
 class _Walk:
@@ -76,7 +77,7 @@ class _Walk:
             if linear is not None:
                 balance = self._balance(node, linear)
                 found.setdefault(linear.weight, []).append(balance)
-                self._lean(linear.target, linear.target_axis, self._left(node, linear, balance))
+                self._lean(linear.target, linear.target_axis, *self._left(node, linear, balance))
             elif node.name in self.kept and isinstance(node.op, (ops.BatchNorm, ops.Affine)):
                 self._add_rounded(node, self.kept[node.name])
         return found
@@ -88,10 +89,12 @@ class _Walk:
         moved = in_frame(x, self.frames.get(linear.source)) if x is not None else None
         if x is None or moved is None or linear.alpha == 0:
             return None
-        residue = self._residue(node, linear)
-        if x.off.any():
-            residue = residue + edit.out_factor * constant_times_shift(linear, weight, x.off)
-        return Balance(*_known(moved), residue)
+        residue, gain = self._residue(node, linear), np.zeros(inputs)
+        if x.is_off:
+            gain = np.clip(moved.gain, -GAIN * UNIT[weight.dtype], GAIN * UNIT[weight.dtype])
+            at_zero = np.nan_to_num(edit.in_factor * (moved.off - gain * moved.mean))
+            residue = residue + edit.out_factor * constant_times_shift(linear, weight, at_zero)
+        return Balance(*_known(moved), gain, residue)
 
     def _residue(self, node: Node, linear: Contracted) -> Floats:
         """What the rounding of the bias adds to the output, in the unit of W x at all taps."""
@@ -105,28 +108,39 @@ class _Walk:
         residue: Floats = (nearest(flat / beta, stored) * beta - flat) / (linear.alpha * seen(node))
         return residue
 
-    def _left(self, node: Node, linear: Contracted, balance: Balance | None) -> Floats:
-        """Compute what stays off in the output, in its old unit."""
-        weight, edit = self.graph.constants[linear.weight], self.weights[node.name]
-        _, outputs = channels_of(linear, weight.shape)
-        left = self._residue(node, linear) if balance is None else np.zeros(outputs)
-        if balance is not None and self._is_left(linear, balance):
-            exact = scale_weight(linear, weight.load(), edit.out_factor, edit.in_factor)
-            error = scaled(linear, weight, replace(edit, balance=balance)) - exact
-            left = weight_times_shift(linear, error, balance.mean) + balance.residue
+    def _left(self, node: Node, linear: Contracted, balance: Balance | None) -> tuple[Floats, Floats]:
+        """Compute what stays off in the output: on average, in its old unit, and in proportion to its deviation."""
+        _, outputs = channels_of(linear, self.graph.constants[linear.weight].shape)
         frame = self.frames.get(linear.target)
         unit = frame.scale if frame is not None and frame.channels == outputs else np.ones(outputs)
-        before = self.estimates.of_channels(linear.target, linear.target_axis, outputs) if balance is None else None
-        result: Floats = unit * linear.alpha * seen(node) * left + (before.off if before is not None else 0.0)
-        return np.where(np.isfinite(result), result, 0.0)
+        unit = unit * linear.alpha * seen(node)
+        off, gain = np.zeros(outputs), np.zeros(outputs)
+        if balance is None:
+            before = self.estimates.of_channels(linear.target, linear.target_axis, outputs)
+            off, gain = (before.off, before.gain) if before is not None else (off, gain)
+            off = off + unit * self._residue(node, linear)
+        elif self._is_left(linear, balance):
+            weight, edit = self.graph.constants[linear.weight], self.weights[node.name]
+            goal = scale_weight(linear, weight.load(), edit.out_factor, edit.in_factor * (1 - balance.gain))
+            error = scaled(linear, weight, replace(edit, balance=balance)) - goal
+            off = unit * (weight_times_shift(linear, error, balance.mean) + balance.residue)
+            along, variance = (weight_times_shift(linear, one * goal, balance.variance) for one in (error, goal))
+            gain = share(along, variance)
+        return np.where(np.isfinite(off), off, 0.0), np.where(np.isfinite(gain), gain, 0.0)
 
     def _is_left(self, linear: Contracted, balance: Balance) -> bool:
-        """Whether something may be left: where rows are short, or the mean of what they read is small."""
+        """Whether something may be left: where rows are short, or the mean of what they read is beside the residue."""
         weight = self.graph.constants[linear.weight]
         if len(self.graph.readers[linear.weight]) > 1:  # how it is rounded depends on its other calls
             return False
-        is_small = np.square(balance.mean).mean() < SMALL**2 * balance.variance.mean()
-        return is_small or math.prod(weight.shape) <= SHORT * len(balance.residue)
+        size, outputs = math.prod(weight.shape), len(balance.residue)
+        y = self.estimates.of_channels(linear.target, linear.target_axis, outputs)
+        y = in_frame(y, self.frames.get(linear.target)) if y is not None else None
+        if size <= SHORT * outputs or y is None:
+            return True
+        mean, variance = np.square(balance.mean).mean(), balance.variance.mean()
+        reach = (REACH * UNIT[weight.dtype]) ** 2 * mean * size / outputs * y.variance
+        return bool(np.any(np.square(balance.residue) * variance > reach))
 
     def _add_rounded(self, node: Node, constants: Mapping[int, Floats]) -> None:
         """Add what the rounding of a kept affine's new constants moves its output by."""
@@ -139,12 +153,13 @@ class _Walk:
         kept = _affine(self.graph, node, constants, lambda n, dtype: nearest(n, dtype) if dtype in HALF else n)
         moved = (kept.scale - exact.scale) * x.mean + kept.shift - exact.shift
         added = moved * (frame.scale if frame is not None else 1.0)
-        self._lean(node.output, y.axis, y.off + np.where(np.isfinite(added), added, 0.0))
+        gain = y.gain + share(kept.scale - exact.scale, exact.scale)
+        self._lean(node.output, y.axis, y.off + np.where(np.isfinite(added), added, 0.0), gain)
 
-    def _lean(self, name: str, axis: int, off: Floats) -> None:
+    def _lean(self, name: str, axis: int, off: Floats, gain: Floats) -> None:
         one = self.estimates.of_channels(name, axis, len(off))
         if one is not None:
-            self.estimates.found[name] = one.leaning(off)
+            self.estimates.found[name] = one.leaning(off, gain)
 
 
 def _affine(
@@ -209,5 +224,6 @@ def _mean(found: Sequence[Balance | None]) -> Balance | None:
     return Balance(
         np.mean([one.mean for one in known], axis=0),
         np.mean([one.variance for one in known], axis=0),
+        np.mean([one.gain for one in known], axis=0),
         np.mean([one.residue for one in known], axis=0),
     )

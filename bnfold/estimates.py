@@ -14,13 +14,14 @@ import numpy as np
 
 from bnfold import ops
 from bnfold.affine import Floats
-from bnfold.elementwise import function_of
+from bnfold.elementwise import Function, function_of
 from bnfold.graph import Constant, Graph, Node
-from bnfold.moments import POINTS, Moments, joined, multiplied, normal, summed, through, through_affine
+from bnfold.measured import measured
+from bnfold.moments import POINTS, Moments, joined, multiplied, normal, share, summed, through, through_affine
 from bnfold.relation import Carried, Contracted, Multiplied, Site, Summed
 from bnfold.rounding import by_row
 from bnfold.rules import relation
-from bnfold.rules.affine import MEAN, VARIANCE, affine_of
+from bnfold.rules.affine import VARIANCE, affine_of
 from bnfold.rules.linear import channels_of, contraction
 from bnfold.rules.weights import constant_times_shift
 from bnfold.why import Why
@@ -57,7 +58,7 @@ class Estimates:
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
-        self.found = _measured(graph)
+        self.found = measured(graph)
         self._measured = frozenset(self.found)
 
     def step(self, node: Node) -> None:
@@ -70,7 +71,7 @@ class Estimates:
             if old is None:
                 self.found[name] = one
             elif (old.axis, old.channels) == (one.axis, one.channels):
-                self.found[name] = old.leaning(one.off)
+                self.found[name] = old.leaning(one.off, one.gain) if one.is_off else old
 
     def of_channels(self, name: str, axis: int, channels: int) -> Moments | None:
         """Give what is known of a tensor along an axis."""
@@ -128,15 +129,19 @@ class Estimates:
         x = self.of_channels(linear.source, linear.source_axis, inputs)
         if x is None or linear.still is Why.AXIS:  # of a stack of weights, each position has one of its own
             return None
+        if linear.target in self._measured and not x.is_off:
+            return None
         alpha = linear.alpha * seen(node)
-        off = alpha * constant_times_shift(linear, weight, x.off) if x.off.any() else np.zeros(outputs)
-        if linear.target in self._measured:
-            return normal(linear.target_axis, np.zeros(outputs), np.ones(outputs), linear.target).leaning(off)
         mean = alpha * constant_times_shift(linear, weight, np.nan_to_num(x.mean)) + self._bias(linear, outputs)
-        variance = (
-            linear.alpha * alpha * constant_times_shift(linear, _squared(weight), np.nan_to_num(x.variance, nan=1.0))
-        )
-        return normal(linear.target_axis, mean, variance, linear.target).leaning(off)
+        spread = np.nan_to_num(x.variance, nan=1.0)
+        square = elementwise(weight, np.square)
+        variance = linear.alpha * alpha * constant_times_shift(linear, square, spread)
+        y = normal(linear.target_axis, mean, variance, linear.target)
+        if not x.is_off:
+            return y
+        off = alpha * constant_times_shift(linear, weight, x.off)
+        along = linear.alpha * alpha * constant_times_shift(linear, square, x.gain * spread)
+        return y.leaning(off, share(along, variance))
 
     def _in_front(self, node: Node, linear: Contracted) -> dict[str, Moments]:
         """Estimate an unknown x from the statistics of y = W x + b, group by group.
@@ -178,36 +183,24 @@ class Estimates:
         size = shape[image.axis]
         if not isinstance(size, int):
             size = int(image.target.max(initial=-1)) + 1
-        points, lean = np.full((size, POINTS), np.nan), np.zeros(size)
+        points, lean, stretch = np.full((size, POINTS), np.nan), np.zeros(size), np.zeros(size)
         raised = RAISED * np.sqrt(x.variance)[:, None] if _takes_greatest(node) else 0.0
         points[image.target] = (tie.times * (x.points + raised))[image.source]
-        lean[image.target] = x.lean[image.source]
-        return Moments(image.axis, points, lean, tie.target)
+        lean[image.target], stretch[image.target] = x.lean[image.source], x.stretch[image.source]
+        return Moments(image.axis, points, lean, stretch, tie.target)
 
 
 def _takes_greatest(node: Node) -> bool:
     return isinstance(node.op, ops.MaxPool) or (isinstance(node.op, ops.Reduce) and node.op.kind == "max")
 
 
-def _measured(graph: Graph) -> dict[str, Moments]:
-    """What a BatchNorm reads has its running statistics."""
-    found: dict[str, Moments] = {}
-    for node in graph.nodes:
-        statistics = [graph.constants.get(name) for name in node.inputs[MEAN : VARIANCE + 1]]
-        if isinstance(node.op, ops.BatchNorm) and len(statistics) == 2 and all(statistics):
-            mean, variance = (constant.load() for constant in statistics if constant is not None)
-            if math.isfinite(mean.sum()) and math.isfinite(variance.sum()):
-                name = node.inputs[0]
-                found.setdefault(name, normal(1, mean, variance, name))
-    return found
-
-
-def _squared(weight: Constant) -> Constant:
+def elementwise(weight: Constant, function: Function) -> Constant:
+    """Give function(weight), of a function that takes each number by itself."""
     rows = weight.rows
     return Constant(
         weight.name,
         weight.shape,
         weight.dtype,
-        lambda: weight.load() ** 2,
-        (lambda start, stop: rows(start, stop) ** 2) if rows is not None else None,
+        lambda: function(weight.load()),
+        (lambda start, stop: function(rows(start, stop))) if rows is not None else None,
     )

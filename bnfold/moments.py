@@ -2,8 +2,11 @@
 
 Each channel is a function of a standard normal variable z, known at the nodes of a quadrature: y = g(z). Elementwise
 operators apply to these points, so that an activation written out (x * sigmoid(x), GELU by erf) is one function of z
-like any other. What is off is kept as a shift of z: by Stein's lemma E[g(z + lean)] - E[g(z)] is lean * E[z g(z)], to
-first order, however g bends.
+like any other. What is off is kept as a shift and a stretch of z, y + d = g(z + lean + stretch * z). However g bends,
+Stein's lemma gives to first order, with h = (g - E[g])^2 / 2:
+
+    E[d]      = lean * E[z g] + stretch * E[(z^2 - 1) g]
+    cov(d, y) = lean * E[z h] + stretch * E[(z^2 - 1) h]
 """
 
 from collections.abc import Sequence
@@ -17,6 +20,7 @@ from bnfold.elementwise import Function
 from bnfold.record import record
 
 POINTS = 32  # of the quadrature
+SINGULAR = 1e-9  # what is off on average and along itself can't be told apart
 
 
 @cache
@@ -28,7 +32,9 @@ def _quadrature() -> tuple[Floats, Floats]:
 
 @record(eq=False)
 class Moments:
-    """Channels along `axis`. points: (C, POINTS) float64, NaN in channels of which nothing is known. lean: (C,).
+    """Channels along `axis`. points: (C, POINTS) float64, NaN in channels of which nothing is known.
+
+    lean, stretch: (C,), what the channels are off by, in z.
 
     origin: names z; only tensors of one origin vary together.
     """
@@ -36,6 +42,7 @@ class Moments:
     axis: int
     points: Floats
     lean: Floats
+    stretch: Floats
     origin: str
 
     @property
@@ -58,23 +65,48 @@ class Moments:
     @property
     def off(self) -> Floats:
         """What the tensor is off on average: (C,), 0 in channels of which nothing is known."""
-        nodes, weights = _quadrature()
-        slope = self.points @ (nodes * weights)
-        result: Floats = np.where(np.isfinite(slope), self.lean * slope, 0.0)
+        result: Floats = self._off()[0]
         return result
 
-    def leaning(self, off: Floats) -> "Moments":
-        """Give the same distribution, off by `off` (C,)."""
+    @property
+    def gain(self) -> Floats:
+        """What it is off in proportion to its deviation from the mean, cov(d, y) / var(y): (C,), 0 where unknown."""
+        result: Floats = share(self._off()[1], self.variance)
+        return result
+
+    @property
+    def is_off(self) -> bool:
+        """Whether any channel is."""
+        return bool(self.lean.any() or self.stretch.any())
+
+    def leaning(self, off: Floats, gain: Floats) -> "Moments":
+        """Give the same distribution, off by `off` (C,) on average, and by `gain` (C,) times its deviation."""
+        (a, b), (c, d) = self._slopes()
+        along = gain * self.variance
+        with np.errstate(all="ignore"):
+            lean, stretch = np.stack([d * off - b * along, a * along - c * off]) / (a * d - b * c)
+            singular = ~(np.abs(a * d - b * c) > SINGULAR * (np.abs(a * d) + np.abs(b * c)))
+            lean, stretch = np.where(singular, off / a, lean), np.where(singular, 0.0, stretch)
+        return replace(self, lean=_finite(lean), stretch=_finite(stretch))
+
+    def _off(self) -> Floats:
+        """E[d] and cov(d, y), by Stein's lemma: (2, C)."""
+        slopes = self._slopes()
+        return _finite(slopes[:, 0] * self.lean + slopes[:, 1] * self.stretch)
+
+    def _slopes(self) -> Floats:
+        """What a unit of lean and of stretch adds to E[d] and to cov(d, y): (2, 2, C)."""
         nodes, weights = _quadrature()
-        slope = self.points @ (nodes * weights)
-        lean = np.divide(off, slope, out=np.zeros(self.channels), where=np.isfinite(slope) & (slope != 0))
-        return replace(self, lean=lean)
+        bases = np.stack([nodes * weights, (nodes**2 - 1) * weights], axis=1)
+        centred = self.points - self.mean[:, None]
+        result: Floats = np.stack([(self.points @ bases).T, (centred**2 @ bases).T / 2])
+        return result
 
 
 def normal(axis: int, mean: Floats, variance: Floats, origin: str) -> Moments:
     """Give normal channels, which are off by nothing. mean, variance: (C,)."""
     points = mean[:, None] + np.sqrt(np.maximum(variance, 0.0))[:, None] * _quadrature()[0]
-    return Moments(axis, points, np.zeros(len(mean)), origin)
+    return Moments(axis, points, np.zeros(len(mean)), np.zeros(len(mean)), origin)
 
 
 def through(function: Function, x: Moments) -> Moments:
@@ -98,7 +130,9 @@ def summed(terms: Sequence[tuple[Moments, float]], name: str) -> Moments | None:
         return replace(first, points=sum((factor * one.points for one, factor in terms), zeros[:, None]))
     mean = sum((factor * one.mean for one, factor in terms), zeros)
     variance = sum((factor**2 * one.variance for one, factor in terms), zeros)
-    return normal(first.axis, mean, variance, name).leaning(sum((factor * one.off for one, factor in terms), zeros))
+    off = sum((factor * one.off for one, factor in terms), zeros)
+    along = sum((factor**2 * one.variance * one.gain for one, factor in terms), zeros)
+    return normal(first.axis, mean, variance, name).leaning(off, share(along, variance))
 
 
 def multiplied(u: Moments, v: Moments, name: str) -> Moments | None:
@@ -108,8 +142,11 @@ def multiplied(u: Moments, v: Moments, name: str) -> Moments | None:
     if u.origin == v.origin:
         return replace(u, points=u.points * v.points)
     square = (u.variance + u.mean**2) * (v.variance + v.mean**2)
-    product = normal(u.axis, u.mean * v.mean, square - (u.mean * v.mean) ** 2, name)
-    return product.leaning(u.mean * v.off + v.mean * u.off)
+    variance = square - (u.mean * v.mean) ** 2
+    off = u.mean * v.off + v.mean * u.off
+    along = (u.variance + u.mean**2) * (v.gain * v.variance) + (v.variance + v.mean**2) * (u.gain * u.variance)
+    along += u.mean * u.off * v.variance + v.mean * v.off * u.variance
+    return normal(u.axis, u.mean * v.mean, variance, name).leaning(off, share(along, variance))
 
 
 def joined(parts: Sequence[Moments]) -> Moments:
@@ -120,7 +157,8 @@ def joined(parts: Sequence[Moments]) -> Moments:
             return part
         known = np.isfinite(whole.points[:, 0])
         points = np.where(known[:, None], whole.points, part.points)
-        whole = Moments(part.axis, points, np.where(known, whole.lean, part.lean), part.origin)
+        lean, stretch = np.where(known, (whole.lean, whole.stretch), (part.lean, part.stretch))
+        whole = Moments(part.axis, points, lean, stretch, part.origin)
     return whole
 
 
@@ -131,3 +169,12 @@ def in_frame(one: Moments, frame: Affine | None) -> Moments | None:
     if (frame.axis, frame.channels) != (one.axis, one.channels):
         return None
     return through_affine(frame.inverse(), one)
+
+
+def share(along: Floats, variance: Floats) -> Floats:
+    """Give along / variance, 0 in channels that don't vary."""
+    return np.divide(along, variance, out=np.zeros(len(variance)), where=(variance != 0) & np.isfinite(variance))
+
+
+def _finite(numbers: Floats) -> Floats:
+    return np.where(np.isfinite(numbers), numbers, 0.0)

@@ -45,12 +45,14 @@ Outcome: TypeAlias = Folded | Kept
 class Balance:
     """What a weight in half precision is rounded against (`bnfold.rounding`), in float64.
 
-    mean, variance: (in_channels,), of the folded node's input. residue: (out_channels,), what the rounding of its bias,
-    and what is off in its input already, add to W' x on average.
+    mean, variance: (in_channels,), of the folded node's input x. gain: (in_channels,), what is off in x already, in
+    proportion to x. residue: (out_channels,), what the rounding of its bias, and all else that is off in x, add to W' x
+    on average.
     """
 
     mean: Floats
     variance: Floats
+    gain: Floats
     residue: Floats
 
 

@@ -3,7 +3,7 @@
 With e = W^ - W' what the rounding of a row adds, m = E[x] and v = Var(x) of its input, an output channel is off by
 
     e . m + r                        on average, a shift: r is the rounding of the bias (divided by alpha), and W' times
-                                     what rounding has left in x (`bnfold.balancing`),
+                                     what rounding has left in x on average (`bnfold.balancing`),
     sum e W' v / sqrt(sum W'^2 v)    along itself: a gain,
     sqrt(sum e^2 v)                  in all, most of it noise.
 
@@ -13,8 +13,12 @@ the nearest numbers; then some of those next to a tie take their other neighbour
     PULL * (shift^2 + gain^2) + noise^2
 
 Every number stays one of the two neighbours of the exact one, less than a unit in the last place away (faithful
-rounding). Where a weight needs no rounding (only the bias changes, or signs do), some numbers move by one unit.
+rounding). What is off in x in proportion to x, a gain g (the rounding of a kept BatchNorm's scale leaves it), needs no
+search: W' (1 - g) is what is rounded, to one of the neighbours of W'. Where a weight needs no rounding (only the bias
+changes, or signs do), some numbers move by one unit.
 """
+
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +30,8 @@ from bnfold.plan import Balance, ScaleWeight
 from bnfold.relation import Contracted
 from bnfold.rules.linear import scale_weight
 
-HALF = frozenset({"float16", "bfloat16"})
+UNIT = {"float16": 2.0**-11, "bfloat16": 2.0**-8}  # what rounding to the nearest costs at most, relative
+HALF = frozenset(UNIT)
 ROWS = 1 << 17  # elements at a time: 1 MiB in float64
 CANDIDATES = 32  # of each row, next to a tie; more where the row is longer
 PULL = 64.0  # measured: from 16 to 1,000 networks come out alike
@@ -34,10 +39,12 @@ PULL = 64.0  # measured: from 16 to 1,000 networks come out alike
 
 def nearest(numbers: Floats, dtype: str) -> Floats:
     """Round float64 once, to nearest even, and give the numbers back in float64. dtype: float16 or bfloat16."""
+    return _stored(numbers, dtype).astype(np.float64)
+
+
+def _stored(numbers: Floats, dtype: str) -> NDArray[Any]:
     with np.errstate(all="ignore"):
-        if dtype == "float16":
-            return numbers.astype(np.float16).astype(np.float64)
-        return _to_odd(numbers).astype(numpy_dtype(dtype)).astype(np.float64)
+        return (numbers if dtype == "float16" else _to_odd(numbers)).astype(numpy_dtype(dtype))
 
 
 def _to_odd(numbers: Floats) -> NDArray[np.float32]:
@@ -68,9 +75,12 @@ def faithful(
     """
     groups, residue = contracted.groups, balance.residue
     group = np.arange(len(residue)) // (len(residue) // groups)
-    mean, variance = (one.reshape(groups, -1)[group[rows]] for one in (balance.mean, balance.variance))
+    mean, variance, gain = (
+        one.reshape(groups, -1)[group[rows]] for one in (balance.mean, balance.variance, balance.gain)
+    )
     flat = np.ascontiguousarray(by_row(contracted, weight)).reshape(len(mean), -1)
-    return _from_rows(contracted, _rows(flat, dtype, (mean, variance, residue[rows]), is_stored), weight.shape)
+    known = Balance(mean, variance, gain, residue[rows])
+    return _from_rows(contracted, _rows(flat, dtype, known, is_stored), weight.shape)
 
 
 def scaled(contracted: Contracted, weight: Constant, edit: ScaleWeight) -> Floats:
@@ -110,29 +120,37 @@ def _from_rows(contracted: Contracted, rows: Floats, shape: tuple[int, ...]) -> 
     return result
 
 
-def _rows(exact: Floats, dtype: str, balance: tuple[Floats, Floats, Floats], is_stored: bool) -> Floats:
-    """Round rows (out, K). balance: mean and variance (out, in), each for K / in numbers in a row; residue (out,)."""
-    mean, variance, residue = balance
+def _rows(exact: Floats, dtype: str, balance: Balance, is_stored: bool) -> Floats:
+    """Round rows (out, K). balance: what is (in,) elsewhere is (out, in) here, each for K / in numbers in a row."""
     result = np.empty_like(exact)
     step = max(1, ROWS // max(1, exact.shape[1]))
-    width = exact.shape[1] // max(1, mean.shape[1])
+    width = exact.shape[1] // max(1, balance.mean.shape[1])
     for start in range(0, len(exact), step):
         part = slice(start, start + step)
-        of_mean, of_variance = (np.repeat(one[part], width, axis=1) for one in (mean, variance))
-        result[part] = _balanced(exact[part], dtype, (of_mean, of_variance, residue[part]), is_stored)
+        mean, variance, gain = (
+            np.repeat(one[part], width, axis=1) for one in (balance.mean, balance.variance, balance.gain)
+        )
+        repeated = Balance(mean, variance, gain, balance.residue[part])
+        result[part] = _balanced(exact[part], dtype, repeated, is_stored)
     return result
 
 
-def _balanced(exact: Floats, dtype: str, balance: tuple[Floats, Floats, Floats], is_stored: bool) -> Floats:
-    """Round rows to the nearest, and turn some numbers to their other side. balance: (out, K) twice, and (out,)."""
-    mean, variance, residue = balance
-    near = nearest(exact, dtype)
-    away = np.sign(exact - near)
+def _balanced(exact: Floats, dtype: str, balance: Balance, is_stored: bool) -> Floats:
+    """Round rows to the nearest, and turn some numbers to their other side. balance: (out, K), and (out,)."""
+    mean, variance, residue = balance.mean, balance.variance, balance.residue
+    stored = _stored(exact, dtype)
+    near = stored.astype(np.float64)
+    away = exact - near
     if is_stored:
-        away = np.where(exact != 0, -np.sign(residue[:, None] * mean), 0.0)  # a zero may stand for what was pruned
-    other = _beside(near, away, dtype)
+        away = np.where(exact != 0, -residue[:, None] * mean, 0.0)  # a zero may stand for what was pruned
+    other = np.where(away == 0, near, _beside(stored, away))
+    goal = exact
+    if balance.gain.any():
+        goal = exact * (1 - balance.gain)
+        if not is_stored:
+            near, other = np.where(np.abs(near - goal) <= np.abs(other - goal), (near, other), (other, near))
     with np.errstate(all="ignore"):
-        error, beyond = near - exact, other - exact
+        error, beyond = near - goal, other - goal
         size = np.sqrt((exact**2 * variance).sum(axis=1, keepdims=True))
         along = np.where(size > 0, exact * variance / size, 0.0)
         off = np.stack([(error * mean).sum(axis=1) + residue, (error * along).sum(axis=1)])
@@ -172,10 +190,11 @@ def _turned(off: Floats, gains: Floats, price: Floats) -> NDArray[np.bool_]:
     return turned
 
 
-def _beside(near: Floats, away: Floats, dtype: str) -> Floats:
-    """Give the dtype's next number above (away > 0) or below (away < 0), or the number itself (0)."""
-    kind = numpy_dtype(dtype).type
-    with np.errstate(all="ignore"):
-        stored = near.astype(kind)
-        beside = np.nextafter(stored, np.where(away > 0, np.inf, -np.inf).astype(kind)).astype(np.float64)
-    return np.where(away == 0, near, beside)
+def _beside(stored: NDArray[Any], away: Floats) -> Floats:
+    """Give the next number above (away > 0) or below (away < 0): numpy.nextafter, by the bits, which are in order."""
+    bits = stored.view(np.uint16)
+    outward = (away < 0) == (bits >> 15)
+    beside = np.where(
+        bits << 1, bits + np.where(outward, 1, -1).astype(np.uint16), 1 | (away < 0).astype(np.uint16) << 15
+    )
+    return beside.view(stored.dtype).astype(np.float64)

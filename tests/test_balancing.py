@@ -77,18 +77,19 @@ def test_the_plan_says_what_a_weight_is_balanced_against(dtype: str) -> None:
 
 @pytest.mark.parametrize("dtype", KINDS)
 def test_what_a_layer_leaves_is_made_up_for_by_the_next(dtype: str) -> None:
-    """An input without a mean can't make up for linear1's bias: samples tell what of it reaches linear2."""
+    """An input without a mean can't make up for linear1's rounding: samples tell what of it reaches linear2."""
     graph = trunk(dtype)
     plan = fold(graph)
     _, bias = edits_of(plan)
-    exact, _, stored_bias = rounded(graph, "linear1", plan)
-    y = np.random.default_rng(1).normal(size=(SAMPLES, 6)) @ exact.T
-    off = np.maximum(y + stored_bias, 0) - np.maximum(y + bias["linear1"], 0)
+    exact, stored, stored_bias = rounded(graph, "linear1", plan)
+    x = np.random.default_rng(1).normal(size=(SAMPLES, 6))
+    off = np.maximum(x @ stored.T + stored_bias, 0) - np.maximum(x @ exact.T + bias["linear1"], 0)
     exact, stored, stored_bias = rounded(graph, "linear2", plan)
     balance = edits_of(plan)[0]["linear2"].balance
     assert balance is not None
     true = exact @ off.mean(axis=0) + stored_bias - bias["linear2"]
-    assert np.allclose(balance.residue, true, rtol=0.1, atol=0.1 * np.abs(true).max())
+    told = balance.residue + exact @ (balance.gain * balance.mean)
+    assert np.allclose(told, true, rtol=0.1, atol=0.1 * np.abs(true).max())
     left, of_nearest = ((one - exact) @ balance.mean + true for one in (stored, nearest(exact, dtype)))
     assert np.abs(left).sum() < 0.2 * np.abs(of_nearest).sum()
 
@@ -117,6 +118,7 @@ def test_the_rounding_of_a_kept_affine_is_made_up_for(kind: str) -> None:
     assert isinstance(balance, Balance)
     assert isinstance(before, Balance)
     assert not before.residue.any()
+    assert not before.gain.any()
     scale, shift = numbers[1], numbers[2]
     if kind == "BatchNorm":
         mean, deviation = (graph.constants[f"kept.running_{role}"].load() for role in ("mean", "var"))
@@ -128,8 +130,11 @@ def test_the_rounding_of_a_kept_affine_is_made_up_for(kind: str) -> None:
     read = mean if kind == "BatchNorm" else read  # what it reads has its running mean
     moved = (nearest(scale, "float16") - scale) * (read - mean) * spread + nearest(shift, "float16") - shift
     weight = graph.constants["conv.weight"].load()[:, :, 0, 0]
-    assert np.allclose(balance.residue, 1.1 * weight @ moved, rtol=0.1, atol=1e-5)
-    assert np.abs(balance.residue).max() > 1e-4
+    told = balance.residue + 1.1 * weight @ (balance.gain * balance.mean)
+    assert np.allclose(told, 1.1 * weight @ moved, rtol=0.1, atol=1e-5)
+    assert np.abs(told).max() > 1e-4
+    assert np.allclose(balance.gain, nearest(scale, "float16") / scale - 1)
+    assert np.abs(balance.gain).max() > 1e-4
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

@@ -181,30 +181,42 @@ def test_statistics_behind_a_convolution_tell_of_its_unknown_input(groups: int) 
 OFF = np.array([1e-3, -2e-3, 5e-4, 1e-3])
 
 
-def off_at(build: Builder, x: str, y: str, off: Floats) -> None:
+GAIN = np.array([2e-3, 1e-3, -3e-3, 1e-3])
+
+
+def off_at(build: Builder, x: str, y: str, off: Floats, gain: Floats) -> None:
     """Let the output of bn be off, and compare what is off behind with that of samples that were moved."""
     graph = build.graph(y)
     estimates = Estimates(graph)
     for node in graph.nodes:
         estimates.step(node)
         if node.output == x:
-            estimates.found[x] = estimates.found[x].leaning(off)
+            estimates.found[x] = estimates.found[x].leaning(off, gain)
     found = estimates.found[y]
     mean, variance = (graph.constants[f"bn.running_{role}"].load().reshape(1, -1, 1, 1) for role in ("mean", "var"))
     values = mean + np.sqrt(variance) * np.random.default_rng(0).normal(size=(SAMPLES, 4, 1, 1))
     scale = graph.constants["bn.weight"].load() / np.sqrt(graph.constants["bn.running_var"].load() + 1e-5)
-    moved = values + (off / scale).reshape(1, -1, 1, 1)
+    moved = values + (off / scale).reshape(1, -1, 1, 1) + gain.reshape(1, -1, 1, 1) * (values - mean)
     others = tuple(axis for axis in range(4) if axis != found.axis)
-    true = (run_graph(graph, {"x": moved})[y] - run_graph(graph, {"x": values})[y]).mean(axis=others)
-    assert np.allclose(found.off, true, rtol=0.05, atol=2e-5)
-    assert np.abs(true).max() > 2e-4
+    outputs = run_graph(graph, {"x": values})[y]
+    error = run_graph(graph, {"x": moved})[y] - outputs
+    assert np.allclose(found.off, error.mean(axis=others), rtol=0.05, atol=2e-5)
+    along = (error * (outputs - outputs.mean(axis=others, keepdims=True))).mean(axis=others)
+    assert np.allclose(found.gain, along / outputs.var(axis=others), rtol=0.1, atol=2e-4)
+    assert np.abs(found.off).max() > 2e-4
+    assert np.abs(found.gain).max() > 2e-4
 
 
-def test_what_is_off_runs_through_activations_layers_sums_and_layouts() -> None:
+def test_what_is_off_runs_through_activations_and_layers() -> None:
+    build, x = start()
+    off_at(build, x, build.conv("conv", build.relu("relu", x), 4, kernel=1, pad=0), OFF, GAIN)
+
+
+def test_what_is_off_runs_through_sums_and_layouts() -> None:
     build, x = start()
     bent = build.relu("relu", x)
-    y = build.conv("conv", build.node("taken", ops.Take(1, (2, 0, 3)), [bent], (SAMPLES, 3, 1, 1)), 4, kernel=1, pad=0)
-    off_at(build, x, build.node("sum", ops.Sum((1.0, -2.0)), [y, bent], build.shape(x)), OFF)
+    taken = build.node("taken", ops.Take(1, (2, 0, 3, 1)), [bent], build.shape(x))
+    off_at(build, x, build.node("sum", ops.Sum((1.0, -2.0)), [taken, bent], build.shape(x)), OFF, GAIN)
 
 
 def test_what_is_off_runs_through_a_gate_by_itself() -> None:
@@ -216,7 +228,7 @@ def test_what_is_off_runs_through_a_gate_by_itself() -> None:
     for node in graph.nodes:
         estimates.step(node)
         if node.output == x:
-            estimates.found[x] = estimates.found[x].leaning(OFF)
+            estimates.found[x] = estimates.found[x].leaning(OFF, np.zeros(4))
     slope = (1 + np.exp(-values) * (1 + values)) / (1 + np.exp(-values)) ** 2
     assert np.allclose(estimates.found["silu.y"].off, OFF * slope.mean(axis=(0, 2, 3)), rtol=0.05)
 

@@ -109,7 +109,49 @@ class Moved(Kind):
         return result
 
 
-KINDS = (Shuffled, Gated, Branched, Moved)
+class Mixed(Kind):
+    """A ConvMixer: BatchNorms behind GELU, of which some stay, in a new frame, and their constants are rounded anew."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList(nn.BatchNorm2d(16) for _ in range(5))
+        self.depthwise = nn.ModuleList(nn.Conv2d(16, 16, 5, padding=2, groups=16) for _ in range(2))
+        self.pointwise = nn.ModuleList(nn.Conv2d(16, 16, 1) for _ in range(2))
+
+    def body(self, x: Tensor) -> Tensor:
+        first, *norms = self.norms
+        x = first(F.gelu(x))
+        for depthwise, pointwise, inner, outer in zip(
+            self.depthwise, self.pointwise, norms[::2], norms[1::2], strict=True
+        ):
+            x = outer(F.gelu(pointwise(x + inner(F.gelu(depthwise(x))))))
+        return x
+
+
+class Attentive(Kind):
+    """A transformer with BatchNorm: the statistics of the trunk tell what attention adds to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList(nn.BatchNorm1d(16) for _ in range(5))
+        self.mixing = nn.ModuleList(nn.ModuleList([nn.Linear(16, 48), nn.Linear(16, 16)]) for _ in range(2))
+        self.widening = nn.ModuleList(nn.ModuleList([nn.Linear(16, 64), nn.Linear(64, 16)]) for _ in range(2))
+
+    def body(self, x: Tensor) -> Tensor:
+        x = F.avg_pool2d(x, 2).flatten(2).transpose(1, 2)
+        *norms, last = self.norms
+        for step, ((into, out), (wide, narrow)) in enumerate(zip(self.mixing, self.widening, strict=True)):  # type: ignore[misc]
+            query, key, value = into(self.normed(norms[2 * step], x)).chunk(3, -1)
+            x = x + out((query @ key.transpose(1, 2) / 4).softmax(-1) @ value)
+            x = x + narrow(F.gelu(wide(self.normed(norms[2 * step + 1], x))))
+        return self.normed(last, x)[:, 0, :, None, None]
+
+    def normed(self, norm: nn.Module, x: Tensor) -> Tensor:
+        result: Tensor = norm(x.transpose(1, 2)).transpose(1, 2)
+        return result
+
+
+KINDS = (Shuffled, Gated, Branched, Moved, Mixed, Attentive)
 
 
 def median(kind: type[Kind], dtype: torch.dtype, seeds: int) -> float:
@@ -118,7 +160,7 @@ def median(kind: type[Kind], dtype: torch.dtype, seeds: int) -> float:
         torch.manual_seed(seed)
         network = kind().eval()
         with torch.no_grad(), measuring():
-            for norm in (layer for layer in network.modules() if isinstance(layer, nn.BatchNorm2d)):
+            for norm in (layer for layer in network.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)):
                 nn.init.uniform_(norm.weight, 0.5, 1.5)
                 nn.init.normal_(norm.bias, 0, 0.5)
             network(torch.randn(8, 3, 32, 32))

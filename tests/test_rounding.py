@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from bnfold.affine import Floats
 from bnfold.plan import Balance
 from bnfold.relation import Contracted
-from bnfold.rounding import PULL, faithful, nearest
+from bnfold.rounding import PULL, UNIT, _beside, faithful, nearest
 
 KINDS = {"float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
 PLAIN = Contracted("x", "y", "w", "", 1, 1, 0, 1)
@@ -58,7 +58,7 @@ def test_each_number_is_a_neighbour_and_the_loss_never_rises(dtype: str, seed: i
         gain = np.divide((error * exact) @ variance, size, out=np.zeros(5), where=size > 0)
         return PULL * ((error @ mean + residue) ** 2 + gain**2) + error**2 @ variance
 
-    got = faithful(PLAIN, exact, dtype, Balance(mean, variance, residue))
+    got = faithful(PLAIN, exact, dtype, Balance(mean, variance, np.zeros(columns), residue))
     low, high = neighbours(exact, dtype)
     assert np.all((got == low) | (got == high))
     assert np.all(loss(got) <= loss(nearest(exact, dtype)) * (1 + 1e-9))
@@ -70,7 +70,10 @@ def test_a_long_row_is_off_by_next_to_nothing_and_little_noise_is_added(dtype: s
     exact, mean = rng.normal(size=(8, 600)), rng.uniform(0.3, 0.7, 600)
     unit = np.abs(np.subtract(*neighbours(exact, dtype))).max()
     residue = rng.uniform(-2, 2, 8) * unit
-    near, got = nearest(exact, dtype), faithful(PLAIN, exact, dtype, Balance(mean, np.ones_like(mean), residue))
+    near, got = (
+        nearest(exact, dtype),
+        faithful(PLAIN, exact, dtype, Balance(mean, np.ones_like(mean), np.zeros_like(mean), residue)),
+    )
     assert np.abs((got - exact) @ mean + residue).max() < unit / 4
     assert np.abs((near - exact) @ mean + residue).max() > unit
     assert np.square(got - exact).sum() < 1.1 * np.square(near - exact).sum()
@@ -79,7 +82,7 @@ def test_a_long_row_is_off_by_next_to_nothing_and_little_noise_is_added(dtype: s
 @pytest.mark.parametrize("dtype", KINDS)
 def test_without_a_mean_every_number_is_the_nearest(dtype: str) -> None:
     exact = np.random.default_rng(2).normal(size=(3, 50))
-    got = faithful(PLAIN, exact, dtype, Balance(np.zeros(50), np.zeros(50), np.full(3, 0.01)))
+    got = faithful(PLAIN, exact, dtype, Balance(*np.zeros((3, 50)), np.full(3, 0.01)))
     assert np.array_equal(got, nearest(exact, dtype))
 
 
@@ -89,7 +92,7 @@ def test_stored_numbers_move_by_one_unit_for_the_bias_and_zeros_stay(dtype: str)
     stored = nearest(rng.normal(size=(6, 60)), dtype)
     stored[:, ::7] = 0.0
     mean, residue = rng.uniform(0.3, 0.7, 60), rng.uniform(-1, 1, 6) * 1e-3
-    balance = Balance(mean, np.ones(60), residue)
+    balance = Balance(mean, np.ones(60), np.zeros(60), residue)
     got = faithful(PLAIN, stored, dtype, balance, is_stored=True)
     place, known = np.searchsorted(ALL[dtype], stored), ALL[dtype]
     assert np.all((got == known[place - 1]) | (got == stored) | (got == known[place + 1]))
@@ -98,9 +101,34 @@ def test_stored_numbers_move_by_one_unit_for_the_bias_and_zeros_stay(dtype: str)
     assert np.array_equal(faithful(PLAIN, stored, dtype, balance), stored)
 
 
+@pytest.mark.parametrize("dtype", KINDS)
+def test_a_gain_of_the_input_is_made_up_for_number_by_number(dtype: str) -> None:
+    """With x (1 + g) in the place of x, W' (1 - g) is nearer to what was meant; each number stays beside W'."""
+    rng = np.random.default_rng(5)
+    exact, gain = rng.normal(size=(8, 300)), rng.uniform(-1, 1, 300) * UNIT[dtype]
+    balance = Balance(np.zeros(300), np.ones(300), gain, np.zeros(8))
+    got = faithful(PLAIN, exact, dtype, balance)
+    low, high = neighbours(exact, dtype)
+    assert np.all((got == low) | (got == high))
+    missed, before = (one * (1 + gain) - exact for one in (got, nearest(exact, dtype)))
+    assert np.square(missed).sum() < 0.75 * np.square(before).sum()
+
+
+@pytest.mark.parametrize("dtype", KINDS)
+def test_beside_gives_the_next_number(dtype: str) -> None:
+    known = ALL[dtype]
+    stored = known.astype(KINDS[dtype])
+    assert np.array_equal(_beside(stored, np.ones(len(known)))[:-1], known[1:])
+    assert np.array_equal(_beside(stored, -np.ones(len(known)))[1:], known[:-1])
+    zeros = np.array([0.0, -0.0]).astype(KINDS[dtype])
+    least = known[known > 0][0]
+    assert np.array_equal(_beside(zeros, np.ones(2)), [least, least])
+    assert np.array_equal(_beside(zeros, -np.ones(2)), [-least, -least])
+
+
 def test_the_largest_number_has_no_neighbour_above() -> None:
     exact = np.array([[65500.0, 65503.9, 1000.3, 0.7]])
-    got = faithful(PLAIN, exact, "float16", Balance(np.ones(4), np.ones(4), np.array([-50.0])))
+    got = faithful(PLAIN, exact, "float16", Balance(np.ones(4), np.ones(4), np.zeros(4), np.array([-50.0])))
     assert np.isfinite(got).all()
     assert np.array_equal(got[0, :2], [65504.0, 65504.0])
 
@@ -138,7 +166,7 @@ def test_every_layout_is_balanced_against_its_own_inputs(linear: Contracted, sha
     grouped = linear.groups if linear.in_axis > linear.out_axis else 1
     mean = rng.normal(2, 1, shape[linear.in_axis] * grouped)
     residue = rng.normal(size=len(seen(linear, exact, mean))) * 1e-3
-    got = faithful(linear, exact, "float16", Balance(mean, np.ones_like(mean), residue))
+    got = faithful(linear, exact, "float16", Balance(mean, np.ones_like(mean), np.zeros_like(mean), residue))
     before = np.abs(seen(linear, nearest(exact, "float16") - exact, mean) + residue)
     after = np.abs(seen(linear, got - exact, mean) + residue)
     assert np.all(after <= before)
@@ -150,7 +178,9 @@ def test_rows_by_themselves_come_out_as_in_the_whole(groups: int) -> None:
     linear = Contracted("x", "y", "w", "", 1, 1, 0, 1, groups)
     rng = np.random.default_rng(4)
     exact = rng.normal(size=(6, 5, 3))
-    balance = Balance(*rng.uniform(0.5, 2, (2, 5 * groups)), rng.normal(size=6) * 1e-3)
+    balance = Balance(
+        *rng.uniform(0.5, 2, (2, 5 * groups)), rng.normal(size=5 * groups) * 1e-3, rng.normal(size=6) * 1e-3
+    )
     whole = faithful(linear, exact, "bfloat16", balance)
     parts = [faithful(linear, exact[k : k + 2], "bfloat16", balance, slice(k, k + 2)) for k in (0, 2, 4)]
     assert np.array_equal(np.concatenate(parts), whole)

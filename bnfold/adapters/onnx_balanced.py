@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from dataclasses import fields
 
 import numpy as np
 
@@ -45,7 +46,8 @@ class Balanced(Scaled):
         return (
             isinstance(other, Balanced)
             and super().same_as(other)
-            and np.array_equal(self.balance.mean, other.balance.mean)
-            and np.array_equal(self.balance.variance, other.balance.variance)
-            and np.array_equal(self.balance.residue, other.balance.residue)
+            and all(
+                np.array_equal(getattr(self.balance, part.name), getattr(other.balance, part.name))
+                for part in fields(Balance)
+            )
         )

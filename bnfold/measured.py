@@ -10,6 +10,7 @@ from bnfold.moments import Moments, normal
 from bnfold.relation import Carried, Site
 from bnfold.rules import relation
 from bnfold.rules.affine import MEAN, VARIANCE
+from bnfold.why import Why
 
 LEAST = 0.05  # of a sum's variance, for an operand whose own comes out as less: the others vary with it
 
@@ -32,6 +33,8 @@ def measured(graph: Graph) -> dict[str, Moments]:
 
 def _read_by(node: Node, graph: Graph) -> Moments | None:
     if not isinstance(node.op, ops.BatchNorm) or len(node.inputs) <= VARIANCE:
+        return None
+    if node.limits.get("remove") is Why.MALFORMED:
         return None
     mean, variance = (graph.constants.get(name) for name in node.inputs[MEAN : VARIANCE + 1])
     if mean is None or variance is None:

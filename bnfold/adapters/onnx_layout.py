@@ -3,7 +3,7 @@
 import math
 
 from bnfold import ops
-from bnfold.adapters.onnx_view import Part, Reading, View, reads
+from bnfold.adapters.onnx_view import MisreadError, Part, Reading, View, reads
 from bnfold.graph import CHANNELS
 
 
@@ -12,7 +12,10 @@ def _transpose(view: View) -> Reading:
     rank = view.rank()
     if rank is None:
         return None
-    return ops.Transpose(view.numbers("perm") or tuple(reversed(range(rank))))
+    permutation = view.numbers("perm") or tuple(reversed(range(rank)))
+    if sorted(permutation) != list(range(rank)):
+        raise MisreadError(f"{view.node.name}: permutation {permutation} of {rank} axes")
+    return ops.Transpose(permutation)
 
 
 @reads("Reshape", "Flatten", "Squeeze", "Unsqueeze")

@@ -40,8 +40,15 @@ def _conv_transpose(view: View) -> Reading:
     return Part(op, limits=_limits(view, 1, 2, 1))
 
 
+def _refuse_missing(view: View) -> None:
+    """Raise MisreadError where one of two operands isn't there."""
+    if not (view.input(0) and view.input(1)):
+        raise MisreadError(f"{view.node.name}: an operand is missing")
+
+
 @reads("Gemm")
 def _gemm(view: View) -> Reading:
+    _refuse_missing(view)
     op = ops.Gemm(
         view.real("alpha", 1.0), view.real("beta", 1.0), bool(view.number("transA")), bool(view.number("transB"))
     )
@@ -60,6 +67,7 @@ def _gemm(view: View) -> Reading:
 @reads("MatMul")
 def _mat_mul(view: View) -> Reading:
     """A MatMul has no bias, but for that of an Add behind it, which `bnfold.raising` finds, or which it is given."""
+    _refuse_missing(view)
     weight = 1 if view.constant(1) or view.input(1) in view.dequantized else 0
     known = view.constant(weight)
     limits = _limits(view, weight, 2, (len(known.shape) - 1 if weight else len(known.shape) - 2) if known else 0)
@@ -70,7 +78,7 @@ def _mat_mul(view: View) -> Reading:
 def _einsum(view: View) -> Reading:
     """Linear where one of two operands is a constant, which then comes second."""
     equation = view.text("equation", "").replace(" ", "")
-    if len(view.node.inputs) != 2 or "." in equation:
+    if len(view.node.inputs) != 2 or not all(view.node.inputs) or "." in equation:
         return None
     inputs = view.node.inputs
     if view.constant(0) and not view.constant(1):

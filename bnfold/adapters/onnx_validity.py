@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Iterator
 
 from bnfold.adapters.onnx_functions import every_node
-from bnfold.adapters.onnx_protos import ModelProto
+from bnfold.adapters.onnx_protos import ModelProto, TensorProto
 from bnfold.adapters.onnx_skeleton import Skeleton
 from bnfold.errors import BnfoldError
 
@@ -20,34 +20,42 @@ def blaming(file: Skeleton) -> Iterator[None]:
     except (BnfoldError, OSError):
         raise
     except Exception as error:
-        fault = _fault(file.proto)
+        fault = _fault(file)
         if fault is None:
             raise
         raise BnfoldError(f"{file.source.name}: is no valid ONNX model ({fault})") from error
 
 
-def _fault(proto: ModelProto) -> str | None:
-    """Give the first line of what ONNX says against a node, or against what the nodes are given; None for nothing.
-
-    proto: without its large tensors, so that the model's own check doesn't apply.
-    """
+def _fault(file: Skeleton) -> str | None:
+    """Give the first line of what ONNX says against the model; None for nothing."""
     from onnx import checker
     from onnx.shape_inference import InferenceError, infer_shapes
 
     bare = ModelProto()
-    bare.CopyFrom(proto)
+    bare.CopyFrom(file.proto)
     bare.graph.ClearField("value_info")
-    context = checker.C.CheckerContext()
-    context.ir_version = proto.ir_version
-    context.opset_imports = {item.domain: item.version for item in proto.opset_import}
-    functions = {(item.domain, item.name) for item in proto.functions}
     try:
-        for node in every_node(proto.graph.node):
-            # A body reads names that the checker isn't told of, a tensor may be without its numbers.
-            whole = not any(item.HasField("g") or item.graphs or item.HasField("t") for item in node.attribute)
-            if whole and (node.domain, node.op_type) not in functions:
-                checker.check_node(node, context)
+        # The check of a whole model asks for all numbers, and looks for external data in the working folder.
+        if file.payloads or any(item.data_location == TensorProto.EXTERNAL for item in bare.graph.initializer):
+            _check_nodes(bare)
+        else:
+            checker.check_model(bare)
         infer_shapes(bare, check_type=True, strict_mode=True)
     except (checker.ValidationError, InferenceError, RuntimeError, ValueError) as error:
         return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
     return None
+
+
+def _check_nodes(proto: ModelProto) -> None:
+    """Check each node by itself."""
+    from onnx import checker
+
+    context = checker.C.CheckerContext()
+    context.ir_version = proto.ir_version
+    context.opset_imports = {item.domain: item.version for item in proto.opset_import}
+    functions = {(item.domain, item.name) for item in proto.functions}
+    for node in every_node(proto.graph.node):
+        # A body reads names that the checker isn't told of, a tensor may be without its numbers.
+        whole = not any(item.HasField("g") or item.graphs or item.HasField("t") for item in node.attribute)
+        if whole and (node.domain, node.op_type) not in functions:
+            checker.check_node(node, context)

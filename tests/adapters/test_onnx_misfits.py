@@ -59,6 +59,10 @@ def test_constants_that_onnx_infers_nothing_of_are_left_alone(step, tmp_path):
 
 LEFT = {
     "statistics of other lengths": ("{ c = Conv(x, w) y = BN(c) }", lambda p: p.graph.initializer[2].CopyFrom(_of(3))),
+    "statistics of another rank": (
+        "{ c = Conv(x, w) y = BN(c) }",
+        lambda p: [item.dims.insert(0, 1) for item in p.graph.initializer[1:]],
+    ),
     "an infinite epsilon": ("{ c = Conv(x, w) y = BN(c) }", lambda p: changed(p.graph.node[1], "epsilon", np.inf)),
 }
 
@@ -87,6 +91,15 @@ def test_a_bias_of_another_length_stays(tmp_path):
 def test_a_constant_in_the_place_of_the_data(text, tmp_path):
     proto = model(f"(float[1,4,1,1] x) => (float[1,4,1,1] y) {{ {text} y = Relu(n) }}", k=(1, 4, 1, 1), **BN)
     fold_and_check(proto, tmp_path)
+
+
+@pytest.mark.parametrize("text", ["n = BN(x) y = Transpose<perm=[0,1]>(n)", "n = BN(x) m = MatMul(n, x) y = Relu(m)"])
+def test_nodes_of_unlikely_operands_stay(text, tmp_path):
+    proto = model(f"(float[1,4,2,2] x) => (float[a,b,c,d] y) {{ {text} }}", **BN)
+    if "MatMul" in text:
+        proto.graph.node[1].input[1] = ""
+    assert not fold(proto, tmp_path).folded
+    assert (tmp_path / "folded.onnx").read_bytes() == (tmp_path / "model.onnx").read_bytes()
 
 
 def test_a_nan_that_no_fold_touches(tmp_path):

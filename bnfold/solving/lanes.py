@@ -6,6 +6,7 @@ say) and differ in their right-hand sides only, so that one elimination over vec
 
 import itertools
 from collections.abc import Iterator, Sequence
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,8 +49,9 @@ def groups(rows: Sequence[Row], starts: Indices) -> list[Group]:
     found: list[Group] = []
     rest: list[int] = []
     tensors = _Tensors(starts)
-    for members in _tied_tensors(rows, tensors):
-        group = _aligned(rows, members, tensors)
+    touched = [[tensors.of(unknowns) for unknowns, _ in row.terms] for row in rows]
+    for members in _tied_tensors(touched, tensors):
+        group = _aligned(rows, touched, members, tensors)
         if group is None:
             rest += members
         else:
@@ -58,6 +60,9 @@ def groups(rows: Sequence[Row], starts: Indices) -> list[Group]:
         table = _Table(rows, sorted(rest), starts)
         found += [table.group(components) for components in table.alike()]
     return sorted(found, key=lambda group: int(group.unknowns[0, 0]))
+
+
+_Touched: TypeAlias = Sequence[tuple[list[int], bool]]  # by term: its tensors, and whether it takes one whole
 
 
 class _Tensors:
@@ -84,8 +89,8 @@ class _Tensors:
         return sorted(set(self.starts[numbers].tolist())), False
 
 
-def _tied_tensors(rows: Sequence[Row], tensors: _Tensors) -> list[list[int]]:
-    """Group the rows by the tensors that they tie together."""
+def _tied_tensors(touched: Sequence[_Touched], tensors: _Tensors) -> list[list[int]]:
+    """Group the rows by the tensors that they tie together. touched: what `tensors.of` says of each row's terms."""
     leader = {start: start for start in tensors.ends}
 
     def find(tensor: int) -> int:
@@ -95,8 +100,8 @@ def _tied_tensors(rows: Sequence[Row], tensors: _Tensors) -> list[list[int]]:
         return tensor
 
     heads = []
-    for row in rows:
-        named = [tensor for unknowns, _ in row.terms for tensor in tensors.of(unknowns)[0]]
+    for terms in touched:
+        named = [tensor for own, _ in terms for tensor in own]
         head = find(named[0])
         for tensor in named[1:]:
             leader[find(tensor)] = head
@@ -107,24 +112,23 @@ def _tied_tensors(rows: Sequence[Row], tensors: _Tensors) -> list[list[int]]:
     return list(found.values())
 
 
-def _aligned(rows: Sequence[Row], members: Sequence[int], tensors: _Tensors) -> Group | None:
+def _aligned(
+    rows: Sequence[Row], touched: Sequence[_Touched], members: Sequence[int], tensors: _Tensors
+) -> Group | None:
     """Make one group, a lane a channel, of rows that all take their tensors whole; None where one doesn't."""
-    length = len(rows[members[0]].terms[0][0])
-    starts: list[list[int]] = []
-    for number in members:
-        starts.append([])
-        for unknowns, _ in rows[number].terms:
-            named, whole = tensors.of(unknowns)
-            if not whole or len(unknowns) != length:
-                return None
-            starts[-1] += named
-    place = {start: index for index, start in enumerate(sorted({start for own in starts for start in own}))}
+    if not all(whole for number in members for _, whole in touched[number]):
+        return None
+    starts = sorted({own[0] for number in members for own, _ in touched[number]})
+    length = tensors.ends[starts[0]] - starts[0]
+    if any(tensors.ends[start] - start != length for start in starts):
+        return None
+    place = {start: index for index, start in enumerate(starts)}
     lane_rows = []
-    for number, own in zip(members, starts, strict=True):
+    for number in members:
         row = rows[number]
-        terms = tuple((place[start], value) for start, (_, value) in zip(own, row.terms, strict=True))
+        terms = tuple((place[own[0]], value) for (own, _), (_, value) in zip(touched[number], row.terms, strict=True))
         lane_rows.append(LaneRow(number, row.kind, terms, row.right))
-    first = np.array(list(place))[:, None]
+    first = np.array(starts)[:, None]
     return Group(first + np.arange(length), np.searchsorted(tensors.starts, first, side="right") - 1, tuple(lane_rows))
 
 

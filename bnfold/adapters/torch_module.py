@@ -26,6 +26,7 @@ from bnfold.adapters.torch_replanning import planned_anew
 from bnfold.adapters.torch_runs import MORE, enough, run, standard
 from bnfold.adapters.torch_sizes import followed, shapes, varying
 from bnfold.adapters.torch_submodules import called_with, fold_submodules, plan_of_part
+from bnfold.adapters.torch_truth import fresh
 from bnfold.adapters.torch_undo import Undo
 from bnfold.adapters.torch_walk import confirmed, read_walk, walked
 from bnfold.adapters.torch_write import Written
@@ -121,7 +122,7 @@ def fold_with_edits(
     if unknown:
         raise TypeError(f"fold() of a module has no option {unknown[0]!r}; it has {', '.join(Options.__annotations__)}")
     require_ready(module)
-    given = arguments(example_inputs, kwargs)
+    given = fresh(arguments(example_inputs, kwargs))  # one tensor that is given twice stands for two inputs
     settings = {name: value for name, value in options.items() if name in ("level", "only", "skip")}
     inplace, dry_run = options.get("inplace", False), options.get("dry_run", False)
     wanted = _Wanted(module, settings, inplace, options.get("plan"), dry_run)

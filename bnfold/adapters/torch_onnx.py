@@ -21,6 +21,7 @@ from bnfold.adapters.torch_onnx_clean import cleaned, with_names, with_propertie
 from bnfold.adapters.torch_onnx_write import simplified, verifier, write
 from bnfold.adapters.torch_program import fold_program, functionalised
 from bnfold.adapters.torch_sizes import same_at_other_sizes
+from bnfold.adapters.torch_truth import fresh
 from bnfold.errors import BnfoldError
 from bnfold.folding_files import read_plan
 from bnfold.plan import Plan
@@ -68,7 +69,7 @@ def export(
     Raises BnfoldError where the model can't be captured or written, DifferentError or UnverifiedError where the file
     is not shown to be the same function; an old file at `path` then stays.
     """
-    given = arguments(example_inputs, kwargs)
+    given = fresh(arguments(example_inputs, kwargs))  # one tensor that is given twice stands for two inputs
     program, notes = captured(model, given, dynamic)
     if plan_file is not None:
         plan = read_plan(plan_file, fold_program(program, plan=Plan((), ()), verify=False).graph)

@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import onnx
+from torch import Tensor, nn
 from torch.export import ExportedProgram
+from torch.utils import _pytree as pytree
 
 from bnfold.adapters.onnx_write import free_name
 from bnfold.adapters.torch_capture import Arguments
 from bnfold.adapters.torch_onnx_clean import with_properties
 from bnfold.atomic import is_special, replacing
-from bnfold.errors import BnfoldError
+from bnfold.errors import BnfoldError, UnverifiedError
 
 if TYPE_CHECKING:
     from bnfold.checking import CheckResult
@@ -44,14 +46,40 @@ def verifier(
     def verified(file: Path) -> "CheckResult":
         from bnfold.checking import check
 
-        module = model.module() if isinstance(model, ExportedProgram) else model
-        arrays = tuple(item.detach().cpu().numpy() for item in given.tensors)
-        result = check(module, file, inputs=arrays, providers=providers)
-        result.raise_for_failure()
+        if not given.tensors:
+            raise UnverifiedError(f"{name}: takes no input, so there is nothing to tell models apart by")
+        module = _with_tensors(model.module() if isinstance(model, ExportedProgram) else model, given)
+        result = check(module, file, inputs=tuple(given.tensors), providers=providers)
         runs = tuple(replace(run, candidate=name) for run in result.runs)
-        return replace(result, candidates=(name,), runs=runs)
+        result = replace(result, candidates=(name,), runs=runs)
+        result.raise_for_failure()
+        return result
 
     return verified
+
+
+class _WithTensors(nn.Module):
+    """A module that is called with the tensors among its arguments alone, as an ONNX file is."""
+
+    def __init__(self, module: nn.Module, given: Arguments) -> None:
+        super().__init__()
+        self.module = module
+        leaves, self.spec = pytree.tree_flatten((given.args, dict(given.kwargs)))
+        self.leaves = [Tensor if isinstance(item, Tensor) else item for item in leaves]
+
+    def forward(self, *tensors: Tensor) -> Any:
+        left = iter(tensors)
+        leaves = [next(left) if item is Tensor else item for item in self.leaves]
+        args, kwargs = pytree.tree_unflatten(leaves, self.spec)
+        return self.module(*args, **kwargs)
+
+
+def _with_tensors(module: nn.Module, given: Arguments) -> nn.Module:
+    if not given.kwargs and all(isinstance(item, Tensor) for item in given.args):
+        return module
+    kind = type(type(module).__name__, (_WithTensors,), {})  # reports call a module by its class
+    wrapped: nn.Module = kind(module, given)
+    return wrapped.train(module.training)
 
 
 def write(proto: onnx.ModelProto, path: Path, verified: Callable[[Path], Any] | None) -> Any:

@@ -117,9 +117,9 @@ def _load_file(
 
         return OnnxSubject.from_file(path)
     from bnfold.adapters.torch_load import load_module
-    from bnfold.checking.torch_module import ModuleSubject, fixed_inputs
+    from bnfold.checking.torch_module import ModuleSubject, fixed_inputs, to_array
 
     loaded = load_module(path, arch=arch, arch_kwargs=arch_kwargs, trust=trust)
-    own = examples or [tensor.numpy() for tensor in loaded.example_inputs]
+    own = examples or [to_array(tensor) for tensor in loaded.example_inputs]
     fixed = () if loaded.program is None else fixed_inputs(loaded.program)
     return ModuleSubject(loaded.module, path.name, own, str(path), fixed)

@@ -263,9 +263,9 @@ def to_array(tensor: Tensor) -> Array:
 
 
 def flatten(outputs: Any, name: str = "output") -> dict[str, Tensor]:
-    """Name what a forward gave: output, or output_0 and so on, or a dict's keys."""
+    """Name what a forward gave: output, or output_0 and so on, or a dict's keys. Complex numbers become pairs."""
     if isinstance(outputs, Tensor):
-        return {name: outputs}
+        return {name: torch.view_as_real(outputs.resolve_conj()) if outputs.is_complex() else outputs}
     if isinstance(outputs, Mapping):
         parts = [(str(key) if name == "output" else f"{name}.{key}", value) for key, value in outputs.items()]
     elif isinstance(outputs, (tuple, list)):

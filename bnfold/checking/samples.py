@@ -25,11 +25,9 @@ def read_samples(source: Any, specs: Sequence[InputSpec]) -> Iterator[Sample]:
             yield Sample(f"sample/{name}" + (f"/{i}" if i else ""), "sample", feed)
 
 
-def first_arrays(source: Any) -> tuple[Array, ...]:
-    """Give the arrays of the first sample, by position: what a module takes, where nothing else tells."""
-    for _, item in named_items(source):
-        return tuple(item.values()) if isinstance(item, Mapping) else item
-    return ()
+def first_arrays(source: Any) -> Mapping[str, Array] | tuple[Array, ...]:
+    """Give the arrays of the first sample, by name or position: what a module takes, where nothing else tells."""
+    return next((item for _, item in named_items(source)), ())
 
 
 def named_items(source: Any) -> Iterator[tuple[str, Mapping[str, Array] | tuple[Array, ...]]]:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, Any]
 Feed = tuple[Array, ...]  # one array an input, in the model's own order
 Outputs = Mapping[str, Array]
+Examples = Sequence[Array] | Mapping[str, Array]
 
 
 @dataclass(frozen=True)
@@ -87,11 +88,12 @@ def load_subject(
     arch: str | None = None,
     arch_kwargs: Mapping[str, Any] | None = None,
     trust: bool = False,
-    examples: Sequence[Array] = (),
+    examples: Examples = (),
 ) -> Subject:
     """Make a subject of an nn.Module, an onnx.ModelProto, or a path to one of either.
 
-    `examples`: arrays that a module takes, where the file tells none. Raises `BnfoldError` for anything else.
+    `examples`: arrays that a module takes, by name or in order, where the file tells none.
+    Raises `BnfoldError` for anything else.
     """
     if isinstance(model, (str, Path)):
         return _load_file(Path(model), arch, arch_kwargs, trust, examples)
@@ -108,7 +110,7 @@ def load_subject(
 
 
 def _load_file(
-    path: Path, arch: str | None, arch_kwargs: Mapping[str, Any] | None, trust: bool, examples: Sequence[Array]
+    path: Path, arch: str | None, arch_kwargs: Mapping[str, Any] | None, trust: bool, examples: Examples
 ) -> Subject:
     from bnfold.formats import Kind, kind_of
 

@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from bnfold.checking.ort import ProviderMissingError
 from bnfold.checking.providers import Target
 from bnfold.checking.result import NodeRecord
-from bnfold.checking.subject import Array, Feed, InputSpec, Outputs
+from bnfold.checking.subject import Array, Examples, Feed, InputSpec, Outputs
 from bnfold.checking.tolerance import budget_for
 from bnfold.checking.torch_coverage import Recorder
 from bnfold.checking.torch_cuda import tf32
@@ -45,7 +45,8 @@ class UpcastMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
 class ModuleSubject:
     """An nn.Module. It is copied where it can be, and never changed.
 
-    `examples`: arrays that it takes, one an input; the first axis is taken for the batch. `fixed`: the inputs, by
+    `examples`: arrays that it takes, one an input, by the names of forward's parameters or in their order; the first
+    axis is taken for the batch. `fixed`: the inputs, by
     place, that have one shape only.
     """
 
@@ -55,7 +56,7 @@ class ModuleSubject:
         self,
         module: nn.Module,
         label: str,
-        examples: Sequence[Array] = (),
+        examples: Examples = (),
         source_name: str = "",
         fixed: Collection[int] = (),
     ) -> None:
@@ -80,8 +81,11 @@ class ModuleSubject:
             self.assumptions = (f"parts of {self.label} are in training mode on purpose and were run so",)
         return own
 
-    def _specs(self, examples: Sequence[Array]) -> tuple[InputSpec, ...]:
+    def _specs(self, examples: Examples) -> tuple[InputSpec, ...]:
         names = list(inspect.signature(self.module.forward).parameters)
+        if isinstance(examples, Mapping):
+            ordered = sorted(examples, key=names.index) if set(examples) <= set(names) else examples
+            examples = [examples[name] for name in ordered]
         limits = [child.num_embeddings for child in self.module.modules() if isinstance(child, nn.Embedding)]
         return tuple(
             InputSpec(

@@ -24,6 +24,8 @@ _FIGURES = "rms, channel, peak, floor, ceiling"
     "all and threads=N are options too.",
 )  # fmt: skip
 @click.option("--inputs", type=click.Path(path_type=Path), help="Samples of your own: .npz, .npy, or a folder of them.")
+@click.option("--input", "shapes", multiple=True, metavar="[NAME=]SHAPE[:DTYPE]",
+              help="What a module takes, as 1x3x224x224, where its file doesn't tell; again for more.")  # fmt: skip
 @click.option(
     "--search", type=click.IntRange(min=0), default=0, metavar="N", help="Steps of search for a telling input"
 )
@@ -42,7 +44,10 @@ _FIGURES = "rms, channel, peak, floor, ceiling"
               " where two ONNX models part.")  # fmt: skip
 @click.option("--reduce", "reduce_to", type=click.Path(path_type=Path), metavar="DIR",
               help="Cut two differing ONNX models down to the smallest that differ.")  # fmt: skip
-@click.option("--arch", help="What builds the network of a state_dict.")
+@click.option("--arch", help="What builds the network of a state_dict: a name of bnfold.models, "
+              "package.module:Factory or path/to/file.py:Factory.")  # fmt: skip
+@click.option("--arch-kwargs", "--arch-arg", "arch_arguments", multiple=True, metavar="KEY=VALUE",
+              help="An argument of --arch.")  # fmt: skip
 @click.option("--trust", is_flag=True, help="Let a model file run code.")
 def command(reference: Path | None, candidates: tuple[Path, ...], **options: Any) -> int:
     """Are REFERENCE and each CANDIDATE (.pt, .pt2, .onnx) the same function?
@@ -69,7 +74,7 @@ def _check(reference: Path, candidates: tuple[Path, ...], options: dict[str, Any
     result = check(
         reference,
         list(candidates),
-        dict(replay.arrays) if replay else options["inputs"],
+        dict(replay.arrays) if replay else options["inputs"] or _drawn(options["shapes"]),
         options["providers"],
         seed=options["seed"],
         search=options["search"],
@@ -82,6 +87,7 @@ def _check(reference: Path, candidates: tuple[Path, ...], options: dict[str, Any
         only_given=replay is not None,
         save=None if replay or not str(options["save"]).strip(".") else options["save"],
         arch=options["arch"],
+        arch_kwargs=_arguments(options["arch_arguments"]),
         trust=options["trust"],
     )
     for kind, path in reports.items():
@@ -162,6 +168,27 @@ def _figures(text: str | None) -> dict[str, float] | None:
         except ValueError:
             raise BnfoldError(f"--budget {part!r}: wanted show, or one of {_FIGURES} = a number") from None
     return figures
+
+
+def _drawn(shapes: tuple[str, ...]) -> Any:
+    """Draw one sample of these shapes: by name, or in order; None where there are none."""
+    if not shapes:
+        return None
+    from bnfold.adapters.torch_inputs import parse
+
+    named = [parse(text) for text in shapes]
+    names = {name for name, _ in named}
+    if None in names and len(names) > 1:
+        raise BnfoldError("--input: name every input (NAME=SHAPE) or none")
+    return tuple(tensor for _, tensor in named) if None in names else dict(named)
+
+
+def _arguments(pairs: tuple[str, ...]) -> dict[str, Any] | None:
+    if not pairs:
+        return None
+    from bnfold.adapters.torch_factory import parse_arguments
+
+    return parse_arguments(pairs)
 
 
 def _replay(path: Path | None) -> Any:

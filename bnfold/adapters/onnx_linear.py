@@ -19,7 +19,7 @@ def _conv(view: View) -> Reading:
     op = ops.Conv(
         strides=view.numbers("strides", spatial) or (1,) * spatial,
         dilations=view.numbers("dilations", spatial) or (1,) * spatial,
-        pads=_pads(view, spatial),
+        pads=_same_pads(view, spatial) or _pads(view, spatial),
         groups=view.number("group", 1),
     )
     return Part(op, limits=_limits(view, 1, 2, 0))
@@ -146,6 +146,22 @@ def _spatial(view: View) -> int | None:
 
 def _may_equal(first: Dim | None, second: Dim | None) -> bool:
     return first == second or not (isinstance(first, int) and isinstance(second, int))
+
+
+def _same_pads(view: View, spatial: int) -> Pads | None:
+    """Give the padding of a SAME that doesn't depend on the sizes, that of a stride of 1; else None.
+
+    As many outputs as inputs want dilation * (taps - 1) numbers more; of an odd one, UPPER puts more behind.
+    """
+    mode, kernel = view.text("auto_pad", "NOTSET"), (view.shape(1) or ())[2:]
+    if mode not in ("SAME_UPPER", "SAME_LOWER") or any(step != 1 for step in view.numbers("strides", spatial) or ()):
+        return None
+    dilations = view.numbers("dilations", spatial) or (1,) * spatial
+    if not all(isinstance(taps, int) and taps > 0 for taps in kernel):
+        return None
+    both = (step * (taps - 1) for step, taps in zip(dilations, kernel, strict=True) if isinstance(taps, int))
+    pairs = ((total // 2, total - total // 2) for total in both)
+    return tuple(pair if mode == "SAME_UPPER" else pair[::-1] for pair in pairs)
 
 
 def _pads(view: View, spatial: int) -> Pads | None:

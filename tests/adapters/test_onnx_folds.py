@@ -23,6 +23,12 @@ FOLDS = [
         IMAGE + '{ c = Conv<auto_pad="SAME_UPPER", strides=[2,2]>(x, w) y = BN(c) }', W | BN, "Conv", id="same padding"
     ),
     pytest.param(
+        IMAGE + '{ c = BN(x) y = Conv<auto_pad="SAME_UPPER">(c, w) }',
+        {"w": (4, 3, 1, 1)} | batch_norm(3),
+        "Conv",
+        id="same padding of a kernel that needs none",
+    ),
+    pytest.param(
         "(float[N,4,8,8] x) => (float[N,6,8,8] y) { c = Conv<group=2, pads=[1,1,1,1]>(x, w) y = BN(c) }",
         {"w": (6, 2, 3, 3)} | batch_norm(6),
         "Conv",

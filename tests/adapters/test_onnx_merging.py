@@ -61,6 +61,17 @@ CASES = [
         ["Conv", "Relu"],
         id="dilations that agree",
     ),
+    *(
+        pytest.param(
+            f"""(float[N,4,7,9] x) => (float[N,4,7,9] y) {{
+                  a = Conv<auto_pad="{mode}">(x, w4) b = Conv<auto_pad="{mode}">(x, w2)
+                  c = Conv(x, w1) d = BN(b) s = Sum(a, c, d, x) y = Relu(s) }}""",
+            {"w4": (4, 4, 4, 3), "w2": (4, 4, 2, 1), "w1": (4, 4, 1, 1), **batch_norm(4)},
+            ["Conv", "Relu"],
+            id=f"even kernels, {mode}",
+        )
+        for mode in ("SAME_UPPER", "SAME_LOWER")
+    ),
 ]
 
 
@@ -78,6 +89,14 @@ def test_dilations_that_disagree_stay_two_convolutions(tmp_path: Path) -> None:
     text = """(float[N,4,9,9] x) => (float[N,4,9,9] y) {
         a = Conv<pads=[2,2,2,2], dilations=[2,2]>(x, w) b = Conv<pads=[1,1,1,1]>(x, v) s = Add(a, b) y = Relu(s) }"""
     folded, _ = fold_and_check(model(text, w=(4, 4, 3, 3), v=(4, 4, 3, 3)), tmp_path)
+    assert kinds(folded) == ["Conv", "Conv", "Add", "Relu"]
+
+
+def test_padding_that_depends_on_the_sizes_stays(tmp_path: Path) -> None:
+    text = """(float[N,4,h,w] x) => (float[N,4,i,j] y) {
+        a = Conv<auto_pad="SAME_UPPER", strides=[2,2]>(x, w3) b = Conv<auto_pad="SAME_UPPER", strides=[2,2]>(x, w1)
+        s = Add(a, b) y = Relu(s) }"""
+    folded, _ = fold_and_check(model(text, w3=(4, 4, 3, 3), w1=(4, 4, 1, 1)), tmp_path)
     assert kinds(folded) == ["Conv", "Conv", "Add", "Relu"]
 
 

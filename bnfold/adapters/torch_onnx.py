@@ -17,7 +17,7 @@ from bnfold.adapters.onnx_file import merged_proto
 from bnfold.adapters.torch_capture import Arguments, CaptureError, arguments, exported, quietly, uncompiled
 from bnfold.adapters.torch_half import half_model, half_proto
 from bnfold.adapters.torch_module import read_at, require_ready
-from bnfold.adapters.torch_onnx_clean import cleaned, with_names, with_properties
+from bnfold.adapters.torch_onnx_clean import cleaned, in_opset, with_names, with_properties
 from bnfold.adapters.torch_onnx_write import simplified, verifier, write
 from bnfold.adapters.torch_program import fold_program, functionalised
 from bnfold.adapters.torch_sizes import same_at_other_sizes
@@ -76,6 +76,7 @@ def export(
     result = (
         fold_program(program, level=level, only=only, skip=skip, plan=plan, merge=merge, verify=False) if fold else None
     )
+    _refuse_other_numbers(program, input_names, output_names)
     output_names = output_names or _output_names(program)
     proto = _to_onnx(program if result is None else result.model, opset, input_names, output_names)
     with_names(proto, _symbols(program, BATCH if dynamic is None else dynamic))
@@ -190,7 +191,20 @@ def _to_onnx(
         cause = _root(error)
         line = next((line.strip() for line in str(cause).splitlines() if line.strip()), "")
         raise BnfoldError(f"torch.onnx.export failed ({type(cause).__name__}: {line[:300]})") from error
-    return proto
+    return proto if opset is None else in_opset(proto, opset)
+
+
+def _refuse_other_numbers(
+    program: ExportedProgram, input_names: Sequence[str] | None, output_names: Sequence[str] | None
+) -> None:
+    """Refuse more or fewer names than the model has ends: the exporter takes those that it can."""
+    signature = program.graph_signature
+    for what, names, ends in (
+        ("input", input_names, signature.user_inputs),
+        ("output", output_names, signature.user_outputs),
+    ):
+        if names is not None and len(names) != len(ends):
+            raise BnfoldError(f"{what} names: got {len(names)} ({', '.join(names)}); the model has {len(ends)}")
 
 
 def _in_operators_of_onnx(program: ExportedProgram) -> ExportedProgram:

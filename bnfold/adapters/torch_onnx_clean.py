@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxscript.optimizer
-from onnx import numpy_helper
+from onnx import numpy_helper, version_converter
+
+from bnfold.errors import BnfoldError
 
 _WITH_BIAS = ("Conv", "ConvTranspose")
 
@@ -55,6 +57,22 @@ def _strip_metadata(model: onnx.ModelProto) -> None:
         del holder.metadata_props[:]
     for holder in (*model.graph.initializer, *model.graph.output):
         del holder.metadata_props[:]
+
+
+def in_opset(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
+    """Give the model in the operator set that was asked for: the exporter leaves it in its own where it can't do that.
+
+    Raises BnfoldError where ONNX's converter can't, either.
+    """
+    given = next(item.version for item in model.opset_import if item.domain in ("", "ai.onnx"))
+    if given == opset:
+        return model
+    try:
+        converted: onnx.ModelProto = version_converter.convert_version(model, opset)
+    except (RuntimeError, ValueError) as error:
+        line = str(error).strip().splitlines()[-1].rpartition(": ")[2]
+        raise BnfoldError(f"--opset {opset}: can't be written ({line}); the exporter gives {given}") from error
+    return converted
 
 
 def with_names(model: onnx.ModelProto, symbols: Mapping[str, str]) -> onnx.ModelProto:

@@ -1,6 +1,7 @@
 """bnfold export, as a user calls it."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -124,6 +125,30 @@ def test_names_axes_and_opset(tmp_path):
     assert [dim.dim_param or dim.dim_value for dim in image.type.tensor_type.shape.dim] == ["n", 1, "h", "w"]
     assert logits.type.tensor_type.shape.dim[0].dim_param == "n"
     assert proto.opset_import[0].version == 18
+
+
+@pytest.mark.parametrize("opset", [15, 17, 22])
+def test_the_opset_is_the_one_that_was_asked_for(model, tmp_path, opset):
+    """The exporter itself has none below 18, and leaves that without a word."""
+    assert invoke(model, "-o", tmp_path / "out.onnx", "--opset", opset).exit_code == 0
+    proto = onnx.load(tmp_path / "out.onnx")
+    assert proto.opset_import[0].version == opset
+    onnx.checker.check_model(proto, full_check=True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--opset", "7"), "--opset 7: can't be written"),
+        (("--opset", "200"), "--opset 200: can't be written"),
+        (("--input-names", "a,b"), "input names: got 2 (a, b); the model has 1"),
+        (("--output-names", "a,b,c"), "output names: got 3 (a, b, c); the model has 1"),
+    ],
+)
+def test_what_cannot_be_is_refused(model, tmp_path, arguments, message):
+    with pytest.raises(BnfoldError, match=re.escape(message)):
+        invoke(model, "-o", tmp_path / "out.onnx", *arguments)
+    assert not (tmp_path / "out.onnx").exists()
 
 
 def test_fixed_sizes(model, tmp_path):

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from bnfold.adapters.onnx_completing import Operand
 from bnfold.adapters.onnx_constants import Known
 from bnfold.adapters.onnx_protos import NodeProto, TypeProto
-from bnfold.adapters.onnx_shapes import type_of
+from bnfold.adapters.onnx_shapes import ends_inference, type_of
 from bnfold.adapters.onnx_tensors import CODES
 from bnfold.graph import Value
 
@@ -22,6 +22,8 @@ def inferred_value(
     """
     from onnx import checker, defs, numpy_helper, shape_inference
 
+    if ends_inference(proto):
+        return value
     given = dict(zip(proto.input, operands, strict=True))
     if any(name and (operand is None or operand.shape is None) for name, operand in given.items()):
         return value

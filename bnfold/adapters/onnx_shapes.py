@@ -40,10 +40,18 @@ def inferred(proto: ModelProto) -> ModelProto:
         if item.type.HasField("tensor_type"):
             item.type.tensor_type.ClearField("shape")
     settle(bare.graph)
+    if any(ends_inference(node) for graph in (bare.graph, *bare.functions) for node in every_node(graph.node)):
+        return bare
     try:
         return infer_shapes(bare, check_type=False, strict_mode=False, data_prop=_is_bounded(bare.graph, {}))
     except (InferenceError, RuntimeError, ValueError):
         return bare
+
+
+def ends_inference(node: NodeProto) -> bool:
+    """Whether ONNX's rule for the operator ends the whole process: a Split that has more outputs than it says."""
+    told = next((item.i for item in node.attribute if item.name == "num_outputs"), 0)
+    return node.op_type == "Split" and told > 0 and told != len(node.output)
 
 
 def _are_few(proto: ModelProto) -> bool:

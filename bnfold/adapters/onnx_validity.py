@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from bnfold.adapters.onnx_functions import every_node
 from bnfold.adapters.onnx_protos import ModelProto, TensorProto
+from bnfold.adapters.onnx_shapes import ends_inference
 from bnfold.adapters.onnx_skeleton import Skeleton
 from bnfold.errors import BnfoldError
 
@@ -34,6 +35,8 @@ def _fault(file: Skeleton) -> str | None:
     bare = ModelProto()
     bare.CopyFrom(file.proto)
     bare.graph.ClearField("value_info")
+    if any(ends_inference(node) for node in every_node(bare.graph.node)):
+        return "a Split with other outputs than num_outputs says"
     try:
         # The check of a whole model asks for all numbers, and looks for external data in the working folder.
         if file.payloads or any(item.data_location == TensorProto.EXTERNAL for item in bare.graph.initializer):

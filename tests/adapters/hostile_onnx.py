@@ -224,6 +224,12 @@ def nan_weights() -> bytes:
     return proto.SerializeToString()
 
 
+def a_split_with_more_outputs_than_it_says() -> bytes:
+    """ONNX's inference ends the process here."""
+    text = "(float[1,4,2,2] x) => (float[a,b,c,d] y) { n = BN(x) y, z, u = Split<axis=1, num_outputs=2>(n) }"
+    return _sized(text, opset=18, **batch_norm(4))
+
+
 def bytes_in_names() -> bytes:
     return _valid().SerializeToString().replace(b"gamma", b"\xff\xfe\n\x1b[")
 

@@ -15,7 +15,7 @@ from tests.adapters.hostile_onnx import CORPUS
 LEFT = {"bomb", "expand_bomb", "chained_bombs", "statistics_of_another_size", "groups_that_do_not_divide", "no_groups"}
 LEFT |= {"few_inputs", "flat_weight", "wrong_attributes"}
 LEFT |= {"an_axis_of_2_to_the_30", "a_large_image_flattened", "a_large_image_rearranged", "a_slice_of_a_large_axis"}
-LEFT |= {"parts_of_a_large_axis", "a_large_tile", "large_blocks"}
+LEFT |= {"parts_of_a_large_axis", "a_large_tile", "large_blocks", "a_split_with_more_outputs_than_it_says"}
 FOLDED = {"nan_weights", "bytes_in_names"}
 SECONDS, BYTES = 5, 64 << 20
 

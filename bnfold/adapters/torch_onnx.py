@@ -57,7 +57,8 @@ def export(
 ) -> ExportResult:
     """Fold a model, write it as ONNX, and hold the file to the PyTorch model.
 
-    model: a module in eval mode, or an exported program. example_inputs: one tensor or the positional arguments.
+    model: a module in eval mode, or an exported program. example_inputs: one tensor or the positional arguments; None
+    for those that a program was exported with.
     fold: without, every BatchNormalization stays a node. level, only, skip, plan: as `bnfold.fold` takes them;
     plan_file: the same from a file that `bnfold fold --save-plan` wrote for a .pt2 or .onnx result.
     opset: of the ONNX operators (default: the exporter's). dynamic: names of axes whose length may change, for every
@@ -69,6 +70,8 @@ def export(
     Raises BnfoldError where the model can't be captured or written, DifferentError or UnverifiedError where the file
     is not shown to be the same function; an old file at `path` then stays.
     """
+    if example_inputs is None and isinstance(model, ExportedProgram) and model.example_inputs is not None:
+        example_inputs, kwargs = model.example_inputs
     given = fresh(arguments(example_inputs, kwargs))  # one tensor that is given twice stands for two inputs
     program, notes = captured(model, given, dynamic)
     if plan_file is not None:

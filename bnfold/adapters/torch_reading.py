@@ -141,10 +141,11 @@ class _Reading:
         changed = node.args[0]
         assert isinstance(changed, fx.Node)
         self._emit(node, functional(node.target))
-        for other in self.over[storage(changed)]:
-            if other is changed or same_view(other, changed):
+        memory = storage(changed)
+        for other in self.over[memory]:
+            if other is changed or (memory is not None and same_view(other, changed)):
                 self.renamed[other] = node
-            else:
+            elif is_tensor(other):
                 self.stale[other] = node.name
 
     def _emit(self, node: fx.Node, target: Any) -> None:

@@ -90,16 +90,23 @@ def test_a_fault_in_an_imaginary_part_is_found() -> None:
         require_same(truth(network, given), right, wrong, "it")
 
 
+def doubled_in_place(x: Tensor) -> Tensor:
+    y = torch.zeros_like(x)
+    y[0] = x[0]
+    return y.add_(x)
+
+
 class Mapped(nn.Module):
-    """Runs a layer image by image, in a transform whose tensors have no memory of their own."""
+    """Runs image by image, in a transform whose tensors have no memory of their own."""
 
     def __init__(self) -> None:
         super().__init__()
         self.before, self.inside, self.after = conv_bn(), nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.after(torch.func.vmap(self.inside)(self.before(x)))
-        return y
+        y = torch.func.vmap(lambda one: self.inside(doubled_in_place(one)))(self.before(x))
+        z: Tensor = self.after(y)
+        return z
 
 
 def test_layers_inside_of_vmap_stay_and_the_others_fold() -> None:

@@ -101,3 +101,11 @@ def test_a_module_that_takes_no_input_is_not_verified(tmp_path):
     with pytest.raises(UnverifiedError, match=r"model\.onnx: takes no input"):
         bnfold.export(module, (), tmp_path / "model.onnx")
     assert not any(tmp_path.iterdir())
+
+
+def test_a_program_knows_what_it_takes(tmp_path):
+    choose, args, kwargs = CALLS["keyword"]
+    program = torch.export.export(randomise_(Body(choose), 0).eval(), args, kwargs)
+    result = bnfold.export(program, None, tmp_path / "model.onnx")
+    assert result.check is not None
+    assert result.check.passed

@@ -79,7 +79,8 @@ def _with_tensors(module: nn.Module, given: Arguments) -> nn.Module:
         return module
     kind = type(type(module).__name__, (_WithTensors,), {})  # reports call a module by its class
     wrapped: nn.Module = kind(module, given)
-    return wrapped.train(module.training)
+    wrapped.training = module.training  # a program's module has no train()
+    return wrapped
 
 
 def write(proto: onnx.ModelProto, path: Path, verified: Callable[[Path], Any] | None) -> Any:

@@ -68,7 +68,7 @@ class Model:
     def shared(self) -> frozenset[str]:
         """The values that are read more than once."""
         reads = Counter(name for node in self.scopes.nodes for name in node.inputs)
-        reads.update(name for scope in self.scopes.scopes for name in _outputs(scope))
+        reads.update(name for scope in self.scopes.scopes for name in self._outputs(scope))
         return frozenset(name for name, count in reads.items() if count > 1)
 
     @cached_property
@@ -76,16 +76,17 @@ class Model:
         """What folding sees. Arithmetic stands as it is, for `bnfold.raising`."""
         read = {name for node in self.nodes for name in node.inputs}
         produced = {name for node in self.nodes for name in node.outputs}
-        outputs = tuple(dict.fromkeys(name for scope in self.scopes.scopes for name in _outputs(scope)))
+        outputs = tuple(dict.fromkeys(name for scope in self.scopes.scopes for name in self._outputs(scope)))
         constants = {name: item.constant() for name, item in self.known.items() if name not in produced}
         given = tuple(name for name in self.values if name not in produced)
         kept = {name: item for name, item in constants.items() if name in read or name in outputs}
         return Graph(given, outputs, tuple(self.nodes), self.values, kept)
 
-
-def _outputs(scope: Scope) -> Iterator[str]:
-    for item in scope.graph.output:
-        found = scope.resolve(item.name)
-        if found is None:
-            raise BnfoldError(f"output {item.name!r} of graph {scope.graph.name!r} is computed by no node")
-        yield found
+    def _outputs(self, scope: Scope) -> Iterator[str]:
+        for item in scope.graph.output:
+            found = scope.resolve(item.name)
+            if found is None:
+                raise BnfoldError(
+                    f"{self.name}: output {item.name!r} of graph {scope.graph.name!r} is computed by no node"
+                )
+            yield found

@@ -26,16 +26,19 @@ Shapes = dict[str, tuple[tuple[Dim, ...] | None, str]]  # by a value's name in i
 def inferred(proto: ModelProto) -> ModelProto:
     """Give the model with the types of its values; as it is where inference fails.
 
-    What the file itself says of its inner values and outputs is left out first: it may be stale, and nothing depends on
-    it.
+    What the file itself says of its inner values and outputs is left out first, for it may be stale; but nobody else
+    knows what an operator of another domain gives.
     """
     from onnx.shape_inference import InferenceError, infer_shapes
 
     bare = ModelProto()
     bare.CopyFrom(proto)
-    bare.graph.ClearField("value_info")
     if not _are_few(bare):
         bare.ClearField("functions")
+    opaque = _opaque(bare)
+    told = [item for item in proto.graph.value_info if item.name in opaque]
+    bare.graph.ClearField("value_info")
+    bare.graph.value_info.extend(told)
     for item in bare.graph.output:
         if item.type.HasField("tensor_type"):
             item.type.tensor_type.ClearField("shape")
@@ -46,6 +49,13 @@ def inferred(proto: ModelProto) -> ModelProto:
         return infer_shapes(bare, check_type=False, strict_mode=False, data_prop=_is_bounded(bare.graph, {}))
     except (InferenceError, RuntimeError, ValueError):
         return bare
+
+
+def _opaque(proto: ModelProto) -> set[str]:
+    """Name what nodes give whose operators ONNX doesn't know."""
+    functions = {(item.domain, item.name) for item in proto.functions}
+    foreign = (node for node in proto.graph.node if node.domain and not node.domain.startswith("ai.onnx"))
+    return {name for node in foreign if (node.domain, node.op_type) not in functions for name in node.output}
 
 
 def ends_inference(node: NodeProto) -> bool:

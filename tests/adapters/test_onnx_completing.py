@@ -1,12 +1,15 @@
 """Shapes that ONNX's inference leaves out, behind an If or a Loop, and that the operators tell."""
 
 import numpy as np
+import onnx
 import pytest
-from onnx import parser
+from numpy.testing import assert_allclose
+from onnx import TensorProto, helper, parser
 
 from bnfold.adapters.onnx_completing import completed, of_branches
+from bnfold.adapters.onnx_file import fold_file
 from bnfold.graph import Constant, Value
-from tests.adapters.onnx_cases import batch_norm, fold_and_check, kinds, model
+from tests.adapters.onnx_cases import batch_norm, feeds_of, fold_and_check, kinds, model, run
 
 FOUR = (None, 6, "h", None)
 UNKNOWN = Value("y", None, "unknown")
@@ -110,3 +113,18 @@ def test_a_batch_norm_folds_behind_operators_that_only_onnx_has_a_rule_for(tmp_p
     folded, result = fold_and_check(model(text, **tensors, **batch_norm(3)), tmp_path)
     assert result.plan.kept == ()
     assert kinds(folded) == ["Shape", "Compress", "Reshape", "If", "Pad", "Slice", "Conv", "Relu"]
+
+
+def test_the_file_tells_what_an_operator_of_another_domain_gives(tmp_path):
+    """ONNX Runtime's own operators stand in files that it has optimised, with their shapes."""
+    text = """<ir_version: 8, opset_import: ["": 17, "com.microsoft": 1]>
+        g (float[N,3,8,8] x) => (float[N,4,h,w] y)
+        { a = com.microsoft.QuickGelu(x) b = BatchNormalization(a, gamma, beta, mean, var) y = Conv(b, w) }"""
+    proto = model(text, w=(4, 3, 3, 3), **batch_norm(3))
+    proto.graph.value_info.append(helper.make_tensor_value_info("a", TensorProto.FLOAT, ["N", 3, 8, 8]))
+    proto.graph.value_info.append(helper.make_tensor_value_info("b", TensorProto.FLOAT, ["N", 5, 8]))  # stale
+    source, target = tmp_path / "model.onnx", tmp_path / "folded.onnx"
+    onnx.save(proto, source)
+    assert [outcome.affine for outcome in fold_file(source, target).plan.folded] == ["b"]
+    want, got = (run(path, feeds_of(proto))[0] for path in (source, target))
+    assert_allclose(got, want, rtol=0, atol=1e-5 * np.abs(want).max())

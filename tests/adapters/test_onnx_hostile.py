@@ -36,6 +36,7 @@ def test_a_hostile_file_is_refused_or_left_as_it_is(name, tmp_path):
                 fold_file(source, target)
             assert caught.value.exit_status in (2, 4)
             assert len(str(caught.value).splitlines()) == 1
+            assert str(source) in str(caught.value)
             assert not target.exists()
     finally:
         peak = tracemalloc.get_traced_memory()[1]

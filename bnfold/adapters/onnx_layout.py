@@ -100,6 +100,8 @@ def _split(view: View) -> Reading:
         count = len(view.node.outputs)
         step = math.ceil(size / count)
         sizes = (*(step,) * (count - 1), size - step * (count - 1))
+    if isinstance(size, int) and sum(sizes) != size:
+        raise MisreadError(f"{view.node.name}: parts of {sizes} of an axis of {size}")
     if len(sizes) != len(view.node.outputs) or min(sizes) < 0 or sum(sizes) > CHANNELS:
         return None
     return Part(ops.Split(axis, sizes), view.node.inputs[:1])

@@ -19,6 +19,9 @@ def _concat(op: Concat, site: Site) -> tuple[Tie, ...]:
         view: View = Kept(frozenset({op.axis})) if offset is None else Picked(op.axis, None, offset)
         found.append(Carried(name, site.y, view, lost=Why.AXIS))
         offset = offset + size if offset is not None and isinstance(size, int) else None
+    length = site.shape(site.y)[op.axis]
+    if isinstance(offset, int) and isinstance(length, int) and offset != length:
+        return pinned(site, Why.MALFORMED)
     return tuple(found)
 
 

@@ -102,6 +102,16 @@ def test_nodes_of_unlikely_operands_stay(text, tmp_path):
     assert (tmp_path / "folded.onnx").read_bytes() == (tmp_path / "model.onnx").read_bytes()
 
 
+def test_channels_that_do_not_add_up(tmp_path):
+    text = """(float[N,4,8] x) => (float[a,b,c] y) {
+        n = BN(x) k = Concat<axis=1>(n, x) m = BN(k) y = Relu(m) }"""
+    plan = fold(model(text, **BN), tmp_path)
+    assert not plan.folded
+    text = "(float[N,4,8] x) => (float[N,3,8] y, float[N,3,8] z) { n = BN(x) y, z = Split<axis=1>(n, parts) }"
+    plan = fold(model(text, parts=whole(3, 3), **BN), tmp_path)
+    assert not plan.folded
+
+
 def test_a_nan_that_no_fold_touches(tmp_path):
     nan = np.array([1, np.nan, 2, 3], np.float32)
     proto = model(

@@ -39,6 +39,7 @@ STOPS = [
     pytest.param(Case(Stack(1), (X, np.ones(X))), 1, SCALE, Why.NO_RULE, id="stack with a constant"),
     pytest.param(Case(Sum((1.0, 1.0)), (X, np.ones(X))), 1, SCALE, Why.NO_RULE, id="sum with a constant"),
     pytest.param(Case(Product(), (X, np.ones(X))), 1, SCALE, Why.NO_RULE, id="product with a constant"),
+    pytest.param(Case(Concat(1), (X, X), (X,)), 1, SCALE, Why.MALFORMED, id="concat of more channels than there are"),
 ]
 
 

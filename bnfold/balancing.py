@@ -70,7 +70,7 @@ class _Walk:
 
     def balances(self) -> dict[str, list[Balance | None]]:
         """Give the balances of each weight, one for every node: calls of one module round it alike."""
-        self.estimates, found = Estimates(self.graph), dict[str, list[Balance | None]]()
+        self.estimates, found = Estimates(self.graph, self.linear), dict[str, list[Balance | None]]()
         for node in made_by(self.graph, [linear.target for linear in self.linear.values()]):
             self.estimates.step(node)
             linear = self.linear.get(node.name)
@@ -116,9 +116,7 @@ class _Walk:
         unit = unit * linear.alpha * seen(node)
         off, gain = np.zeros(outputs), np.zeros(outputs)
         if balance is None:
-            before = self.estimates.of_channels(linear.target, linear.target_axis, outputs)
-            off, gain = (before.off, before.gain) if before is not None else (off, gain)
-            off = off + unit * self._residue(node, linear)
+            off = unit * self._residue(node, linear)
         elif self._is_left(linear, balance):
             weight, edit = self.graph.constants[linear.weight], self.weights[node.name]
             goal = scale_weight(linear, weight.load(), edit.out_factor, edit.in_factor * (1 - balance.gain))

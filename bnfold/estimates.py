@@ -54,10 +54,13 @@ def seen(node: Node) -> float:
 
 
 class Estimates:
-    """Moments by tensor, found node by node. Statistics that were measured stay; what is off is added to them."""
+    """Moments by tensor, found node by node. Statistics that were measured stay; what is off is added to them.
 
-    def __init__(self, graph: Graph) -> None:
-        self.graph = graph
+    apart: linear nodes for which somebody else tells what is off behind them.
+    """
+
+    def __init__(self, graph: Graph, apart: Collection[str] = ()) -> None:
+        self.graph, self.apart = graph, apart
         self.found = measured(graph)
         self._measured = frozenset(self.found)
 
@@ -129,7 +132,8 @@ class Estimates:
         x = self.of_channels(linear.source, linear.source_axis, inputs)
         if x is None or linear.still is Why.AXIS:  # of a stack of weights, each position has one of its own
             return None
-        if linear.target in self._measured and not x.is_off:
+        carries = x.is_off and node.name not in self.apart
+        if linear.target in self._measured and not carries:
             return None
         alpha = linear.alpha * seen(node)
         mean = alpha * constant_times_shift(linear, weight, np.nan_to_num(x.mean)) + self._bias(linear, outputs)
@@ -137,7 +141,7 @@ class Estimates:
         square = elementwise(weight, np.square)
         variance = linear.alpha * alpha * constant_times_shift(linear, square, spread)
         y = normal(linear.target_axis, mean, variance, linear.target)
-        if not x.is_off:
+        if not carries:
             return y
         off = alpha * constant_times_shift(linear, weight, x.off)
         along = linear.alpha * alpha * constant_times_shift(linear, square, x.gain * spread)

@@ -1,5 +1,6 @@
 """Affine maps along one axis of a tensor, and their algebra, in float64."""
 
+import math
 from collections.abc import Mapping
 from typing import TypeAlias
 
@@ -66,6 +67,13 @@ class Affine:
 
 
 Frames: TypeAlias = Mapping[str, Affine]  # by value name; a value that is not named has the identity
+Chain: TypeAlias = tuple[Affine, ...]  # T = chain[0](chain[1](... T')), where a tensor changed along several axes
+Chains: TypeAlias = Mapping[str, Chain]  # by value name
+
+
+def scale_along(chain: Chain, axis: int, channels: int) -> Floats:
+    """Give the scale of a chain of frames along one axis, (C,)."""
+    return math.prod((frame.scale for frame in chain if frame.axis == axis), start=np.ones(channels))
 
 
 def of_batch_norm(axis: int, gamma: Floats, beta: Floats, mean: Floats, variance: Floats, eps: float) -> Affine:

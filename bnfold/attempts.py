@@ -1,11 +1,11 @@
 """One try at a fold: a solution, the edits that follow from it, and what the numbers can't bear of them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
 
 import numpy as np
 
-from bnfold.affine import Affine, Frames
+from bnfold.affine import Affine, Chain, Chains, Frames
 from bnfold.balancing import with_balance
 from bnfold.candidates import Candidate
 from bnfold.graph import Graph, Node
@@ -26,22 +26,25 @@ BENDS = frozenset({Why.KINK, Why.ORDER, Why.BOUNDS, Why.FILL})
 
 @record(eq=False)
 class Attempt:
-    """found: every affine, some refused.
+    """found: every affine, some refused. taken: the names of those that are folded. frames: as a plan has them.
 
-    trouble: what the numbers can't bear; none in a fold that may be carried out. tail: merges, and edits of what they
-    make, which come after the other edits.
+    reasons, related: as of a `Solution`. trouble: what the numbers can't bear; none in a fold that may be carried out.
+    tail: merges, and edits of what they make, which come after the other edits.
     """
 
     found: tuple[Candidate, ...]
-    solution: Solution
+    taken: frozenset[str]
+    frames: Chains
+    reasons: Mapping[str, tuple[Reason, ...]]
+    related: Mapping[str, frozenset[str]]
     edits: tuple[Edit, ...]
-    trouble: tuple[Reason, ...]
+    trouble: tuple[Reason, ...] = ()
     tail: tuple[Edit, ...] = ()
 
     @property
     def plan(self) -> Plan:
         """All that it does, without a word on why."""
-        return Plan((), (*self.edits, *self.tail), self.solution.frames, self.solution.inner)
+        return Plan((), (*self.edits, *self.tail), self.frames)
 
 
 def attempt(graph: Graph, found: Sequence[Candidate], level: str, relaxed: frozenset[str]) -> Attempt:
@@ -49,19 +52,21 @@ def attempt(graph: Graph, found: Sequence[Candidate], level: str, relaxed: froze
     solution, bent = _solve(graph, found, level, relaxed)
     sites = {node.name: Site(node, graph, node.name in bent, level == "max") for node in graph.nodes}
     edits = _edits(found, solution, sites)
-    return Attempt(tuple(found), solution, edits, tuple(unbearable(graph, found, solution.frames, edits)))
+    frames = {name: (frame,) for name, frame in solution.frames.items()}
+    trouble = tuple(unbearable(graph, found, solution.frames, edits))
+    return Attempt(tuple(found), solution.taken, frames, solution.reasons, solution.related, edits, trouble)
 
 
 def plan_of(graph: Graph, one: Attempt) -> Plan:
     """Say what an attempt does, with what half precision needs to be rounded well."""
-    edits = (*with_balance(graph, one.solution.frames, one.edits), *one.tail)
-    outcomes = _outcomes(graph, one.found, one.solution, edits)
+    edits = (*with_balance(graph, one.frames, one.edits), *one.tail)
+    outcomes = _outcomes(graph, one, edits)
     merged = {name: merge.node for merge in one.plan.merges for name in merge.nodes}
     outcomes = tuple(
         Folded(each.affine, (merged[each.affine],)) if isinstance(each, Kept) and each.affine in merged else each
         for each in outcomes
     )
-    return Plan(outcomes, edits, *_told(one.found, one.solution))
+    return Plan(outcomes, edits, _told(one))
 
 
 def _solve(
@@ -97,14 +102,14 @@ def may_bend(node: Node) -> bool:
     return "constants" not in node.limits
 
 
-def _taken(found: Sequence[Candidate], solution: Solution) -> list[Candidate]:
-    return [candidate for candidate in found if candidate.node.name in solution.taken]
+def _taken(found: Sequence[Candidate], taken: Set[str]) -> list[Candidate]:
+    return [candidate for candidate in found if candidate.node.name in taken]
 
 
 def _edits(found: Sequence[Candidate], solution: Solution, sites: Mapping[str, Site]) -> tuple[Edit, ...]:
     """Ask every operator how its constants follow from the frames, and take the folded affines out."""
     zeroed: dict[str, np.ndarray] = {}
-    for candidate in _taken(found, solution):
+    for candidate in _taken(found, solution.taken):
         for name, mask in candidate.zeroed.items():
             zeroed[name] = mask | zeroed.get(name, False)
     edits: list[Edit] = []
@@ -117,17 +122,22 @@ def _edits(found: Sequence[Candidate], solution: Solution, sites: Mapping[str, S
     return tuple(edits)
 
 
-def _told(found: Sequence[Candidate], solution: Solution) -> tuple[Frames, Frames]:
-    """Give the frames, outer and inner, with scale 0 in dead channels, where the new tensor says nothing of the old."""
-    outer, inner = dict(solution.frames), dict(solution.inner)
-    for candidate in _taken(found, solution):
-        axis = candidate.tie.axis
+def _told(one: Attempt) -> Chains:
+    """Give the frames with scale 0 in dead channels, where the new tensor says nothing of the old."""
+    frames = dict(one.frames)
+    for candidate in _taken(one.found, one.taken):
         for dead in candidate.zeroed.values():
             for name in candidate.unseen:
-                frames = outer if name not in outer or outer[name].axis == axis else inner
-                frame = frames.get(name, Affine.identity(axis, len(dead)))
-                frames[name] = Affine(axis, np.where(dead, 0.0, frame.scale), np.where(dead, 0.0, frame.shift))
-    return outer, inner
+                frames[name] = _without_channels(frames.get(name, ()), candidate.tie.axis, dead)
+    return frames
+
+
+def _without_channels(chain: Chain, axis: int, dead: np.ndarray) -> Chain:
+    """Give 0 for the scale of dead channels along an axis."""
+    place = next((number for number, frame in enumerate(chain) if frame.axis == axis), len(chain))
+    frame = chain[place] if place < len(chain) else Affine.identity(axis, len(dead))
+    dying = Affine(axis, np.where(dead, 0.0, frame.scale), np.where(dead, 0.0, frame.shift))
+    return (*chain[:place], dying, *chain[place + 1 :])
 
 
 def _with_dead_rows(site: Site, own: Sequence[Edit], dead: np.ndarray, frames: Frames) -> list[Edit]:
@@ -145,35 +155,33 @@ def _with_dead_rows(site: Site, own: Sequence[Edit], dead: np.ndarray, frames: F
     return [replace(scaled, out_factor=np.where(dead, 0.0, scaled.out_factor)), SetBias(site.node.name, bias)]
 
 
-def _outcomes(
-    graph: Graph, found: Sequence[Candidate], solution: Solution, edits: Sequence[Edit]
-) -> tuple[Outcome, ...]:
+def _outcomes(graph: Graph, one: Attempt, edits: Sequence[Edit]) -> tuple[Outcome, ...]:
     edited = {edit.node for edit in edits if not isinstance(edit, Remove)}
     place = {node.name: number for number, node in enumerate(graph.nodes) if node.name in edited}
-    touching: dict[str, list[str]] = {name: [] for name in solution.frames}
+    touching: dict[str, list[str]] = {name: [] for name in one.frames}
     for node in graph.nodes:
         if node.name in edited:
-            for name in {*node.inputs, *node.outputs} & solution.frames.keys():
+            for name in {*node.inputs, *node.outputs} & one.frames.keys():
                 touching[name].append(node.name)
-    return tuple(_outcome(graph, candidate, solution, touching, place) for candidate in found)
+    return tuple(_outcome(graph, candidate, one, touching, place) for candidate in one.found)
 
 
 def _outcome(
     graph: Graph,
     candidate: Candidate,
-    solution: Solution,
+    one: Attempt,
     touching: Mapping[str, Sequence[str]],
     place: Mapping[str, int],
 ) -> Outcome:
     """Say what became of an affine. touching: the edited nodes at each framed value; place: their order."""
     name = candidate.node.name
-    if name in solution.taken:
-        into = {node for value in solution.related[name] for node in touching[value]}
+    if name in one.taken:
+        into = {node for value in one.related[name] for node in touching.get(value, ())}
         into |= candidate.zeroed.keys() & place.keys()
         return Folded(name, tuple(sorted(into, key=place.__getitem__)))
     if candidate.refusal:
         return Kept(name, (candidate.refusal,))
-    return Kept(name, solution.reasons.get(name) or (Reason(name, _without_a_place(graph, candidate)),))
+    return Kept(name, one.reasons.get(name) or (Reason(name, _without_a_place(graph, candidate)),))
 
 
 def _without_a_place(graph: Graph, candidate: Candidate) -> Why:

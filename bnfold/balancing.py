@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from bnfold import ops
-from bnfold.affine import Affine, Floats, Frames, of_batch_norm
+from bnfold.affine import Affine, Chains, Floats, of_batch_norm, scale_along
 from bnfold.estimates import Estimates, made_by, moments, seen
 from bnfold.graph import Graph, Node
 from bnfold.moments import Moments, in_frame, share
@@ -28,7 +28,7 @@ GAIN = 4.0  # half units; more is no gain, but the estimate of a channel that ha
 REACH = 0.2  # of what a row of weights of one size, all of them half a unit off, adds to the mean at most
 
 
-def with_balance(graph: Graph, frames: Frames, edits: Sequence[Edit]) -> tuple[Edit, ...]:
+def with_balance(graph: Graph, frames: Chains, edits: Sequence[Edit]) -> tuple[Edit, ...]:
     """Tell every edit of a half-precision weight what its node's input is on average, and what is to be made up for.
 
     A node that gets only a bias gets an edit that leaves its weight as it is, but for that.
@@ -50,7 +50,7 @@ def merged(graph: Graph, plan: Plan, merge: Merge, weight: Floats, bias: Floats)
     """
     dtype = graph.values[merge.x].dtype
     x = moments(graph, [merge.x]).get(merge.x) if dtype in HALF else None
-    x = in_frame(x, plan.frame(merge.x, 1)) if x is not None and x.axis == 1 else None
+    x = in_frame(x, plan.frames.get(merge.x, ())) if x is not None and x.axis == 1 else None
     if x is None or x.channels != weight.shape[1] * merge.op.groups:
         return weight
     linear = Contracted(merge.x, merge.node, "", "", 1, 1, 0, 1, merge.op.groups)
@@ -60,7 +60,7 @@ def merged(graph: Graph, plan: Plan, merge: Merge, weight: Floats, bias: Floats)
 class _Walk:
     """The estimates along the data, and what the rounding of each edit adds to them. linear: the edited nodes."""
 
-    def __init__(self, graph: Graph, frames: Frames, edits: Sequence[Edit]) -> None:
+    def __init__(self, graph: Graph, frames: Chains, edits: Sequence[Edit]) -> None:
         self.graph, self.frames = graph, frames
         self.weights = {edit.node: edit for edit in edits if isinstance(edit, ScaleWeight)}
         self.biases = {edit.node: edit.bias for edit in edits if isinstance(edit, SetBias)}
@@ -86,7 +86,7 @@ class _Walk:
         weight, edit = self.graph.constants[linear.weight], self.weights[node.name]
         inputs, _ = channels_of(linear, weight.shape)
         x = self.estimates.of_channels(linear.source, linear.source_axis, inputs)
-        moved = in_frame(x, self.frames.get(linear.source)) if x is not None else None
+        moved = in_frame(x, self.frames.get(linear.source, ())) if x is not None else None
         if x is None or moved is None or linear.alpha == 0:
             return None
         residue, gain = self._residue(node, linear), np.zeros(inputs)
@@ -111,9 +111,7 @@ class _Walk:
     def _left(self, node: Node, linear: Contracted, balance: Balance | None) -> tuple[Floats, Floats]:
         """Compute what stays off in the output: on average, in its old unit, and in proportion to its deviation."""
         _, outputs = channels_of(linear, self.graph.constants[linear.weight].shape)
-        frame = self.frames.get(linear.target)
-        unit = frame.scale if frame is not None and frame.channels == outputs else np.ones(outputs)
-        unit = unit * linear.alpha * seen(node)
+        unit = scale_along(self.frames.get(linear.target, ()), linear.target_axis, outputs) * linear.alpha * seen(node)
         off, gain = np.zeros(outputs), np.zeros(outputs)
         if balance is None:
             off = unit * self._residue(node, linear)
@@ -133,7 +131,7 @@ class _Walk:
             return False
         size, outputs = math.prod(weight.shape), len(balance.residue)
         y = self.estimates.of_channels(linear.target, linear.target_axis, outputs)
-        y = in_frame(y, self.frames.get(linear.target)) if y is not None else None
+        y = in_frame(y, self.frames.get(linear.target, ())) if y is not None else None
         if size <= SHORT * outputs or y is None:
             return True
         mean, variance = np.square(balance.mean).mean(), balance.variance.mean()
@@ -143,14 +141,13 @@ class _Walk:
     def _add_rounded(self, node: Node, constants: Mapping[int, Floats]) -> None:
         """Add what the rounding of a kept affine's new constants moves its output by."""
         y, x = self.estimates.found.get(node.output), self.estimates.found.get(node.inputs[0])
-        frame = self.frames.get(node.output)
-        x = in_frame(x, self.frames.get(node.inputs[0])) if x is not None else None
+        x = in_frame(x, self.frames.get(node.inputs[0], ())) if x is not None else None
         if x is None or y is None or y.channels != x.channels:
             return
         exact = _affine(self.graph, node, constants, lambda numbers, _: numbers)
         kept = _affine(self.graph, node, constants, lambda n, dtype: nearest(n, dtype) if dtype in HALF else n)
         moved = (kept.scale - exact.scale) * x.mean + kept.shift - exact.shift
-        added = moved * (frame.scale if frame is not None else 1.0)
+        added = moved * scale_along(self.frames.get(node.output, ()), y.axis, y.channels)
         gain = y.gain + share(kept.scale - exact.scale, exact.scale)
         self._lean(node.output, y.axis, y.off + np.where(np.isfinite(added), added, 0.0), gain)
 

@@ -22,20 +22,22 @@ def refuse_incomplete(graph: Graph, plan: Plan) -> None:
 
     graph: the raised one that the plan is to be carried out on.
     """
-    for name, frame in (*plan.frames.items(), *plan.inner.items()):
-        _refuse_misfit(graph, name, frame)
+    for name, chain in plan.frames.items():
+        for frame in chain:
+            _refuse_misfit(graph, name, frame)
     merged = plan.merged
     removed = {edit.node for edit in plan.edits if isinstance(edit, Remove)}
     for outcome in plan.outcomes:
         if isinstance(outcome, Folded) and outcome.affine not in merged | removed:
             raise BnfoldError(f"{outcome.affine}: the plan says that it is folded, and doesn't remove it; make it anew")
     present = {part for edit in plan.edits for part in _parts(edit)}
-    alive = {name: _alive(frame) for name, frame in plan.frames.items()}
+    frames = {name: chain[0] for name, chain in plan.frames.items() if len(chain) == 1}
+    alive = {name: _alive(frame) for name, frame in frames.items()}
     for node in graph.nodes:
         around = {*node.inputs, *node.outputs}
-        if node.name in merged | removed or not plan.frames.keys() & around or plan.inner.keys() & around:
-            continue  # beside two frames, what they imply isn't that of either
-        for part in _implied(node, graph, plan.frames, alive):
+        if node.name in merged | removed or not frames.keys() & around or (plan.frames.keys() - frames.keys()) & around:
+            continue  # beside several frames of one tensor, what they imply isn't that of any of them
+        for part in _implied(node, graph, frames, alive):
             if part not in present:
                 raise BnfoldError(
                     f"{node.name}: the plan's frames imply the edit {part[0]}, which it lacks; make it anew"

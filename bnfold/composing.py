@@ -1,10 +1,10 @@
 """Two folds, one after the other, as one: their edits, node by node, and their frames, value by value."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from bnfold.affine import Affine, Frames
+from bnfold.affine import Affine, Chain, Chains
 from bnfold.plan import Edit, Remove, ReplaceByClip, ScaleWeight, SetBias, SetBounds, SetConstants
 
 
@@ -34,36 +34,25 @@ def _both(one: Edit, other: Edit) -> Edit:
             raise AssertionError(f"{one.node}: {type(one).__name__}, then {type(other).__name__}")
 
 
-def composed_frames(
-    first: Sequence[Frames], second: Sequence[Frames], later: Mapping[str, str]
-) -> tuple[dict[str, Affine], dict[str, Affine]] | None:
-    """Give the outer frames and the inner ones, T = outer(inner(T')), of all values; None where two aren't enough.
+def composed_frames(first: Chains, second: Chains, later: Mapping[str, str]) -> dict[str, Chain]:
+    """Give the frames of all values, T = first(second(T')).
 
-    first, second: outer and inner frames of either fold. later: by the name of a value of the first graph, that of the
-    second's which stands for it.
+    later: by the name of a value of the first graph, that of the second's which stands for it.
     """
-    outer: dict[str, Affine] = {}
-    inner: dict[str, Affine] = {}
-    for name in {**first[0], **later}:
-        chain = [frames[name] for frames in first if name in frames]
-        chain += [frames[later[name]] for frames in second if later.get(name) in frames]
-        chain = _shortened(chain)
-        if len(chain) > 2:
-            return None
-        for frames, frame in zip((outer, inner), chain, strict=False):
-            frames[name] = frame
-    return outer, inner
+    chains = {name: (*first.get(name, ()), *second.get(later.get(name, ""), ())) for name in {**first, **later}}
+    joined = {name: _joined(chain) for name, chain in chains.items() if chain}
+    return {name: chain for name, chain in joined.items() if chain}
 
 
-def _shortened(chain: Sequence[Affine]) -> list[Affine]:
-    """Join neighbours along one axis, the outermost first in the chain; an identity is left out."""
+def _joined(chain: Chain) -> Chain:
+    """Make neighbours along one axis one frame; an identity is left out, which may make neighbours of others."""
     result: list[Affine] = []
     for frame in chain:
         if result and result[-1].axis == frame.axis:
             frame = _after(result.pop(), frame)
         if not frame.is_identity:
             result.append(frame)
-    return result
+    return tuple(result)
 
 
 def _after(outer: Affine, frame: Affine) -> Affine:

@@ -13,7 +13,6 @@ from bnfold.ops import Relu
 from bnfold.plan import Plan, Reason
 from bnfold.record import record
 from bnfold.settling import again
-from bnfold.solving.problem import Solution
 from bnfold.why import Why
 
 LEVELS = ("default", "max")
@@ -62,7 +61,7 @@ def _fold(graph: Graph, found: Sequence[Candidate], level: str) -> Attempt:
     if level == "max" and any(each.refusal and each.refusal.why is Why.PRECISION for each in one.found):
         bending = frozenset(node.name for node in graph.nodes if isinstance(node.op, Relu) and may_bend(node))
         other = _bearable(graph, found, level, bending)
-        return max(one, other, key=lambda each: len(each.solution.taken))
+        return max(one, other, key=lambda each: len(each.taken))
     return one
 
 
@@ -70,7 +69,7 @@ def _bearable(graph: Graph, found: Sequence[Candidate], level: str, relaxed: fro
     """Solve, and again without the affines whose fold the numbers can't bear. relaxed: activations that may bend."""
     one = attempt(graph, found, level, relaxed)
     while one.trouble:
-        one = attempt(graph, _without(graph, one.found, one.solution, one.trouble), level, relaxed)
+        one = attempt(graph, _without(graph, one), level, relaxed)
     return _with_restored(graph, found, one, level, relaxed)
 
 
@@ -86,11 +85,11 @@ def _with_restored(
         return one
     for group in groups[:TRIES]:
         wider = attempt(graph, _with(found, one.found, group), level, relaxed)
-        if wider.trouble or len(wider.solution.taken) <= len(one.solution.taken):
+        if wider.trouble or len(wider.taken) <= len(one.taken):
             continue
         rests = _refused(found, wider.found)
         more = (attempt(graph, _with(found, wider.found, rest), level, relaxed) for rest in rests)
-        if all(any(reason.node not in wider.solution.taken for reason in other.trouble) for other in more):
+        if all(any(reason.node not in wider.taken for reason in other.trouble) for other in more):
             one = wider
     return one
 
@@ -107,21 +106,19 @@ def _with(found: Sequence[Candidate], allowed: Sequence[Candidate], group: str) 
     return [old if (old.node.unit or old.node.name) == group else new for old, new in pairs]
 
 
-def _without(
-    graph: Graph, found: Sequence[Candidate], solution: Solution, trouble: Sequence[Reason]
-) -> list[Candidate]:
+def _without(graph: Graph, one: Attempt) -> list[Candidate]:
     """Refuse the affines that brought trouble: those named, or those nearest to the nodes whose numbers break."""
-    culprits: dict[str, Reason] = {}
-    for reason in trouble:
-        name = reason.node if reason.node in solution.taken else _nearest(graph, solution, reason.node)
+    found, culprits = one.found, dict[str, Reason]()
+    for reason in one.trouble:
+        name = reason.node if reason.node in one.taken else _nearest(graph, one, reason.node)
         culprits.setdefault(name, reason)
     units = {c.node.unit: culprits[c.node.name] for c in found if c.node.name in culprits and c.node.unit}
     refusals = {c.node.name: culprits.get(c.node.name) or units.get(c.node.unit) for c in found}
     return [replace(c, refusal=refusals[c.node.name] or c.refusal) for c in found]
 
 
-def _nearest(graph: Graph, solution: Solution, node: str) -> str:
+def _nearest(graph: Graph, one: Attempt, node: str) -> str:
     place = {other.name: index for index, other in enumerate(graph.nodes)}
     values = set(graph.by_name[node].inputs) | set(graph.by_name[node].outputs)
-    related = [name for name in solution.taken if solution.related[name] & values] or solution.taken
+    related = [name for name in one.taken if one.related[name] & values] or one.taken
     return min(related, key=lambda name: (abs(place[name] - place[node]), name))

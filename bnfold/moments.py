@@ -15,7 +15,7 @@ from functools import cache
 
 import numpy as np
 
-from bnfold.affine import Affine, Floats
+from bnfold.affine import Affine, Chain, Floats
 from bnfold.elementwise import Function
 from bnfold.record import record
 
@@ -162,13 +162,13 @@ def joined(parts: Sequence[Moments]) -> Moments:
     return whole
 
 
-def in_frame(one: Moments, frame: Affine | None) -> Moments | None:
-    """Give the moments of T' = (T - shift) / scale; None where the frame lies along another axis."""
-    if frame is None or frame.is_identity:
-        return one
-    if (frame.axis, frame.channels) != (one.axis, one.channels):
-        return None
-    return through_affine(frame.inverse(), one)
+def in_frame(one: Moments, chain: Chain) -> Moments | None:
+    """Give the moments of T' = (T - shift) / scale, frame by frame; None where one lies along another axis."""
+    for frame in chain:
+        if (frame.axis, frame.channels) != (one.axis, one.channels):
+            return None
+        one = through_affine(frame.inverse(), one)
+    return one
 
 
 def share(along: Floats, variance: Floats) -> Floats:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import field, replace
 from typing import TypeAlias
 
-from bnfold.affine import Affine, Floats
+from bnfold.affine import Chains, Floats
 from bnfold.ops import Conv
 from bnfold.record import record
 from bnfold.why import Why
@@ -149,19 +149,14 @@ Edit: TypeAlias = ScaleWeight | SetBias | SetConstants | SetBounds | ReplaceByCl
 class Plan:
     """A fold. Outcomes stand in the graph's order; frames say T = scale * T' + shift for every value that changed.
 
-    Of a tensor that changed along two axes, T = frame(inner(T')).
+    A tensor that changed along several axes has a frame for each change, the outermost first: T = f1(f2(... T')).
+    Neighbours lie along different axes; which of them is the outer one counts, since each moves the other's shift.
     A scale of 0 stands where T' says nothing of T: a channel that gamma == 0 lets nobody see.
     """
 
     outcomes: tuple[Outcome, ...]
     edits: tuple[Edit, ...]
-    frames: Mapping[str, Affine] = field(default_factory=dict)
-    inner: Mapping[str, Affine] = field(default_factory=dict)
-
-    def frame(self, value: str, axis: int) -> Affine | None:
-        """Give the frame of a value along an axis; None where it has none, that is the identity."""
-        found = (frames[value] for frames in (self.frames, self.inner) if value in frames)
-        return next((frame for frame in found if frame.axis == axis), None)
+    frames: Chains = field(default_factory=dict)
 
     @property
     def merges(self) -> tuple[Merge, ...]:

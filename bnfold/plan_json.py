@@ -7,13 +7,13 @@ A vector is a list; an array of another rank is {"shape", "numbers"}, row-major.
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, fields
 from typing import Any, NoReturn
 
 import numpy as np
 
-from bnfold.affine import Affine, Floats
+from bnfold.affine import Affine, Chain, Chains, Floats
 from bnfold.errors import BnfoldError
 from bnfold.graph import Constant, Graph
 from bnfold.ops import Conv
@@ -48,8 +48,7 @@ def to_json(plan: Plan, graph: Graph | None = None) -> dict[str, Any]:
         "model": None if graph is None else fingerprint(graph),
         "outcomes": [outcome_to_json(outcome) for outcome in plan.outcomes],
         "edits": [_edit_to_json(edit) for edit in plan.edits],
-        "frames": _frames_to_json(plan.frames),
-        **({"inner": _frames_to_json(plan.inner)} if plan.inner else {}),
+        **_frames_to_json(plan.frames),
     }
 
 
@@ -67,8 +66,7 @@ def from_json(data: object, graph: Graph | None = None, where: str = "plan") -> 
         plan = Plan(
             tuple(_outcome_from_json(item) for item in data["outcomes"]),
             tuple(_edit_from_json(item) for item in data["edits"]),
-            _frames_from_json(data["frames"]),
-            _frames_from_json(data.get("inner", {})),
+            _frames_from_json(data["frames"], data.get("inner", {})),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BnfoldError(f"{where}: a damaged plan ({type(error).__name__}: {error}); make it anew") from error
@@ -196,20 +194,30 @@ def _conv(item: Mapping[str, Any]) -> Conv:
     return Conv(strides, dilations, pads, int(item["groups"]), _text(item["pad_mode"]))
 
 
-def _frames_to_json(frames: Mapping[str, Affine]) -> dict[str, Any]:
-    return {name: _affine_to_json(frame) for name, frame in frames.items()}
+def _frames_to_json(frames: Chains) -> dict[str, Any]:
+    """Give `frames`, the outermost of each value, and `inner`: those within them, each with what is within it."""
+    within = {name: _chain_to_json(chain[1:]) for name, chain in frames.items() if chain[1:]}
+    outer = {name: _chain_to_json(chain[:1]) for name, chain in frames.items()}
+    return {"frames": outer, "inner": within} if within else {"frames": outer}
 
 
-def _frames_from_json(items: Mapping[str, Any]) -> dict[str, Affine]:
-    return {str(name): _affine_from_json(item) for name, item in items.items()}
+def _chain_to_json(chain: Chain) -> dict[str, Any]:
+    frame, *rest = chain
+    item = {"axis": frame.axis, "scale": _numbers(frame.scale), "shift": _numbers(frame.shift)}
+    return {**item, "inner": _chain_to_json(tuple(rest))} if rest else item
 
 
-def _affine_to_json(frame: Affine) -> dict[str, Any]:
-    return {"axis": frame.axis, "scale": _numbers(frame.scale), "shift": _numbers(frame.shift)}
+def _frames_from_json(outer: Mapping[str, Any], within: Mapping[str, Any]) -> dict[str, Chain]:
+    lone = within.keys() - outer.keys()
+    if lone:
+        raise ValueError(f"a frame within none: {min(lone)}")
+    return {str(name): (*_chain_from_json(item), *_chain_from_json(within.get(name))) for name, item in outer.items()}
 
 
-def _affine_from_json(item: Mapping[str, Any]) -> Affine:
-    return Affine(int(item["axis"]), _array(item["scale"]), _array(item["shift"]))
+def _chain_from_json(item: Mapping[str, Any] | None) -> Iterator[Affine]:
+    while item is not None:
+        yield Affine(int(item["axis"]), _array(item["scale"]), _array(item["shift"]))
+        item = item.get("inner")
 
 
 def _numbers(array: Floats) -> Any:

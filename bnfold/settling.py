@@ -13,7 +13,6 @@ from bnfold.candidates import Candidate
 from bnfold.composing import composed_edits, composed_frames
 from bnfold.graph import Graph
 from bnfold.plan import Remove
-from bnfold.solving.problem import Solution
 from bnfold.why import Why
 
 # What may speak against an affine now, and no more when others are gone. All else are relations, which stay, but for
@@ -41,30 +40,34 @@ def again(graph: Graph, one: Attempt, refold: Callable[[Graph], Attempt]) -> Att
     return _both(one, more, later)
 
 
-def _both(one: Attempt, more: Attempt, later: Mapping[str, str]) -> Attempt | None:
+def _both(one: Attempt, more: Attempt, later: Mapping[str, str]) -> Attempt:
     """Say both in the first graph's terms. later: by its values' names, those of the second which stand for them."""
-    first, second = one.solution, more.solution
-    frames = composed_frames((first.frames, first.inner), (second.frames, second.inner), later)
-    if frames is None:
-        return None
     related = {
         affine: frozenset(name for name, other in later.items() if other in values)
-        for affine, values in second.related.items()
+        for affine, values in more.related.items()
     }
-    solution = Solution(first.taken | second.taken, frames[0], second.reasons, {**first.related, **related}, frames[1])
     last = {candidate.node.name: candidate for candidate in more.found}
     found = tuple(_told(old, last.get(old.node.name), later) for old in one.found)
     made = {merge.node for merge in one.plan.merges}
     edits = composed_edits(one.edits, (edit for edit in more.edits if edit.node not in made))
     tail = (*one.tail, *(edit for edit in more.edits if edit.node in made), *more.tail)
-    return Attempt(found, solution, edits, (), tail)
+    frames = composed_frames(one.frames, more.frames, later)
+    return Attempt(
+        found=found,
+        taken=one.taken | more.taken,
+        frames=frames,
+        reasons=more.reasons,
+        related={**one.related, **related},
+        edits=edits,
+        tail=tail,
+    )
 
 
 def _may_go_on(one: Attempt) -> bool:
-    if not one.solution.taken or len(one.solution.taken) == len(one.found):
+    if not one.taken or len(one.taken) == len(one.found):
         return False
     refused = {candidate.refusal.why for candidate in one.found if candidate.refusal}
-    reasons = {row.why for rows in one.solution.reasons.values() for row in rows}
+    reasons = {row.why for rows in one.reasons.values() for row in rows}
     return len({candidate.tie.axis for candidate in one.found}) > 1 or bool(PASSING & (refused | reasons))
 
 

@@ -269,7 +269,8 @@ def test_a_number_that_overflows_is_found() -> None:
     b = Builder()
     graph = stored(b.graph(b.batch_norm("bn", b.conv("conv", b.input(1, 3, 3, 3), 4))), "float16")
     plan = fold(graph)
-    frames = {"conv.y": replace(plan.frames["conv.y"], scale=plan.frames["conv.y"].scale * 1e-9)}
+    (frame,) = plan.frames["conv.y"]
+    frames = {"conv.y": (replace(frame, scale=frame.scale * 1e-9),)}
     rows = audit(graph, replace(plan, frames=frames), lambda *_: np.full((4, 3, 3, 3), np.inf))
     assert ("conv", "weight", np.inf) in [(row.node, row.part, row.ulp) for row in rows]
 
@@ -294,8 +295,8 @@ def test_a_row_that_was_zeroed_without_need_is_found() -> None:
         return array if array is None or index != 1 else np.where(np.arange(6).reshape(6, 1, 1, 1) == 0, 0.0, array)
 
     assert not all(row.passed for row in audit(graph, plan, wrong))
-    frame = replace(plan.frames["conv.y"], scale=np.zeros(6))
-    keen = replace(plan, frames={**plan.frames, "conv.y": frame})
+    frame = replace(plan.frames["conv.y"][0], scale=np.zeros(6))
+    keen = replace(plan, frames={**plan.frames, "conv.y": (frame,)})
     assert not all(row.passed for row in audit(graph, keen, right))
 
 
@@ -320,7 +321,8 @@ def test_frames_that_do_not_make_the_affine_the_identity_are_found(field: str) -
     b = Builder()
     graph = stored(b.graph(two_convs(b)), "float32")
     plan = fold(graph, skip=("kept",))
-    frames = {name: replace(frame, **{field: getattr(frame, field) * 1.0001}) for name, frame in plan.frames.items()}
+    wrong = {name: replace(frame, **{field: getattr(frame, field) * 1.0001}) for name, (frame,) in plan.frames.items()}
+    frames = {name: (frame,) for name, frame in wrong.items()}
     rows = audit(graph, replace(plan, frames=frames), reader(applied(graph, plan)))
     assert ("bn", "identity") in [(row.node, row.part) for row in rows if not row.passed]
 

@@ -127,7 +127,7 @@ def test_the_definition_with_groups_coefficients_and_frames() -> None:
     read = Affine(1, np.array([3.0, -0.5, 2.0, 0.25]), np.array([1.0, 2.0, -1.0, 0.5]))
     given = Affine(1, np.array([2.0, -1.0, 0.0, 0.5, 3.0, -4.0]), np.linspace(-2, 3, 6))
     merge = Merge("sum", x, ops.Conv((1, 1), (1, 1), P0, 2), (("affine", "a"), ("b",)))
-    plan = Plan((), (merge,), {x: read, "sum.y": given})
+    plan = Plan((), (merge,), {x: (read,), "sum.y": (given,)})
 
     first, second = (np.zeros((6, 4)) for _ in "ab")
     for name, matrix in (("a", first), ("b", second)):
@@ -143,6 +143,29 @@ def test_the_definition_with_groups_coefficients_and_frames() -> None:
     found = merged_by_definition(graph, plan, merge, weight.shape)
     np.testing.assert_allclose(found[0], weight, rtol=1e-13)
     np.testing.assert_allclose(found[2][seen], ((bias - given.shift) / rows)[seen], rtol=1e-12)
+
+
+def test_frames_along_the_batch_pass_branches_without_a_bias() -> None:
+    """y = (A + B) x, x = p x' along axis 0, y = p y'; with a shift along axis 1 within that, the bias is -v / u."""
+    b = Builder()
+    x = b.input(2, 4, 5, 5)
+    graph = b.graph(b.add("sum", *(conv(b, name, x, 4, (1, 1), P0) for name in "ab")))
+    merge = Merge("sum", x, ops.Conv((1, 1), (1, 1), P0), (("a",), ("b",)))
+    passing = Affine(0, np.array([2.0, -3.0]), np.zeros(2))
+    given = Affine(1, np.array([2.0, -1.0, 0.5, 3.0]), np.array([1.0, 2.0, -1.0, 0.5]))
+    weight = sum(graph.constants[f"{name}.weight"].load() for name in "ab") / given.scale.reshape(-1, 1, 1, 1)
+
+    def passes(frames: dict[str, tuple[Affine, ...]]) -> list[bool]:
+        def now(node: str, operand: int) -> np.ndarray:
+            return weight if operand == 1 else -given.shift / given.scale
+
+        return [row.passed for row in audit(graph, Plan((), (merge,), frames), now)]
+
+    assert passes({x: (passing,), "sum.y": (passing, given)}) == [True, True]
+    assert not all(passes({x: (passing,), "sum.y": (given, passing)}))
+    assert not all(passes({x: (passing,), "sum.y": (given,)}))
+    assert not all(passes({"sum.y": (passing, given)}))
+    assert not all(passes({x: (replace(passing, axis=3),), "sum.y": (given,)}))
 
 
 def test_taps_that_the_kernel_leaves_out_are_found() -> None:

@@ -56,7 +56,7 @@ def test_no_operand_can_be_left_out() -> None:
 @pytest.mark.parametrize("change", ["axis", "channels", "name", "nan"])
 def test_frames_of_another_graph_are_refused(change: str) -> None:
     graph, plan = next((graph, plan) for graph, plan in plans() if plan.frames)
-    name, frame = next(iter(plan.frames.items()))
+    name, (frame,) = next(iter(plan.frames.items()))
     other = {
         "axis": (name, Affine(9, frame.scale, frame.shift)),
         "channels": (name, Affine(frame.axis, frame.scale[:-1], frame.shift[:-1])),
@@ -64,4 +64,4 @@ def test_frames_of_another_graph_are_refused(change: str) -> None:
         "nan": (name, Affine(frame.axis, frame.scale * float("nan"), frame.shift)),
     }[change]
     with pytest.raises(BnfoldError, match=other[0]):
-        refuse_incomplete(graph, replace(plan, frames={**plan.frames, other[0]: other[1]}))
+        refuse_incomplete(graph, replace(plan, frames={**plan.frames, other[0]: (other[1],)}))

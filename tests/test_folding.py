@@ -27,7 +27,7 @@ def check(graph: Graph, *, level: str = "default", **options: object) -> Plan:
     before, after = run_graph(graph, feeds), run_graph(folded, feeds)
     for old, new in zip(graph.outputs, folded.outputs, strict=True):
         assert_allclose(after[new], before[old], rtol=1e-9, atol=1e-9 * np.abs(before[old]).max())
-    for name, frame in plan.frames.items():
+    for name, (frame,) in plan.frames.items():
         if name in after:
             told = np.flatnonzero(frame.scale)
             old = np.take(before[name], told, frame.axis)

@@ -17,11 +17,21 @@ def test_a_normal_variable_has_its_mean_and_variance() -> None:
 
 def test_a_frame_moves_them_as_it_moves_the_tensor() -> None:
     one = normal(1, MEAN, VARIANCE, "x")
-    moved = in_frame(one, Affine(1, np.array([2.0, -3.0]), np.array([1.0, 5.0])))
+    moved = in_frame(one, (Affine(1, np.array([2.0, -3.0]), np.array([1.0, 5.0])),))
     assert moved is not None
     assert np.allclose(moved.mean, [0.0, 1.0])
     assert np.allclose(moved.variance, [1.0, 1.0])
-    assert in_frame(one, Affine(2, np.full(2, 3.0), np.zeros(2))) is None
+    assert in_frame(one, (Affine(2, np.full(2, 3.0), np.zeros(2)),)) is None
+
+
+def test_several_frames_move_them_one_after_another() -> None:
+    """T = 2 (3 T' + 5) + 1: T' = (T - 11) / 6."""
+    one = normal(1, MEAN, VARIANCE, "x")
+    frames = [Affine(1, np.full(2, scale), np.full(2, shift)) for scale, shift in ((2.0, 1.0), (3.0, 5.0))]
+    moved = in_frame(one, tuple(frames))
+    assert moved is not None
+    assert np.allclose(moved.mean, (MEAN - 11) / 6)
+    assert in_frame(one, (frames[0], Affine(2, np.full(2, 3.0), np.zeros(2)))) is None
 
 
 def test_tensors_of_one_origin_vary_together() -> None:

@@ -47,7 +47,11 @@ PLAN = Plan(
         Merge("add", "x", CONV, (("conv1", "bn1"), (), ("bn3",)), ("bn4",), ("add0",)),
         Merge("add2", "x", dataclasses.replace(CONV, pads=None), ((), ())),
     ),
-    {"y": Affine(1, HARD, OPEN)},
+    {
+        "y": (Affine(1, HARD, OPEN),),
+        "two": (Affine(1, HARD, OPEN), Affine(2, OPEN, HARD)),
+        "four": (Affine(1, HARD, OPEN), Affine(2, OPEN, HARD), Affine(1, OPEN, OPEN), Affine(0, HARD, HARD)),
+    },
 )
 
 
@@ -91,7 +95,7 @@ def test_the_file_is_plain_json() -> None:
 
 def test_the_digest_is_of_the_numbers() -> None:
     assert digest(loads(dumps(PLAN))) == digest(PLAN)
-    other = dataclasses.replace(PLAN, frames={"y": Affine(1, np.nextafter(HARD, 0), OPEN)})
+    other = dataclasses.replace(PLAN, frames={"y": (Affine(1, np.nextafter(HARD, 0), OPEN),)})
     assert digest(other) != digest(PLAN)
 
 
@@ -142,6 +146,8 @@ def test_what_is_no_plan_is_refused(text: str, message: str) -> None:
         (("outcomes", 0, "outcome"), "lost"),
         (("outcomes", 1, "why", 0, "code"), "mood"),
         (("frames",), []),
+        (("inner", "nowhere"), {"axis": 1, "scale": [1.0], "shift": [0.0]}),
+        (("inner", "four", "inner", "inner"), {"axis": 1}),
     ],
 )
 def test_a_damaged_plan_is_refused(path: tuple[Any, ...], value: Any) -> None:

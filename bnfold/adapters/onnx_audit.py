@@ -8,18 +8,20 @@ what the frames mean, T = scale * T' + shift, and shares neither the rules nor t
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import field
-from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bnfold import ops
-from bnfold.adapters.onnx_content import Block, Content, Dense, Scaled, Scratch, rounded
+from bnfold.adapters.onnx_blocks import channels_of_block
+from bnfold.adapters.onnx_content import Content, Dense, Scaled, Scratch, rounded
 from bnfold.adapters.onnx_evaluators import Array
-from bnfold.affine import Affine, Floats, every, some
+from bnfold.affine import Floats, every, some
+from bnfold.auditing.affines import around, identity_error, line
 from bnfold.auditing.comparing import FORMATS
+from bnfold.auditing.frames import Seen, Term, UntoldError, ratios, refuse_unlike, seen
 from bnfold.auditing.merges import UnlikeError, last_of, merged
 from bnfold.dtypes import numpy_dtype
 from bnfold.errors import BnfoldError
@@ -28,10 +30,8 @@ from bnfold.plan import Plan, Remove, ScaleWeight, SetBias, SetConstants
 from bnfold.record import record
 from bnfold.relation import Contracted, Site
 from bnfold.rounding import HALF
-from bnfold.rules.affine import affine_of
 from bnfold.rules.linear import channels_of, contraction
 
-Places: TypeAlias = NDArray[np.intp]
 _SAME = 1e-9  # relative to the terms: frames and factors come from one solution, by different arithmetic
 
 
@@ -56,37 +56,39 @@ class Audit:
             node = self.graph.by_name[edit.node]
             if not isinstance(edit, Remove) or not isinstance(node.op, ops.BatchNorm | ops.Affine):
                 continue
-            affine = affine_of(Site(node, self.graph))
-            before = self._frame(node.inputs[0], affine.axis, affine.channels)
-            after = self._frame(node.output, affine.axis, affine.channels)
-            alive = (before.scale != 0) & (after.scale != 0) & (affine.scale != 0)
-            terms = np.abs(affine.scale * before.shift) + np.abs(affine.shift) + np.abs(after.shift)
-            if isinstance(node.op, ops.BatchNorm):  # beta and mean * s may cancel, and leave their rounding
-                terms += np.abs(affine.scale * self.graph.constants[node.inputs[3]].load())
-            wrong = np.abs(affine.scale * before.scale - after.scale) > _SAME * np.abs(after.scale)
-            wrong |= np.abs(affine.scale * before.shift + affine.shift - after.shift) > _SAME * terms
-            if some(wrong & alive):
+            own = line(node, self.graph)
+            with _told(node.name):
+                x, y = around(node, self.plan.frames, len(own.slope))
+                wrong = identity_error(own, x, y) > _SAME
+            if some(wrong & (x.scale != 0) & (y.scale != 0) & (own.slope != 0)):
                 raise AuditError(f"{node.name}: its frames don't make it the identity; nothing was written")
 
-    def biases(self) -> None:
-        """Check each new bias; a weight that counts in it is read once more.
+    def linear(self) -> None:
+        """Check what becomes of each linear node at whose ends frames are; the weights are checked as they are written.
 
-        Left out are dead channels, whose bias the affine behind decides, and a bias with a second axis.
+        Scales along other axes than its channels' pass it; a weight that must change does; the bias is what the frames
+        say, for which a weight that counts in it is read once more. Left out are dead channels, whose bias the affine
+        behind decides, and a bias with a second axis.
         """
-        zeroed = {edit.node for edit in self.plan.own if isinstance(edit, ScaleWeight) and not every(edit.out_factor)}
-        for edit in self.plan.own:
-            if not isinstance(edit, SetBias) or edit.node in zeroed:
+        own, inside = self.plan.own, self.plan.merged
+        scaled = {edit.node: edit for edit in own if isinstance(edit, ScaleWeight)}
+        biases = {edit.node: edit.bias for edit in own if isinstance(edit, SetBias)}
+        for node in self.graph.nodes:
+            framed = any(name in self.plan.frames for name in node.inputs + node.outputs)
+            if node.name in inside or not (framed or node.name in biases):
                 continue
-            contracted = contraction(Site(self.graph.by_name[edit.node], self.graph))
+            contracted = contraction(Site(node, self.graph))
             if contracted is None:
-                raise AuditError(f"{edit.node}: gets a bias, and is no linear node; nothing was written")
-            inputs, outputs = channels_of(contracted, self.graph.constants[contracted.weight].shape)
-            if edit.bias.size != outputs:
+                if node.name in biases:
+                    raise AuditError(f"{node.name}: gets a bias, and is no linear node; nothing was written")
                 continue
-            expected, terms = self._bias(contracted, inputs, outputs)
-            wrong = np.abs(edit.bias.reshape(-1) - expected) > _SAME * terms
-            if some(wrong):
-                raise AuditError(f"{edit.node}: its bias isn't what the frames say; nothing was written")
+            with _told(node.name):
+                x, y = self._ends(contracted)
+                refuse_unlike(x.elsewhere, y.elsewhere)
+                if node.name not in scaled and any(some(np.abs(end.scale - 1) > _SAME) for end in (x, y)):
+                    raise UntoldError("scales that its weight doesn't take up")
+                if node.name not in scaled or every(scaled[node.name].out_factor):
+                    self._bias(contracted, x, y, biases.get(node.name))
 
     def merges(self, numbers: Mapping[str, tuple[Floats, Floats]]) -> None:
         """Check the weight and bias of each Conv that stands for branches. numbers: both, by the merge's node.
@@ -96,13 +98,14 @@ class Audit:
         for merge in self.plan.merges:
             try:
                 wanted = merged(self.graph, self.plan, merge, numbers[merge.node][0].shape)
-            except UnlikeError as error:
-                raise AuditError(f"{error}; nothing was written") from error
+            except (UnlikeError, UntoldError) as error:
+                raise AuditError(f"{merge.node}: {error}; nothing was written") from error
             dtype = self.graph.values[merge.x].dtype
             unit, least = _SAME, 0.0
             if dtype in HALF:  # they are rounded; below the smallest normal number all have its spacing
                 unit, least = 1.01 * 2.0 ** -FORMATS[dtype][0], 2.0 ** FORMATS[dtype][1]
-            live = self._frame(last_of(self.graph, merge).output, 1, len(wanted[2])).scale != 0
+            frames = self.plan.frames.get(last_of(self.graph, merge).output, ())
+            live = seen(frames, 1, len(wanted[2]), {0: 0}).scale != 0
             (weight, bias), (right, sizes, base, terms) = numbers[merge.node], wanted
             wrong = weight.shape != right.shape or bool(
                 np.any(np.abs(weight - right) > unit * np.maximum(sizes, least))
@@ -117,10 +120,8 @@ class Audit:
             if not isinstance(edit, SetConstants) or not isinstance(node.op, ops.Parameter):
                 continue
             old, new = self.graph.constants[node.inputs[0]].load(), edit.constants[0]
-            found = (frames.get(node.output) for frames in (self.plan.inner, self.plan.frames))
-            frames = [frame for frame in found if frame is not None]
             back, shift = new, np.zeros_like(new)
-            for frame in frames:
+            for frame in reversed(self.plan.frames.get(node.output, ())):
                 back, shift = frame(back), frame(shift)
             terms = np.abs(old) + np.abs(shift)
             if new.shape != old.shape or np.any(np.abs(back - old) > _SAME * terms):
@@ -134,7 +135,9 @@ class Audit:
                 continue
             from bnfold.auditing.partial import expected
 
-            for item in expected(node, self.graph, self._scale_and_shift):
+            with _told(node.name):
+                items = list(expected(node, self.graph, self._frame))
+            for item in items:
                 old = node.inputs[item.operand] if item.operand < len(node.inputs) else ""
                 now = edit.constants.get(item.operand)
                 if now is None:
@@ -142,26 +145,41 @@ class Audit:
                 if now.size not in (1, item.numbers.size) or np.any(np.abs(now - item.numbers) > _SAME * item.sizes):
                     raise AuditError(f"{node.name}: its {item.part} isn't what the frames say; nothing was written")
 
-    def _bias(self, contracted: Contracted, inputs: int, outputs: int) -> tuple[Floats, Floats]:
-        """Give b' and the sum of the sizes of its terms."""
-        source = self._frame(contracted.source, contracted.source_axis, inputs)
-        target = self._frame(contracted.target, contracted.target_axis, outputs)
+    def _bias(self, contracted: Contracted, x: Seen, y: Seen, new: Floats | None) -> None:
+        """Raise UntoldError where a bias isn't (b + W d_x - d_y) / a_y. new: None where it stays."""
         old = contracted.beta * self.graph.constants[contracted.bias].load() if contracted.bias else np.zeros(1)
-        total, size = np.zeros(outputs), np.zeros(outputs)
-        if some(source.shift):
-            weight = self.graph.constants[contracted.weight]
-            for rows, slab in weight.slabs():
-                block = (rows, *(slice(None),) * (slab.ndim - 1))
-                outputs_at, inputs_at = (_channels(contracted, weight.shape, block, side) for side in (0, 1))
-                terms = contracted.alpha * slab * source.shift[inputs_at]
-                others = tuple(axis for axis, count in enumerate(outputs_at.shape) if count == 1)
-                at = outputs_at.reshape(-1)
-                total += np.bincount(at, terms.sum(others).reshape(-1), outputs)
-                size += np.bincount(at, np.abs(terms, out=terms).sum(others).reshape(-1), outputs)
-        scale = np.where(target.scale == 0, 1.0, target.scale)
-        flat = np.broadcast_to(old.reshape(-1), outputs)
-        expected = (flat + total - target.shift) / scale
-        return expected, (np.abs(flat) + size + np.abs(target.shift)) / np.abs(scale)
+        before, now = old.reshape(-1), (old if new is None else new).reshape(-1)
+        if {len(before), len(now)} - {1, len(y.scale)}:
+            if y.elsewhere or any(term.elsewhere for term in (*x.shifts, *y.shifts)):
+                raise UntoldError("a bias of several axes")
+            return
+        terms = [Term(before, {}, np.abs(before)), *self._spread(contracted, x, len(y.scale)), *y.negative()]
+        for expected, size in ratios(terms, y.alive()):
+            if some(np.abs(now - expected) > _SAME * size):
+                raise UntoldError("its bias isn't what the frames say")
+
+    def _spread(self, contracted: Contracted, x: Seen, channels: int) -> list[Term]:
+        """Give the terms of W d_x, each with the sum of the sizes of what it adds up."""
+        weight = self.graph.constants[contracted.weight]
+        sums = [(np.zeros(channels), np.zeros(channels)) for _ in x.shifts]
+        for rows, slab in weight.slabs() if sums else ():
+            block = (rows, *(slice(None),) * (slab.ndim - 1))
+            outputs_at, inputs_at = (channels_of_block(contracted, weight.shape, block, side) for side in (0, 1))
+            others = tuple(axis for axis, count in enumerate(outputs_at.shape) if count == 1)
+            at = outputs_at.reshape(-1)
+            for (total, size), shift in zip(sums, x.shifts, strict=True):
+                terms = contracted.alpha * slab * shift.channels[inputs_at]
+                total += np.bincount(at, terms.sum(others).reshape(-1), channels)
+                size += np.bincount(at, np.abs(terms, out=terms).sum(others).reshape(-1), channels)
+        return [Term(total, shift.elsewhere, size) for (total, size), shift in zip(sums, x.shifts, strict=True)]
+
+    def _ends(self, contracted: Contracted) -> tuple[Seen, Seen]:
+        """Look at the frames before and behind a linear node, from its channels."""
+        inputs, outputs = channels_of(contracted, self.graph.constants[contracted.weight].shape)
+        passed = {axis: axis for _, axis in contracted.passes}
+        before, behind = (self.plan.frames.get(name, ()) for name in (contracted.source, contracted.target))
+        x = seen(before, contracted.source_axis, inputs, dict(contracted.passes))
+        return x, seen(behind, contracted.target_axis, outputs, passed)
 
     def stream(self, content: Content, name: str, write: Callable[[memoryview], None]) -> None:
         """Give the bytes of a tensor to `write`, part by part, each checked; a part holds until `write` returns.
@@ -175,26 +193,31 @@ class Audit:
         factors = self._factors(content)
         for block, before in content.blocks(self.scratch):
             after = content.scaled(block, before, self.scratch)
-            places = (_channels(content.contracted, content.shape, block, side) for _, side in factors)
+            places = (channels_of_block(content.contracted, content.shape, block, side) for _, side in factors)
             factor = math.prod(factor[place] for (factor, _), place in zip(factors, places, strict=True))
             _check(after, before, factor, content.dtype, self.scratch, name)
             write(_bytes(after))
 
-    def _scale_and_shift(self, value: str, axis: int, channels: int) -> tuple[Floats, Floats]:
-        frame = self._frame(value, axis, channels)
-        return frame.scale, frame.shift
-
-    def _frame(self, value: str, axis: int, channels: int) -> Affine:
-        frame = self.plan.frame(value, axis)
-        return Affine.identity(axis, channels) if frame is None else frame
+    def _frame(self, value: str, axis: int, channels: int) -> tuple[Floats, Floats]:
+        """Give scale and shift along the axis; UntoldError where there are frames along others."""
+        found = seen(self.plan.frames.get(value, ()), axis, channels)
+        return found.scale, found.shift
 
     def _factors(self, content: Scaled) -> list[tuple[Floats, int]]:
         """Give 1 / scale_y (0), by output channel, and scale_x (1), by input channel, but for what is all 1."""
         contracted, dead = content.contracted, content.out_factor == 0
-        source = self._frame(contracted.source, contracted.source_axis, len(content.in_factor)).scale
-        target = self._frame(contracted.target, contracted.target_axis, len(content.out_factor)).scale
-        target = 1 / np.where(dead, np.inf, target)
-        return [(factor, side) for factor, side in ((source, 1), (target, 0)) if some(factor != 1)]
+        source, target = self._ends(contracted)
+        by_output = 1 / np.where(dead, np.inf, target.scale)
+        return [(factor, side) for factor, side in ((source.scale, 1), (by_output, 0)) if some(factor != 1)]
+
+
+@contextmanager
+def _told(node: str) -> Iterator[None]:
+    """Let what the frames don't tell of a node be a fault of the plan."""
+    try:
+        yield
+    except UntoldError as error:
+        raise AuditError(f"{node}: {error}; nothing was written") from error
 
 
 def _check(after: Array, before: Array, factor: Floats | int, dtype: str, scratch: Scratch, name: str) -> None:
@@ -234,20 +257,6 @@ def _dense(content: Dense, name: str) -> memoryview:
 
 def _bytes(array: Array) -> memoryview:
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
-
-
-def _channels(contracted: Contracted, shape: tuple[int, ...], block: Block, side: int) -> Places:
-    """Number the output (side 0) or input (1) channel of each element of a block, shaped to broadcast against it."""
-    axis, other = (contracted.out_axis, contracted.in_axis)[:: -1 if side else 1]
-    channels = _along(axis, shape, block)
-    if contracted.groups == 1 or axis < other:
-        return channels
-    return _along(0, shape, block) // (shape[0] // contracted.groups) * shape[1] + channels
-
-
-def _along(axis: int, shape: tuple[int, ...], block: Block) -> Places:
-    """Number a block's elements along an axis."""
-    return np.arange(shape[axis])[block[axis]].reshape([-1 if k == axis else 1 for k in range(len(shape))])
 
 
 def _ulp(wanted: Array, dtype: str) -> Floats:

@@ -1,7 +1,7 @@
 """What an edited model means for the file: names for new tensors, renamed values, and what nobody reads any more."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from bnfold.adapters.onnx_content import Content
@@ -10,7 +10,7 @@ from bnfold.adapters.onnx_protos import NodeProto
 from bnfold.adapters.onnx_scopes import FileNode, Scope
 from bnfold.adapters.onnx_skeleton import NODE_INPUT, NODE_OUTPUT
 from bnfold.adapters.onnx_work import Edited, Use, Work
-from bnfold.affine import Affine
+from bnfold.affine import Chains
 from bnfold.record import record
 
 _PARTS = {  # what an operand is called, by operator and index
@@ -58,13 +58,13 @@ class Changes:
     inputs_gone: set[str] = field(default_factory=set)
 
 
-def changes(model: Model, edited: Edited, frames: Mapping[str, Affine]) -> Changes:
+def changes(model: Model, edited: Edited, frames: Chains) -> Changes:
     """Settle every name. frames: the plan's; where a removed affine's output keeps its numbers, it keeps its name."""
     return _Settling(model, edited, frames).run()
 
 
 class _Settling:
-    def __init__(self, model: Model, edited: Edited, frames: Mapping[str, Affine]) -> None:
+    def __init__(self, model: Model, edited: Edited, frames: Chains) -> None:
         self.model, self.edited, self.frames = model, edited, frames
         self.result = Changes()
         self.local = {name: short for scope in model.scopes.scopes for short, name in scope.names.items()}

@@ -132,7 +132,7 @@ def _settled(found: Reading, graph: Graph, plan: Plan, level: str) -> tuple[Mode
     """Carry a plan out. level: at "max" the target may have no kernel for a BatchNorm, so none is put anywhere."""
     audit = Audit(graph, plan)
     audit.removed()
-    audit.biases()
+    audit.linear()
     audit.parameters()
     audit.recurrent()
     written = found.written(graph, plan)

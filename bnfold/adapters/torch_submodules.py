@@ -13,7 +13,7 @@ from bnfold.adapters.torch_edits import ModuleEdits
 from bnfold.adapters.torch_restoring import unchanged
 from bnfold.adapters.torch_sizes import shapes
 from bnfold.adapters.torch_truth import fresh
-from bnfold.affine import Affine
+from bnfold.affine import Chain
 from bnfold.errors import BnfoldError
 from bnfold.graph import Constant, Graph, Node, Value
 from bnfold.plan import Folded, Kept, Plan, Reason
@@ -150,13 +150,11 @@ def _joined(parts: list[tuple[str, Plan, Graph]]) -> tuple[Plan, Graph]:
     """Put the plans and graphs beside each other, with every name below its submodule's path."""
     plans = [_renamed(plan, f"{path}.{{}}".format) for path, plan, _ in parts]
     graphs = [_graph(graph, path) for path, _, graph in parts]
-    frames: dict[str, Affine] = {}
-    inner: dict[str, Affine] = {}
+    frames: dict[str, Chain] = {}
     values: dict[str, Value] = {}
     constants: dict[str, Constant] = {}
     for plan, graph in zip(plans, graphs, strict=True):
         frames.update(plan.frames)
-        inner.update(plan.inner)
         values.update(graph.values)
         constants.update(graph.constants)
     outcomes = tuple(outcome for plan in plans for outcome in plan.outcomes)
@@ -164,7 +162,7 @@ def _joined(parts: list[tuple[str, Plan, Graph]]) -> tuple[Plan, Graph]:
     inputs = tuple(name for graph in graphs for name in graph.inputs)
     outputs = tuple(name for graph in graphs for name in graph.outputs)
     nodes = tuple(node for graph in graphs for node in graph.nodes)
-    return Plan(outcomes, edits, frames, inner), Graph(inputs, outputs, nodes, values, constants)
+    return Plan(outcomes, edits, frames), Graph(inputs, outputs, nodes, values, constants)
 
 
 def plan_of_part(plan: Plan, path: str) -> Plan:
@@ -173,8 +171,7 @@ def plan_of_part(plan: Plan, path: str) -> Plan:
     own = Plan(
         tuple(outcome for outcome in plan.outcomes if outcome.affine.startswith(start)),
         tuple(edit for edit in plan.edits if edit.node.startswith(start)),
-        {name: frame for name, frame in plan.frames.items() if name.startswith(start)},
-        {name: frame for name, frame in plan.inner.items() if name.startswith(start)},
+        {name: chain for name, chain in plan.frames.items() if name.startswith(start)},
     )
     return _renamed(own, lambda name: name.removeprefix(start))
 
@@ -188,8 +185,8 @@ def _renamed(plan: Plan, named: Callable[[str], str]) -> Plan:
                 return Kept(named(affine), tuple(Reason(named(reason.node), reason.why) for reason in why))
 
     edits = tuple(replace(edit, node=named(edit.node)) for edit in plan.edits)
-    frames = ({named(name): frame for name, frame in of.items()} for of in (plan.frames, plan.inner))
-    return Plan(tuple(map(outcome, plan.outcomes)), edits, *frames)
+    frames = {named(name): chain for name, chain in plan.frames.items()}
+    return Plan(tuple(map(outcome, plan.outcomes)), edits, frames)
 
 
 def _graph(graph: Graph, path: str) -> Graph:

@@ -6,14 +6,16 @@ between input channel i and output channel o
 
     W'[o, i] = W[o, i] * a_x[i] / a_y[o]        b'[o] = (beta * b[o] + sum_i alpha * W[o, i] * d_x[i] - d_y[o]) / a_y[o]
 
-and an affine that went, y = s x + t, must be the identity between its frames: s a_x = a_y and s d_x + t = d_y. A frame
-with scale 0 is that of a channel which such an affine multiplies by 0: W' is 0 there, and b' what makes of it, behind
-that affine, what the affine gave (`bnfold.auditing.dead`).
+and an affine that went, y = s x + t, must be the identity between its frames: s a_x = a_y and s d_x + t = d_y. Of
+tensors that changed along several axes this holds at every position along the others (`bnfold.auditing.frames`). A
+frame with scale 0 is that of a channel which such an affine multiplies by 0: W' is 0 there, and b' what makes of it,
+behind that affine, what the affine gave (`bnfold.auditing.dead`).
 An error is counted in ULP of the stored dtype at the largest term: rounding to the nearest is half of one.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import TypeAlias
 
 import numpy as np
@@ -21,19 +23,23 @@ from numpy.typing import NDArray
 
 from bnfold import ops
 from bnfold.affine import Floats
-from bnfold.auditing.affines import axis_of, parameters, scale_and_shift, size_of_shift
+from bnfold.auditing.affines import around, axis_of, identity_error, line, parameters
 from bnfold.auditing.channels import Channels, channels
 from bnfold.auditing.comparing import ALLOWED, FLOAT64, AuditRow, Comparison, allowed, errors, ulp
 from bnfold.auditing.dead import DeadChannels
+from bnfold.auditing.frames import Product, Seen, Term, UntoldError, ratios, refuse_unlike, seen
 from bnfold.auditing.merges import UnlikeError, last_of, merged
 from bnfold.auditing.partial import expected
-from bnfold.graph import SLAB, Constant, Graph, Node
+from bnfold.auditing.spread import Spread, slabs, times
+from bnfold.graph import Constant, Graph, Node
 from bnfold.plan import Merge, Plan, Remove, ReplaceByClip, ScaleWeight, SetBias, SetConstants
 
 __all__ = ["ALLOWED", "FLOAT64", "AuditRow", "Written", "audit", "ulp"]
 
+Marks: TypeAlias = NDArray[np.bool_]
 Written: TypeAlias = Callable[[str, int], NDArray[np.floating] | None]
 
+NOTHING: Product = {}
 IDENTITY = 1e-9  # of the largest term, for a removed affine: the solver's float64 sums along a trunk
 
 
@@ -60,6 +66,12 @@ class _Auditor:
 
     def rows(self, node: Node) -> Iterator[AuditRow]:
         """Give the rows of one node; none where no frame touches it."""
+        try:
+            yield from self._rows(node)
+        except UntoldError:
+            yield AuditRow(node.name, "frames", 0, float("inf"), ())
+
+    def _rows(self, node: Node) -> Iterator[AuditRow]:
         if node.name in self.removed:
             yield self._identity(node)
             return
@@ -87,88 +99,106 @@ class _Auditor:
         """Give the rows of the Conv that stands for branches."""
         last, dtype = last_of(self.graph, merge), self.graph.values[merge.x].dtype
         weight, bias = (self.written(merge.node, operand) for operand in (1, 2))
+        wrong = AuditRow(merge.node, "weight", 0 if weight is None else weight.size, float("inf"), (), allowed(dtype))
+        if weight is None or bias is None:
+            yield wrong
+            return
         try:
-            right = merged(self.graph, self.plan, merge, (0,) if weight is None else weight.shape)
-        except UnlikeError:
-            yield AuditRow(merge.node, "weight", 0, float("inf"), (), allowed(dtype))
+            right = merged(self.graph, self.plan, merge, weight.shape)
+            dead = seen(self.plan.frames.get(last.output, ()), 1, len(right[2]), {0: 0}).scale == 0
+            if bias.shape != dead.shape or not self.dead.are_unseen(last, 1, dead):
+                yield wrong
+                return
+            end = self.dead.arrival(last, 1, bias.astype(np.float64)) if dead.any() else None
+        except (UnlikeError, UntoldError):
+            yield wrong
             return
-        dead = self._frame(last.output, 1, len(right[2]))[0] == 0
-        if weight is None or bias is None or bias.shape != dead.shape or not self.dead.are_unseen(last, dead):
-            yield AuditRow(merge.node, "weight", right[0].size, float("inf"), (), allowed(dtype))
-            return
-        end = self.dead.arrival(last, bias.astype(np.float64))
-        behind = [(end.got, bias), (end.wanted, right[2]), (end.size, right[3])]
-        bias_row = (np.where(dead, there, here) for there, here in behind)
-        for part, (got, wanted, sizes) in (("weight", (weight, *right[:2])), ("bias", bias_row)):
+        parts = {"weight": (weight, *right[:2]), "bias": (bias, *right[2:])}
+        if end is not None:
+            there = end.got, end.wanted, end.size
+            got, wanted, sizes = (np.where(dead, *pair) for pair in zip(there, parts["bias"], strict=True))
+            parts["bias"] = got, wanted, sizes
+        for part, (got, wanted, sizes) in parts.items():
             compared = Comparison(dtype, wanted.size)
             compared.add(errors(got, wanted, sizes, dtype))
             yield compared.row(merge.node, part)
 
     def _frame(self, value: str, axis: int, size: int) -> tuple[Floats, Floats]:
-        """Give scale and shift along the axis; a frame on another axis passes by."""
-        frame = self.plan.frame(value, axis)
-        return (np.ones(size), np.zeros(size)) if frame is None else (frame.scale, frame.shift)
+        """Give scale and shift along the axis; UntoldError where there are frames along others."""
+        found = seen(self.plan.frames.get(value, ()), axis, size)
+        return found.scale, found.shift
 
     def _linear(self, node: Node, linear: Channels) -> Iterator[AuditRow]:
         weight = self.graph.constants[node.inputs[linear.operand]]
-        a_x, d_x = self._frame(linear.x, linear.x_axis, linear.inputs)
-        a_y, d_y = self._frame(node.output, linear.y_axis, linear.outputs)
-        dead = a_y == 0
+        x = seen(self.plan.frames.get(linear.x, ()), linear.x_axis, linear.inputs, linear.passes)
+        passed = {axis: axis for axis in linear.passes.values()}
+        y = seen(self.plan.frames.get(node.output, ()), linear.y_axis, linear.outputs, passed)
+        refuse_unlike(x.elsewhere, y.elsewhere)
+        self._refuse_visible(node, y)
+        dead = y.scale == 0
         got = self.written(node.name, linear.operand)
-        if got is None or got.size != math.prod(weight.shape) or not self.dead.are_unseen(node, dead):
+        if got is None or got.size != math.prod(weight.shape) or not self.dead.are_unseen(node, linear.y_axis, dead):
             yield AuditRow(node.name, "weight", math.prod(weight.shape), float("inf"), (), allowed(weight.dtype))
             return
-        live, a_y = np.where(dead, 0.0, 1.0), np.where(dead, 1.0, a_y)
-        terms = _Terms(linear, d_x)
+        live, y = np.where(dead, 0.0, 1.0), y.alive()
+        spread = [Spread(linear, term.channels) for term in x.shifts]
         compared = Comparison(weight.dtype)
-        for rows, slab in _slabs(weight):
-            wanted = _times(_times(slab, linear.of_input, a_x, rows), linear.of_output, live / a_y, rows)
+        for rows, slab in slabs(weight):
+            wanted = times(times(slab, linear.of_input, x.scale, rows), linear.of_output, live / y.scale, rows)
             compared.compare(got.reshape(weight.shape)[rows], wanted, rows.start)
-            terms.add(slab, rows)
+            for one in spread:
+                one.add(slab, rows)
         yield compared.row(node.name, "weight")
-        place = (-1, *(1,) * linear.behind)
-        total, largest = (live * terms.total).reshape(place), (live * terms.largest).reshape(place)
-        old, scale = self._old_bias(node, linear) * live.reshape(place), a_y.reshape(place)
-        wanted = (old + total - (live * d_y).reshape(place)) / scale
-        sizes = np.maximum(np.maximum(np.abs(old), largest), (live * np.abs(d_y)).reshape(place)) / np.abs(scale)
-        got = self.written(node.name, 2)
-        if dead.any():
-            yield self._dead_bias(node, np.zeros(1) if got is None else got, wanted, sizes, dead)
-        elif np.any(wanted != 0) or got is not None:
-            yield self._row(node, 2, "bias", wanted, np.broadcast_to(sizes, wanted.shape))
+        moved = [one.term(term.elsewhere) for one, term in zip(spread, x.shifts, strict=True)]
+        yield from self._bias(node, linear, [*moved, *y.negative()], y, dead)
 
-    def _dead_bias(
-        self, node: Node, got: NDArray[np.floating], wanted: Floats, sizes: Floats, dead: NDArray[np.bool_]
-    ) -> AuditRow:
-        """Compare a bias whose dead channels are what the affine ahead makes of them; it has no other axes then."""
-        compared = Comparison(self._dtype(node, 2), len(dead))
-        if got.size not in (1, len(dead)) or wanted.size != len(dead):
-            return AuditRow(node.name, "bias", len(dead), float("inf"), (), allowed(compared.dtype))
-        now = np.broadcast_to(got.reshape(-1), len(dead)).astype(np.float64)
-        arrival = self.dead.arrival(node, now)
-        found = np.where(dead, arrival.got, now)
-        expected = np.where(dead, arrival.wanted, wanted.reshape(-1))
-        size = np.where(dead, arrival.size, np.broadcast_to(sizes, wanted.shape).reshape(-1))
-        compared.add(errors(found, expected, size, compared.dtype))
-        return compared.row(node.name, "bias")
+    def _bias(self, node: Node, linear: Channels, added: Sequence[Term], y: Seen, dead: Marks) -> Iterator[AuditRow]:
+        """Compare what is added to W x: b and `added`, in the unit of y, whose dead channels have scale 1 here."""
+        got, old = self.written(node.name, 2), self._old_bias(node, linear)
+        if old.size not in (1, linear.outputs):
+            yield from self._wide_bias(node, linear, added, y, dead)
+            return
+        flat, compared = np.broadcast_to(old.reshape(-1), linear.outputs), Comparison(self._dtype(node, 2))
+        now = np.zeros(1) if got is None else got.reshape(-1)
+        if now.size not in (1, linear.outputs):
+            yield AuditRow(node.name, "bias", linear.outputs, float("inf"), (), allowed(compared.dtype))
+            return
+        now = np.broadcast_to(now, linear.outputs)
+        wrong, is_wanted = np.zeros(linear.outputs), got is not None
+        for wanted, sizes in ratios([Term(flat, {}, np.abs(flat)), *added], y):
+            wrong = np.maximum(wrong, errors(now, wanted, sizes, compared.dtype).max(0, initial=0.0))
+            is_wanted |= bool(np.any(wanted != 0))
+        if dead.any():
+            end, is_wanted = self.dead.arrival(node, linear.y_axis, now.astype(np.float64)), True
+            wrong = np.where(dead, errors(end.got, end.wanted, end.size, compared.dtype), wrong)
+        if is_wanted:
+            compared.elements = linear.outputs
+            compared.add(wrong)
+            yield compared.row(node.name, "bias")
+
+    def _wide_bias(
+        self, node: Node, linear: Channels, added: Sequence[Term], y: Seen, dead: Marks
+    ) -> Iterator[AuditRow]:
+        """Compare a bias that varies along other axes, too; there no dead channels are, and no frames along these."""
+        if dead.any() or y.elsewhere or any(term.elsewhere for term in added):
+            raise UntoldError("a bias of several axes")
+        place = (-1, *(1,) * linear.behind)
+        ((total, sizes),) = ratios(added, y)
+        old = self._old_bias(node, linear) / y.scale.reshape(place)
+        wanted = old + total.reshape(place)
+        yield self._row(node, 2, "bias", wanted, np.maximum(np.abs(old), sizes.reshape(place)))
 
     def _old_bias(self, node: Node, linear: Channels) -> Floats:
         name = node.inputs[2] if len(node.inputs) > 2 else ""
         return linear.beta * self.graph.constants[name].load() if name else np.zeros(1)
 
     def _identity(self, node: Node) -> AuditRow:
-        scale, shift = scale_and_shift(node, self.graph)
-        axis = axis_of(node)
-        a_x, d_x = self._frame(node.inputs[0], axis, len(scale))
-        a_y, d_y = self._frame(node.output, axis, len(scale))
-        dead = self._dead(node, a_x, a_y) | (scale == 0) & (a_x == 0)  # the layer before says what comes out there
-        a_y = np.where(a_y == 0, 1.0, a_y)
-        wrong = np.abs(scale * a_x - a_y) / np.abs(a_y)
-        sizes = [np.abs(scale * d_x), size_of_shift(node, self.graph), np.abs(d_y), np.full(len(scale), 1e-300)]
-        terms = np.maximum.reduce(sizes)
-        wrong = np.maximum(wrong, np.abs(scale * d_x + shift - d_y) / terms) / IDENTITY
-        compared = Comparison("", len(scale))
-        compared.add(np.where(dead, 0.0, wrong))
+        own = line(node, self.graph)
+        x, y = around(node, self.plan.frames, len(own.slope))
+        self._refuse_visible(node, y)
+        dead = self._dead(node, x, y) | (own.slope == 0) & (x.scale == 0)  # the layer before says what comes out there
+        compared = Comparison("", len(dead))
+        compared.add(np.where(dead, 0.0, identity_error(own, x, y) / IDENTITY))
         return compared.row(node.name, "identity")
 
     def _kept(self, node: Node) -> Iterator[AuditRow]:
@@ -176,44 +206,55 @@ class _Auditor:
 
         A BatchNorm may have any variance that its gamma makes up for.
         """
-        axis = axis_of(node)
-        scale, shift = scale_and_shift(node, self.graph)
-        a_x, d_x = self._frame(node.inputs[0], axis, len(scale))
-        a_y, d_y = self._frame(node.output, axis, len(scale))
-        dead = self._dead(node, a_x, a_y)  # what comes through here is judged with the bias of the layer before
-        a_x, a_y = np.where(dead, 1.0, a_x), np.where(dead, 1.0, a_y)
+        own = line(node, self.graph)
+        x, y = around(node, self.plan.frames, len(own.slope))
+        self._refuse_visible(node, y)
+        dead = self._dead(node, x, y)  # what comes through here is judged with the bias of the layer before
+        x, y = (replace(one, scale=np.where(dead, 1.0, one.scale)) for one in (x, y))
         if isinstance(node.op, ops.Affine):
-            yield self._row(node, 1, "constants", scale * a_x / a_y, np.abs(scale * a_x / a_y), dead)
-            sizes = np.maximum.reduce([np.abs(scale * d_x), np.abs(shift), np.abs(d_y)]) / np.abs(a_y)
-            yield self._row(node, 2, "constants", (scale * d_x + shift - d_y) / a_y, sizes, dead)
+            yield self._numbers(node, 1, [_term(own.slope * x.scale, x.elsewhere)], y, dead)
+            yield self._numbers(node, 2, [*x.times(own.slope), _term(own.shift), *y.negative()], y, dead)
             return
         gamma, beta, mean, variance = parameters(node, self.graph)
         assert isinstance(node.op, ops.BatchNorm)
         deviation = np.sqrt((self._now(node, 4) + node.op.eps) / (variance + node.op.eps))  # of another variance
-        slope = gamma * a_x / a_y * deviation
-        yield self._row(node, 1, "constants", slope, np.abs(slope), dead)
-        sizes = np.maximum(np.abs(beta), np.abs(d_y)) / np.abs(a_y)
-        yield self._row(node, 2, "constants", (beta - d_y) / a_y, sizes, dead)
-        sizes = np.maximum(np.abs(mean), np.abs(d_x)) / np.abs(a_x)
-        yield self._row(node, 3, "constants", (mean - d_x) / a_x, sizes, dead)
+        yield self._numbers(node, 1, [_term(gamma * x.scale * deviation, x.elsewhere)], y, dead)
+        yield self._numbers(node, 2, [_term(beta), *y.negative()], y, dead)
+        yield self._numbers(node, 3, [_term(mean), *x.negative()], x, dead)
+
+    def _numbers(self, node: Node, index: int, terms: Sequence[Term], scale: Seen, unseen: Marks) -> AuditRow:
+        """Compare an operand with (sum of terms) / scale at every position; (C,), like `unseen`."""
+        compared = Comparison(self._dtype(node, index), len(unseen))
+        got = self._now(node, index)
+        if got.size not in (1, len(unseen)):
+            return AuditRow(node.name, "constants", len(unseen), float("inf"), (), allowed(compared.dtype))
+        wrong = np.zeros(len(unseen))
+        for wanted, sizes in ratios(terms, scale):
+            wrong = np.maximum(wrong, errors(got, wanted, sizes, compared.dtype).max(0, initial=0.0))
+        compared.add(np.where(unseen, 0.0, wrong))
+        return compared.row(node.name, "constants")
 
     def _parameter(self, node: Node) -> AuditRow:
-        """c' = (c - d) / a, of the outer frame and then of the inner one."""
+        """c' = (c - d) / a, frame by frame, the outermost first."""
         constant = self.graph.constants[node.inputs[0]].load()
         sizes = np.abs(constant)
-        for frames in (self.plan.frames, self.plan.inner):
-            frame = frames.get(node.output)
-            if frame is not None:
-                place = [-1 if axis == frame.axis else 1 for axis in range(constant.ndim)]
-                scale, shift = frame.scale.reshape(place), frame.shift.reshape(place)
-                sizes = np.maximum(sizes, np.abs(shift)) / np.abs(scale)
-                constant = (constant - shift) / scale
+        for frame in self.plan.frames[node.output]:
+            place = [-1 if axis == frame.axis else 1 for axis in range(constant.ndim)]
+            scale, shift = frame.scale.reshape(place), frame.shift.reshape(place)
+            sizes = np.maximum(sizes, np.abs(shift)) / np.abs(scale)
+            constant = (constant - shift) / scale
         return self._row(node, 0, "constants", constant, sizes)
 
-    def _dead(self, node: Node, a_x: Floats, a_y: Floats) -> NDArray[np.bool_]:
+    def _dead(self, node: Node, x: Seen, y: Seen) -> Marks:
         """Mark the channels that pass an affine unseen, since one ahead multiplied them by 0; all or none of them."""
-        dead = (a_x == 0) & (a_y == 0)
-        return dead if self.dead.are_unseen(node, dead) else np.zeros(len(dead), np.bool_)
+        dead = (x.scale == 0) & (y.scale == 0)
+        return dead if self.dead.are_unseen(node, axis_of(node), dead) else np.zeros(len(dead), np.bool_)
+
+    def _refuse_visible(self, node: Node, y: Seen) -> None:
+        """Raise UntoldError where frames of its output have scale 0 along another axis, and nothing ahead has."""
+        for axis, numbers in y.elsewhere.items():
+            if not self.dead.are_unseen(node, axis, numbers == 0):
+                raise UntoldError(f"channels of scale 0 along axis {axis} that somebody sees")
 
     def _written_affine(self, node: Node) -> tuple[Floats, Floats]:
         """Give scale and shift of an affine as its constants are now."""
@@ -232,24 +273,14 @@ class _Auditor:
         absent = 1.0 if index == 1 else 0.0  # a BatchNorm without a gamma multiplies by 1
         return np.full(1, absent)
 
-    def _row(
-        self,
-        node: Node,
-        index: int,
-        part: str,
-        wanted: Floats,
-        sizes: Floats,
-        unseen: NDArray[np.bool_] | None = None,
-    ) -> AuditRow:
+    def _row(self, node: Node, index: int, part: str, wanted: Floats, sizes: Floats) -> AuditRow:
         compared = Comparison(self._dtype(node, index), wanted.size)
         got = self.written(node.name, index)
         if got is None:
-            absent = 1.0 if part == "constants" and index == 1 else 0.0  # a BatchNorm without a gamma multiplies by 1
-            got = np.full(wanted.shape, absent)
+            got = np.zeros(wanted.shape)
         if got.size != wanted.size:
             return AuditRow(node.name, part, wanted.size, float("inf"), (), allowed(compared.dtype))
-        wrong = errors(got.reshape(wanted.shape), wanted, sizes, compared.dtype)
-        compared.add(wrong if unseen is None else np.where(unseen, 0.0, wrong))
+        compared.add(errors(got.reshape(wanted.shape), wanted, sizes, compared.dtype))
         return compared.row(node.name, part)
 
     def _dtype(self, node: Node, index: int) -> str:
@@ -258,34 +289,5 @@ class _Auditor:
         return constant.dtype if constant is not None else self.graph.values[value].dtype
 
 
-class _Terms:
-    """sum_i alpha * W[o, i] * d_x[i], by output channel, and the size of the largest term; nothing without a shift."""
-
-    def __init__(self, linear: Channels, shift: Floats) -> None:
-        self.linear, self.shift = linear, shift
-        self.total, self.largest = np.zeros(linear.outputs), np.zeros(linear.outputs)
-
-    def add(self, weight: Floats, rows: slice) -> None:
-        """Take in some rows of the weight."""
-        if not self.shift.any():
-            return
-        linear = self.linear
-        terms = linear.alpha * weight * linear.of_input(self.shift, rows)
-        others = tuple(axis for axis in range(weight.ndim) if axis not in (0, linear.out_axis))
-        at = linear.of_output(np.arange(linear.outputs), rows)
-        sums, maxima = terms.sum(others, keepdims=True), np.abs(terms).max(others, keepdims=True, initial=0.0)
-        np.add.at(self.total, np.broadcast_to(at, sums.shape), sums)
-        np.maximum.at(self.largest, np.broadcast_to(at, sums.shape), maxima)
-
-
-def _slabs(constant: Constant) -> Iterator[tuple[slice, Floats]]:
-    """Give stretches of axis 0 that fit the processor's cache; a row at the least."""
-    for rows, slab in constant.slabs():
-        step = max(1, SLAB * len(slab) // max(1, slab.size))
-        for start in range(0, len(slab), step):
-            stop = min(start + step, len(slab))
-            yield slice(rows.start + start, rows.start + stop), slab[start:stop]
-
-
-def _times(weight: Floats, along: Callable[[Floats, slice], Floats], factors: Floats, rows: slice) -> Floats:
-    return weight if np.all(factors == 1) else weight * along(factors, rows)
+def _term(channels: Floats, elsewhere: Product = NOTHING) -> Term:
+    return Term(channels, elsewhere, np.abs(channels))

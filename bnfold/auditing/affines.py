@@ -3,8 +3,12 @@
 import numpy as np
 
 from bnfold import ops
-from bnfold.affine import Floats
+from bnfold.affine import Chains, Floats
+from bnfold.auditing.frames import Seen, Term, ratios, refuse_unlike, seen
 from bnfold.graph import Graph, Node
+from bnfold.record import record
+
+TINY = 1e-300  # in place of a size of 0
 
 
 def axis_of(node: Node) -> int:
@@ -24,19 +28,47 @@ def parameters(node: Node, graph: Graph) -> tuple[Floats, Floats, Floats, Floats
     )
 
 
-def scale_and_shift(node: Node, graph: Graph) -> tuple[Floats, Floats]:
+@record(eq=False)
+class Line:
+    """y = slope * x + shift, channel by channel.
+
+    size: of the shift's largest term; beta and mean * slope may cancel, and leave their rounding.
+    """
+
+    slope: Floats
+    shift: Floats
+    size: Floats
+
+
+def line(node: Node, graph: Graph) -> Line:
     """gamma (x - mean) / sqrt(var + eps) + beta, taken at x = 0 and by its slope."""
     if isinstance(node.op, ops.Affine):
-        return graph.constants[node.inputs[1]].load(), graph.constants[node.inputs[2]].load()
+        slope, shift = (graph.constants[name].load() for name in node.inputs[1:3])
+        return Line(slope, shift, np.abs(shift))
     assert isinstance(node.op, ops.BatchNorm)
     gamma, beta, mean, variance = parameters(node, graph)
     slope = gamma * (variance + node.op.eps) ** -0.5
-    return slope, beta - slope * mean
+    moved = slope * mean
+    shift = beta - moved
+    return Line(slope, shift, np.maximum(np.abs(shift), np.abs(moved)))
 
 
-def size_of_shift(node: Node, graph: Graph) -> Floats:
-    """Give the largest term of t: beta and mean * s may cancel, and leave their rounding."""
-    slope, shift = scale_and_shift(node, graph)
-    if isinstance(node.op, ops.Affine):
-        return np.abs(shift)
-    return np.maximum(np.abs(shift), np.abs(slope * graph.constants[node.inputs[3]].load()))
+def identity_error(affine: Line, x: Seen, y: Seen) -> Floats:
+    """Say how far s a_x = a_y and s d_x + t = d_y are from the truth in any element, relative to their terms: (C,).
+
+    Left out are elements in which the new tensor says nothing of the old. Raises UntoldError where the scales along
+    another axis aren't the same before and behind, or frames are of other sizes.
+    """
+    refuse_unlike(x.elsewhere, y.elsewhere)
+    y = y.alive()
+    wrong: Floats = np.abs(affine.slope * x.scale - y.scale) / np.abs(y.scale)
+    for left, size in ratios((*x.times(affine.slope), Term(affine.shift, {}, affine.size), *y.negative()), y):
+        wrong = np.maximum(wrong, (np.abs(left) / np.maximum(size, TINY)).max(0, initial=0.0))
+    return wrong
+
+
+def around(node: Node, frames: Chains, channels: int) -> tuple[Seen, Seen]:
+    """Look at the frames before and behind an affine from its channels; every other axis passes."""
+    axis, before, behind = axis_of(node), frames.get(node.inputs[0], ()), frames.get(node.output, ())
+    passes = {frame.axis: frame.axis for frame in (*before, *behind) if frame.axis != axis}
+    return seen(before, axis, channels, passes), seen(behind, axis, channels, passes)

@@ -1,5 +1,7 @@
 """Which channels each element of a weight joins, read off the operators' definitions for the audit."""
 
+from collections.abc import Mapping
+from dataclasses import field
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ class Channels:
     operand: which operand the weight is. x: the other one. x_axis, y_axis: where the channels lie in x and in y.
     groups: axis 0 is cut into that many, and axis 1 numbers the channels within one of them. behind: how many axes of y
     lie behind its channels' (a bias is broadcast over them; 0 for a convolution, whose bias has no other axes).
+    passes: the axes of x along which each position is one of y, and which that is.
     """
 
     operand: int
@@ -30,6 +33,7 @@ class Channels:
     behind: int = 0
     alpha: float = 1.0
     beta: float = 1.0
+    passes: Mapping[int, int] = field(default_factory=dict)
 
     @property
     def outputs(self) -> int:
@@ -69,22 +73,26 @@ def channels(node: Node, graph: Graph) -> Channels | None:
         return None
     match node.op:
         case ops.Conv(groups=groups) if operand == 1:
-            return Channels(1, x, 1, 1, shape, 0, 1, groups)
+            return Channels(1, x, 1, 1, shape, 0, 1, groups, passes={0: 0})
         case ops.ConvTranspose(groups=groups) if operand == 1:
-            return Channels(1, x, 1, 1, shape, 1, 0, groups)
+            return Channels(1, x, 1, 1, shape, 1, 0, groups, passes={0: 0})
         case ops.Linear() if operand == 1:
-            return Channels(1, x, rank - 1, rank - 1, shape, 0, 1)
+            passes = {axis: axis for axis in range(rank - 1)}
+            return Channels(1, x, rank - 1, rank - 1, shape, 0, 1, passes=passes)
         case ops.Gemm(alpha, beta, trans_a, trans_b) if operand == 1:
-            axes = (0, 1) if trans_b else (1, 0)
-            return Channels(1, x, 0 if trans_a else 1, 1, shape, *axes, alpha=alpha, beta=beta)
+            axes, rows = (0, 1) if trans_b else (1, 0), 1 if trans_a else 0
+            return Channels(1, x, 1 - rows, 1, shape, *axes, alpha=alpha, beta=beta, passes={rows: 0})
         case ops.Gemm(alpha, beta, trans_a, trans_b):
-            axes = (1, 0) if trans_a else (0, 1)
-            return Channels(0, x, 1 if trans_b else 0, 0, shape, *axes, behind=1, alpha=alpha, beta=beta)
+            axes, columns = (1, 0) if trans_a else (0, 1), 0 if trans_b else 1
+            passes = {columns: 1}
+            return Channels(0, x, 1 - columns, 0, shape, *axes, behind=1, alpha=alpha, beta=beta, passes=passes)
         case ops.MatMul() if operand == 1:
-            return Channels(1, x, of_x - 1, rank - 1, shape, last, last - 1)
+            passes = {axis: axis + rank - of_x for axis in range(of_x - 1)}
+            return Channels(1, x, of_x - 1, rank - 1, shape, last, last - 1, passes=passes)
         case ops.MatMul():
-            behind = 1 if of_x > 1 else 0
-            return Channels(0, x, max(of_x - 2, 0), rank - 1 - behind, shape, last - 1, last, behind=behind)
+            behind, rows = 1 if of_x > 1 else 0, max(of_x - 2, 0)
+            passes = {axis: axis + rank - of_x for axis in range(of_x) if axis != rows}
+            return Channels(0, x, rows, rank - 1 - behind, shape, last - 1, last, behind=behind, passes=passes)
         case ops.Einsum(equation) if equation.count(",") == 1:
             return _einsum(x, shape, operand, _spelled(equation, operand, len(shape), of_x))
         case _:
@@ -100,8 +108,9 @@ def _einsum(x: str, shape: tuple[int, ...], operand: int, equation: str) -> Chan
     if len(outputs) != 1 or len(inputs) != 1:
         return None
     axes = (of_weight.index(outputs[0]), of_weight.index(inputs[0]))
-    y_axis = made.index(outputs[0])
-    return Channels(operand, x, of_x.index(inputs[0]), y_axis, shape, *axes, behind=len(made) - 1 - y_axis)
+    x_axis, y_axis = of_x.index(inputs[0]), made.index(outputs[0])
+    passes = {axis: made.index(letter) for axis, letter in enumerate(of_x) if letter in made}
+    return Channels(operand, x, x_axis, y_axis, shape, *axes, behind=len(made) - 1 - y_axis, passes=passes)
 
 
 def _spelled(equation: str, operand: int, of_weight: int, of_x: int) -> str:

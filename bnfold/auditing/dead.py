@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from bnfold import ops
 from bnfold.affine import Floats
-from bnfold.auditing.affines import axis_of, scale_and_shift, size_of_shift
+from bnfold.auditing.affines import around, axis_of, line
+from bnfold.auditing.frames import UntoldError
 from bnfold.graph import Graph, Node
 from bnfold.plan import Plan, Remove, ReplaceByClip, SetBounds
 from bnfold.record import record
@@ -39,24 +40,28 @@ class DeadChannels:
         self.removed = {edit.node for edit in plan.edits if isinstance(edit, Remove)}
         self.bounds = {edit.node: edit for edit in plan.edits if isinstance(edit, ReplaceByClip | SetBounds)}
 
-    def are_unseen(self, node: Node, channels: NDArray[np.bool_]) -> bool:
-        """Whether affines ahead multiply all these channels of the node's output by 0. channels: (C,)."""
-        return not channels.any() or bool(np.all(self.arrival(node, np.zeros(len(channels))).reached[channels]))
+    def are_unseen(self, node: Node, axis: int, channels: NDArray[np.bool_]) -> bool:
+        """Whether affines ahead multiply all these channels of the node's output, (C,) along the axis, by 0."""
+        return not channels.any() or bool(np.all(self.arrival(node, axis, np.zeros(len(channels))).reached[channels]))
 
-    def arrival(self, node: Node, constant: Floats) -> Arrival:
-        """Follow channels that the node's output holds constant, (C,)."""
+    def arrival(self, node: Node, axis: int, constant: Floats) -> Arrival:
+        """Follow channels that the node's output holds constant, (C,), along the axis.
+
+        Raises UntoldError where they end in a tensor with frames along other axes.
+        """
         now, size = constant, np.abs(constant)
         reached = np.zeros(len(constant), np.bool_)
         got, wanted, largest = (np.zeros(len(constant)) for _ in range(3))
         for step in self._ahead(node):
             if step.name in self.removed:
-                ends, shift, terms = self._end(step, len(constant))
+                ends, shift, terms = self._end(step, axis, len(constant))
                 ends &= ~reached
                 got[ends], wanted[ends] = now[ends], shift[ends]
-                largest[ends] = np.maximum(size, terms)[ends]
+                size = np.maximum(size, terms)
+                largest[ends] = size[ends]
                 reached |= ends
                 continue
-            after = self._through(step, now)
+            after = self._through(step, axis, now)
             if after is None or after.shape != now.shape:
                 break
             now, size = after, np.maximum(size, np.abs(after))
@@ -68,27 +73,32 @@ class DeadChannels:
             (node,) = self.graph.readers[node.output]
             yield node
 
-    def _end(self, affine: Node, channels: int) -> tuple[NDArray[np.bool_], Floats, Floats]:
+    def _end(self, affine: Node, axis: int, channels: int) -> tuple[NDArray[np.bool_], Floats, Floats]:
         """Say where an affine that went ends the way, (t - d_y) / a_y of it, and the largest term of that."""
-        scale, shift = scale_and_shift(affine, self.graph)
-        if len(scale) != channels:  # other channels were joined on the way
-            return np.zeros(channels, np.bool_), np.zeros(channels), np.zeros(channels)
-        frame = self.plan.frame(affine.output, axis_of(affine))
-        a_y, d_y = (frame.scale, frame.shift) if frame is not None else (np.ones(1), np.zeros(1))
-        seen = a_y != 0  # else one further ahead ends it
-        a_y = np.where(seen, a_y, 1.0)
-        terms = np.maximum(size_of_shift(affine, self.graph), np.abs(d_y)) / np.abs(a_y)
-        return (scale == 0) & seen, (shift - d_y) / a_y, terms
+        own = line(affine, self.graph)
+        nothing = np.zeros(channels)
+        if axis_of(affine) != axis or len(own.slope) != channels:  # other channels
+            return nothing != 0, nothing, nothing
+        _, y = around(affine, self.plan.frames, channels)
+        ends = (own.slope == 0) & (y.scale != 0)  # else one further ahead ends it
+        a_y = np.where(y.scale != 0, y.scale, 1.0)
+        if not ends.any():
+            return ends, nothing, own.size / np.abs(a_y)
+        if y.elsewhere:
+            raise UntoldError("a constant by frames along other axes")
+        return ends, (own.shift - y.shift) / a_y, np.maximum(own.size, np.abs(y.shift)) / np.abs(a_y)
 
-    def _through(self, node: Node, constant: Floats) -> Floats | None:
+    def _through(self, node: Node, axis: int, constant: Floats) -> Floats | None:
         """Give what a node makes of channels that are constant; None where that isn't one constant a channel."""
         bounds = self.bounds.get(node.name)
-        if isinstance(bounds, ReplaceByClip):
+        if isinstance(bounds, ReplaceByClip) and bounds.axis == axis:
             return np.minimum(np.maximum(constant, bounds.lo), bounds.hi)
         if bounds is not None:
             return None
         match node.op:
-            case ops.BatchNorm() | ops.Affine():
+            case ops.MaxPool() | ops.AvgPool() if axis > 1:
+                return None
+            case ops.BatchNorm() | ops.Affine() if axis_of(node) == axis:
                 scale, shift = self.written_affine(node)
                 return scale * constant + shift
             case ops.Relu():

@@ -16,7 +16,8 @@ import numpy as np
 
 from bnfold import ops
 from bnfold.affine import Floats
-from bnfold.auditing.affines import axis_of, scale_and_shift, size_of_shift
+from bnfold.auditing.affines import axis_of, line
+from bnfold.auditing.frames import seen
 from bnfold.graph import Graph, Node
 from bnfold.plan import Merge, Plan, Remove
 from bnfold.record import record
@@ -46,9 +47,19 @@ def merged(graph: Graph, plan: Plan, merge: Merge, shape: tuple[int, ...]) -> tu
     """Give the weight in `shape`, the size of its terms, the bias (out,), and the size of that's, all float64.
 
     graph: the model before. A channel whose frame has scale 0 has weight 0; its bias says nothing.
-    Raises UnlikeError where the merge isn't one of linear branches.
+    Raises UnlikeError where the merge isn't one of linear branches, UntoldError where frames along other axes don't
+    pass it.
     """
-    return _Follower(graph, plan, merge, shape).result()
+    ends = {name for node in merge.nodes for name in (*graph.by_name[node].inputs, *graph.by_name[node].outputs)}
+    along = [frame for name in ends for frame in plan.frames.get(name, ()) if frame.axis == 0]
+    positions = max((frame.channels for frame in along), default=1)
+    first = _Follower(graph, plan, merge, shape, 0).result()
+    for position in range(1, positions):
+        other = _Follower(graph, plan, merge, shape, position).result()
+        for numbers, sizes in ((0, 1), (2, 3)):
+            if (np.abs(other[numbers] - first[numbers]) > STILL * first[sizes]).any():
+                raise UnlikeError(f"{merge.node}: not one convolution at all positions along axis 0")
+    return first
 
 
 def last_of(graph: Graph, merge: Merge) -> Node:
@@ -57,8 +68,10 @@ def last_of(graph: Graph, merge: Merge) -> Node:
 
 
 class _Follower:
-    def __init__(self, graph: Graph, plan: Plan, merge: Merge, shape: tuple[int, ...]) -> None:
-        self.graph, self.plan, self.merge, self.shape = graph, plan, merge, shape
+    """position: along axis 0, for frames that lie along that too."""
+
+    def __init__(self, graph: Graph, plan: Plan, merge: Merge, shape: tuple[int, ...], position: int) -> None:
+        self.graph, self.plan, self.merge, self.shape, self.position = graph, plan, merge, shape, position
         self.removed = {edit.node for edit in plan.edits if isinstance(edit, Remove)}
         self.inside = set(merge.nodes)
         self.sources: set[str] = set()
@@ -86,8 +99,7 @@ class _Follower:
         return weight / rows, size / abs(rows), (taps.bias - shift) / scale, (taps.size + abs(shift)) / abs(scale)
 
     def _frame(self, value: str, channels: int) -> tuple[Floats, Floats]:
-        frame = self.plan.frame(value, 1)
-        return (np.ones(channels), np.zeros(channels)) if frame is None else (frame.scale, frame.shift)
+        return seen(self.plan.frames.get(value, ()), 1, channels, {0: 0}).at(0, self.position)
 
     def _of(self, value: str) -> Taps:
         node = self.graph.producer.get(value)
@@ -124,11 +136,11 @@ class _Follower:
 
     def _affine(self, node: Node) -> Taps:
         x = self._of(node.inputs[0])
-        scale, shift = scale_and_shift(node, self.graph)
-        rows = scale.reshape(-1, 1)
+        own = line(node, self.graph)
+        rows = own.slope.reshape(-1, 1)
         offsets = {place: (taps * rows, size * abs(rows)) for place, (taps, size) in x.offsets.items()}
-        size = np.maximum(x.size * abs(scale), size_of_shift(node, self.graph))
-        return replace(x, offsets=offsets, bias=scale * x.bias + shift, size=size)
+        size = np.maximum(x.size * abs(own.slope), own.size)
+        return replace(x, offsets=offsets, bias=own.slope * x.bias + own.shift, size=size)
 
     def _sum(self, node: Node, coefficients: tuple[float, ...]) -> Taps:
         parts = [self._of(name) for name in node.inputs]

@@ -12,7 +12,7 @@ def correspondence_of(plan: Plan, graph: Graph, candidate_values: Collection[str
 
     graph: the model before, as folding saw it. candidate_values: names in the folded model. A node that was taken out
     makes one value of its input and its output, which bears either's name. Left out are values that the fold merged
-    away, those that changed along two axes, and those of which a gamma of 0 lets nobody see a channel.
+    away, those that changed along several axes, and those of which a gamma of 0 lets nobody see a channel.
     """
     heads = _aliases(plan, graph)
     kept: dict[str, str] = {}
@@ -22,9 +22,10 @@ def correspondence_of(plan: Plan, graph: Graph, candidate_values: Collection[str
     found: dict[str, Frame] = {}
     for name in graph.values:
         partner = kept.get(heads.get(name, name))
-        frame = plan.frames.get(name)
-        if partner is None or name in plan.inner or (frame is not None and not frame.scale.all()):
+        frames = plan.frames.get(name, ())
+        if partner is None or len(frames) > 1 or not all(frame.scale.all() for frame in frames):
             continue
+        (frame,) = frames or (None,)
         found[name] = Frame(partner) if frame is None else Frame(partner, frame.axis, frame.scale, frame.shift)
     return found
 

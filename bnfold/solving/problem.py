@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import field, replace
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -35,14 +35,13 @@ class Solution:
     """taken: the affines (by name) that are folded. frames: those that aren't the identity.
 
     reasons: the contradiction of every affine that could have been folded and isn't. related: for each affine, the
-    values whose frames depend on the same rows. inner: frames within those of `frames`, along another axis.
+    values whose frames depend on the same rows.
     """
 
     taken: frozenset[str]
     frames: Mapping[str, Affine]
     reasons: Mapping[str, tuple[Reason, ...]]
     related: Mapping[str, frozenset[str]]
-    inner: Mapping[str, Affine] = field(default_factory=dict)
 
 
 def solve(

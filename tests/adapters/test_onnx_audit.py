@@ -93,14 +93,14 @@ def test_a_fault_in_data_is_found(fault):
 def test_a_fault_in_a_frame_is_found(name):
     proto = cases()[name]
     plan = fold_proto(proto).plan
-    ((value, frame),) = plan.frames.items()
+    ((value, (frame,)),) = plan.frames.items()
     for wrong in (
         Affine(1, frame.scale * 1.000001, frame.shift),
         Affine(1, frame.scale, frame.shift + 1e-6),
         Affine(1, np.roll(frame.scale, 1), np.roll(frame.shift, 1)),
     ):
         with pytest.raises(AuditError, match="nothing was written"):
-            fold_proto(proto, plan=replace(plan, frames={value: wrong}))
+            fold_proto(proto, plan=replace(plan, frames={value: (wrong,)}))
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "bfloat16"])

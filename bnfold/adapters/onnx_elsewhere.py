@@ -9,6 +9,8 @@ from bnfold.adapters.onnx_wire import Field
 
 Fields: TypeAlias = tuple[Field, ...]  # the fields around a message, from the model's own down
 _DATA_LOCATION = 14  # of a TensorProto
+_A = AttributeProto
+_WITHOUT_TENSORS = frozenset({_A.FLOAT, _A.INT, _A.STRING, _A.FLOATS, _A.INTS, _A.STRINGS, _A.GRAPH, _A.GRAPHS})
 
 
 def tensors_elsewhere(file: Skeleton) -> Iterator[tuple[Fields, Field]]:
@@ -37,6 +39,8 @@ def tensors_within(kind: str, path: Fields, file: Skeleton) -> Iterator[tuple[Fi
 
 def holds_external(attribute: AttributeProto) -> bool:
     """Whether external data is among the attribute's tensors, or may be, where they are sparse."""
+    if attribute.type in _WITHOUT_TENSORS:
+        return False
     tensors = (*([attribute.t] if attribute.HasField("t") else []), *attribute.tensors)
     is_sparse = attribute.HasField("sparse_tensor") or bool(attribute.sparse_tensors)
     return is_sparse or any(item.data_location == TensorProto.EXTERNAL for item in tensors)

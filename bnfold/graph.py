@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 from bnfold.affine import Floats
 from bnfold.ops import Op, Unknown
+from bnfold.printable import visible
 from bnfold.record import record
 from bnfold.why import Why
 
@@ -129,7 +130,7 @@ class Graph:
 
     def __str__(self) -> str:
         """One line a node: `y (1, 8, 28, 28) = Conv(x, conv.weight, conv.bias) groups=1`."""
-        return "\n".join(self._line(node) for node in self.nodes)
+        return "\n".join(visible(self._line(node)) for node in self.nodes)
 
     def _line(self, node: Node) -> str:
         kind = node.op.kind if isinstance(node.op, Unknown) else type(node.op).__name__

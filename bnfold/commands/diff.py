@@ -29,8 +29,10 @@ def command(first: Path, second: Path, as_json: bool) -> int:
 
         click.echo(document("diff", differences=[asdict(item) for item in differences]))
     else:
+        from bnfold.printable import visible
+
         for item in differences:
-            click.echo(str(item))
+            click.echo(visible(str(item)))
         click.echo(_total([item.sign for item in differences]))
     return _DIFFERENT if differences else 0
 

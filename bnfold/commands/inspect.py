@@ -28,9 +28,7 @@ def command(model: Path, svg: Path | None, as_graph: bool, as_json: bool, **opti
         with replacing(svg) as temporary:
             temporary.write_text(picture(result.graph, result.plan), encoding="utf-8")
     if as_graph:
-        from bnfold.printable import visible
-
-        click.echo("\n".join(visible(line) for line in str(result.graph).split("\n")))
+        click.echo(str(result.graph))
         return 0
     show(result, request, as_json, output=None, dry_run=True)
     return 0

@@ -76,3 +76,15 @@ def test_everything_else_that_can_differ(tmp_path):
         ("~", "tensor", "w"),
     }
     assert found["~", "tensor", "w"].startswith("1 of 108 numbers")
+
+
+def test_names_of_other_people_s_files_stay_in_their_line(tmp_path):
+    proto = write(tmp_path / "a.onnx")
+    proto.graph.node[2].name = "evil\x1b[31m\n- node all"
+    onnx.save(proto, tmp_path / "b.onnx")
+    lines = CliRunner().invoke(command, [str(tmp_path / "a.onnx"), str(tmp_path / "b.onnx")], color=True).output
+    assert lines.splitlines() == [
+        "- node relu  r = Relu(n)",
+        r"+ node evil\x1b[31m - node all  r = Relu(n)",
+        "1 removed, 1 added, 0 changed",
+    ]

@@ -196,3 +196,13 @@ def test_a_plan_says_what_is_folded(model: Path) -> None:
 def test_what_an_onnx_model_has_no_use_for_is_not_ignored(model: Path, option: list[str]) -> None:
     assert f"is an ONNX model; {option[0]} can't be used with it" in refused("fold", model, *option)
     assert not model.with_suffix(".folded.onnx").exists()
+
+
+def test_a_graph_has_one_line_a_node(tmp_path: Path) -> None:
+    from tests.adapters.onnx_cases import model as parsed
+
+    proto = parsed("(float[N,4] x) => (float[N,4] y) { a = Relu(x) y = Abs(a) }")
+    proto.graph.node[0].output[0] = proto.graph.node[1].input[0] = "evil\x1b[31m\nname"
+    onnx.save(proto, tmp_path / "model.onnx")
+    lines = output("inspect", tmp_path / "model.onnx", "--graph").strip().split("\n")
+    assert lines == [r"evil\x1b[31m name (N, 4) = Relu(x)", r"y (N, 4) = Abs(evil\x1b[31m name)"]

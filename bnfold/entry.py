@@ -41,9 +41,14 @@ def fold(
     """
     common: dict[str, Any] = {"level": level, "only": only, "skip": skip, "plan": plan}
     kinds = _kinds(model)
+    is_module = "torch.nn.modules.module.Module" in kinds
+    if kwargs and not is_module:
+        raise BnfoldError("kwargs: only an nn.Module is called with them; leave them out")
+    if output is not None and not isinstance(model, (str, Path)):
+        raise BnfoldError("output: only a file is folded into another; leave it out and save result.model")
     if isinstance(model, (str, Path)):
         return _fold_path(Path(model), example_inputs, output, {**common, "dry_run": dry_run, **options}, inplace)
-    if "torch.nn.modules.module.Module" in kinds:
+    if is_module:
         from bnfold.adapters.torch_module import fold_module
 
         return fold_module(model, example_inputs, kwargs, dry_run=dry_run, inplace=inplace, **common, **options)

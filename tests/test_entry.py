@@ -24,6 +24,15 @@ def test_a_proto_is_not_changed_in_place():
         bnfold.fold(model(TEXT, w=(4, 3, 1, 1), **batch_norm(4)), inplace=True)
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [({"output": "out.onnx"}, "output: only a file is folded"), ({"kwargs": {"x": 1}}, "kwargs: only an nn.Module")],
+)
+def test_what_a_proto_does_not_take_is_refused(given, message):
+    with pytest.raises(BnfoldError, match=message):
+        bnfold.fold(model(TEXT, w=(4, 3, 1, 1), **batch_norm(4)), **given)
+
+
 def test_what_is_no_model_is_refused():
     with pytest.raises(BnfoldError, match=r"can't fold a GraphProto; wanted an nn\.Module"):
         bnfold.fold(parser.parse_graph("g (float[1] x) => (float[1] y) { y = Relu(x) }"))

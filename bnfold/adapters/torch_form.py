@@ -83,15 +83,15 @@ def _part(node: Node, graph: Graph) -> Line:
     match node.op:
         case ops.Take(axis=axis, indices=part) | ops.Select(axis=axis, index=part) | ops.Split(axis=axis, sizes=part):
             shape = graph.shape(node.inputs[0])
-            return (part_of(str(part), None if shape is None else shape[axis]),)
+            return (part_of(str(part), axis, None if shape is None else shape[axis]),)
         case _:
             return ()
 
 
-def difference(first: tuple[Line, ...], second: tuple[Line, ...]) -> str:
-    """Say where two forms part; empty where they are equal."""
+def difference(first: tuple[Line, ...], second: tuple[Line, ...], *, larger: bool = False) -> str:
+    """Say where two forms part; empty where they are equal. larger: as in `torch_steps.same_line`."""
     for index, (one, other) in enumerate(zip(first, second, strict=False)):
-        if not same_line(one, other):
+        if not same_line(one, other, larger=larger):
             return f"at operator {index} there is {_brief(one)} on one side and {_brief(other)} on the other"
     if len(first) != len(second):
         return f"one has {len(first) - 1} operators and the other {len(second) - 1}"

@@ -10,9 +10,10 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Part:
-    """A slice. bounds: start, stop and step. length: of the axis."""
+    """A slice of an axis. bounds: start, stop and step. length: of the axis."""
 
     bounds: tuple[Any, Any, Any]
+    axis: int
     length: int
 
 
@@ -27,7 +28,7 @@ def parts_in(args: Sequence[Any]) -> Sequence[Any]:
     rest = len(shape) - sum(axes)
     axis, parts = 0, []
     for item, count in zip(index, axes, strict=True):
-        parts.append(Part((item.start, item.stop, item.step), shape[axis]) if type(item) is slice else item)
+        parts.append(Part((item.start, item.stop, item.step), axis, shape[axis]) if type(item) is slice else item)
         axis += rest if item is Ellipsis else count
     return (args[0], tuple(parts), *args[2:])
 

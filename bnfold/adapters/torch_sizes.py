@@ -15,6 +15,7 @@ from bnfold.adapters.torch_trace import trace
 from bnfold.adapters.torch_walk import FAR, Walk, confirmed, far_from
 
 ReadAt: TypeAlias = Callable[[Arguments], Reading]
+_BATCH, _SIZE = "batch", "size"  # what another input has another one of
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +46,7 @@ def followed(
 ) -> Followed:
     """Do what `same_at_other_sizes` does. found: the run at the given size. reading: what `read_at` gives for it."""
     search = _Search(module, given, read_at, found, reading)
-    tried = [("batch", other) for other in other_batches(given)] + [("size", other) for other in other_sizes(given)]
+    tried = [(_BATCH, other) for other in other_batches(given)] + [(_SIZE, other) for other in other_sizes(given)]
     taken = [search.takes(kind, other) for kind, other in tried]
     search.look_far()
     sizes = [given, *(other for (_, other), passed in zip(tried, taken, strict=True) if passed)]
@@ -95,13 +96,13 @@ class _Search:
         if steps is None:
             return False
         self.traces.append((other, steps))
-        return same_path(self.walk.steps, steps) or self._captured(kind, other)
+        return same_path(self.walk.steps, steps, larger=kind == _SIZE) or self._captured(kind, other)
 
     def look_far(self) -> None:
         """Follow a batch that would be long to run."""
         far = far_from(self.given)
         if self.walk is not None and far is not None:
-            self.went_far = self.takes("batch", far)
+            self.went_far = self.takes(_BATCH, far)
 
     def _captured(self, kind: str, other: Arguments) -> bool:
         """Compare captures. False where the module can't be captured with these inputs."""
@@ -110,7 +111,8 @@ class _Search:
             again = self.read_at(other)
         except CaptureError:
             return False
-        parted = difference(form(self.reading.graph, self.reading.tensors), form(again.graph, again.tensors))
+        forms = (form(reading.graph, reading.tensors) for reading in (self.reading, again))
+        parted = difference(*forms, larger=kind == _SIZE)
         if parted:
             raise CaptureError(
                 f"{type(self.module).__name__}: forward takes another path for inputs of shape {shapes(other)}: "

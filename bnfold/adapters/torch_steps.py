@@ -6,7 +6,7 @@ from typing import TypeAlias
 
 _SIZED = frozenset({"view", "reshape", "expand", "repeat", "unflatten", "interpolate", "upsample", "arange", "zeros"})
 
-_OF = " of "
+_OF = " of axis "
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,26 +26,38 @@ Steps: TypeAlias = tuple[Step, ...]
 Line: TypeAlias = tuple[str, ...]
 
 
-def same_path(first: Sequence[Step], second: Sequence[Step]) -> bool:
-    """Whether two traces of one module, at two sizes, are the same but for lengths given to views and slices."""
+def same_path(first: Sequence[Step], second: Sequence[Step], *, larger: bool = False) -> bool:
+    """Whether two traces of one module, at two sizes, are the same but for lengths given to views and slices.
+
+    larger: as in `same_line`.
+    """
+    pairs = zip(first, second, strict=False)
     return len(first) == len(second) and all(
-        same_line(_without_lengths(one), _without_lengths(other)) for one, other in zip(first, second, strict=True)
+        same_line(_without_lengths(one), _without_lengths(other), larger=larger) for one, other in pairs
     )
 
 
-def same_line(first: Line, second: Line) -> bool:
-    """Whether two lines are equal, but for parts of axes whose lengths differ: which part it is follows from that."""
-    return first == second or (len(first) == len(second) and all(map(_same_text, first, second)))
+def same_line(first: Line, second: Line, *, larger: bool = False) -> bool:
+    """Whether two lines are equal, but for parts of axes whose lengths differ: which part it is follows from that.
+
+    larger: not the batch alone but the map has another size, and parts of any axis but the channels' follow from it.
+    """
+    return first == second or (
+        len(first) == len(second)
+        and all(_same_text(one, other, larger) for one, other in zip(first, second, strict=True))
+    )
 
 
-def part_of(text: str, length: object) -> str:
+def part_of(text: str, axis: int, length: object) -> str:
     """Write a part of an axis of this length, so that `same_line` knows it."""
-    return f"{text}{_OF}{length}"
+    return f"{text}{_OF}{axis}:{length}"
 
 
-def _same_text(first: str, second: str) -> bool:
+def _same_text(first: str, second: str, larger: bool) -> bool:
     (_, is_part, one), (_, is_other, other) = first.rpartition(_OF), second.rpartition(_OF)
-    return first == second or bool(is_part and is_other and one != other)
+    if first == second or not (is_part and is_other):
+        return first == second
+    return one != other or (larger and not one.startswith("1:"))
 
 
 def _without_lengths(step: Step) -> Line:

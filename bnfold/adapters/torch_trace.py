@@ -241,8 +241,8 @@ class Recorder(TorchFunctionMode):
         if origin is not None:
             return f"{origin.label}@{self.writes.get(origin.memory, 0)}"
         match item:
-            case Part(bounds, length):
-                return part_of(":".join(self._text(bound, self._origin(bound)) for bound in bounds), length)
+            case Part(bounds, axis, length):
+                return part_of(":".join(self._text(bound, self._origin(bound)) for bound in bounds), axis, length)
             case np.ndarray():
                 return repr((item.dtype.str, item.shape, sha256(item.tobytes()).digest()))
         return repr(item) if isinstance(item, _PLAIN) else ""

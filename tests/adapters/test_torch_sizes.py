@@ -75,10 +75,31 @@ class Cropping(nn.Module):
         return x[:, :, :height, :width] + x[..., :height, :width] + last.permute(0, 3, 1, 2)
 
 
-def test_parts_that_follow_from_the_size_are_no_other_path():
-    found = bnfold.fold(randomised(Cropping()), image((2, 3, 7, 7)))
+class Windowed(Cropping):
+    """Pads to windows of 8 and crops what it computed."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = x.shape[2:]
+        y = self.norm(self.conv(F.pad(x, (0, -width % 8, 0, -height % 8))))
+        return y[:, :, :height, :width]
+
+
+class Skipping(Cropping):
+    """Crops what was pooled and enlarged, where the size is odd."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(self.conv(x))
+        up = F.interpolate(F.max_pool2d(y, 2, ceil_mode=True), scale_factor=2.0)
+        return torch.cat([y, up[:, :, : y.shape[2], : y.shape[3]]], 1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "size", "larger"), [(Cropping, 7, 39), (Windowed, 30, 31), (Skipping, 9, 10), (Skipping, 8, 9)]
+)
+def test_parts_that_follow_from_the_size_are_no_other_path(kind, size, larger):
+    found = bnfold.fold(randomised(kind()), image((2, 3, size, size)))
     assert len(found.plan.folded) == 1
-    assert "2x3x39x39" in found.notes[0]
+    assert f"2x3x{larger}x{larger}" in found.notes[0]
 
 
 def test_a_forward_that_looks_at_no_size_is_checked_at_several():

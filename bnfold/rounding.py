@@ -143,25 +143,27 @@ def _balanced(exact: Floats, dtype: str, balance: Balance, is_stored: bool) -> F
     away = exact - near
     if is_stored:
         away = np.where(exact != 0, -residue[:, None] * mean, 0.0)  # a zero may stand for what was pruned
-    other = np.where(away == 0, near, _beside(stored, away))
-    goal = exact
+    other, goal = _beside(stored, away), exact
     if balance.gain.any():
         goal = exact * (1 - balance.gain)
         if not is_stored:
             near, other = np.where(np.abs(near - goal) <= np.abs(other - goal), (near, other), (other, near))
     with np.errstate(all="ignore"):
         error, beyond = near - goal, other - goal
-        size = np.sqrt((exact**2 * variance).sum(axis=1, keepdims=True))
-        along = np.where(size > 0, exact * variance / size, 0.0)
+        along = exact * variance
+        size = np.sqrt((exact * along).sum(axis=1, keepdims=True))
+        along *= np.divide(1.0, size, out=np.zeros_like(size), where=size > 0)
         off = np.stack([(error * mean).sum(axis=1) + residue, (error * along).sum(axis=1)])
-        free = np.isfinite(beyond) & (near != other)
-        from_tie = np.where(free, np.abs(beyond) if is_stored else np.abs(beyond) / np.abs(error), np.inf)
+        from_tie = np.abs(np.where(away == 0, np.inf, beyond) if is_stored else beyond / error)  # NaN comes last
     count = min(exact.shape[1], CANDIDATES + int(4 * np.sqrt(exact.shape[1])))  # errors add up like the root
     places = np.sort(np.argpartition(from_tie, count - 1, axis=1)[:, :count], axis=1)
-    step, free, beyond, error, by_mean, along, weight = (
-        np.take_along_axis(one, places, 1) for one in (other - near, free, beyond, error, mean, along, variance)
+    away, beyond, error, by_mean, along, weight = (
+        np.take_along_axis(one, places, 1) for one in (away, beyond, error, mean, along, variance)
     )
-    step, price = np.where(free, step, 0.0), np.where(free, (beyond**2 - error**2) * weight, np.inf)
+    free = (away != 0) & np.isfinite(beyond)
+    with np.errstate(all="ignore"):
+        step = np.where(free, beyond - error, 0.0)
+        price = np.where(free, (beyond**2 - error**2) * weight, np.inf)
     turned = _turned(off, np.stack([step * by_mean, step * along]), price)
     rows, columns = np.nonzero(turned)
     near[rows, places[rows, columns]] = other[rows, places[rows, columns]]

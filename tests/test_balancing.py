@@ -137,6 +137,37 @@ def test_the_rounding_of_a_kept_affine_is_made_up_for(kind: str) -> None:
     assert np.abs(balance.gain).max() > 1e-4
 
 
+@pytest.mark.parametrize("dtype", KINDS)
+def test_what_a_block_leaves_in_a_trunk_is_made_up_for(dtype: str) -> None:
+    """The input of the block's last layer is unknown; the trunk's statistics tell what its new bias leaves."""
+    build = Builder(dtype=dtype)
+    x, unknown = build.input(2, 6), build.node("own", ops.Unknown("own"), [build.input(2, 4, name="z")], (2, 4))
+    build.batch_norm("before", x)
+    total = build.node("sum", ops.Sum((1.0, 1.0)), [x, build.linear("block", unknown, 6)], (2, 6))
+    y = build.linear("next", build.relu("relu", build.batch_norm("after", total)), 5)
+    graph = representable(build.graph("before.y", y))
+    bias = np.full(6, 0.3001)
+    edits = [SetBias("block", bias), ScaleWeight("next", np.full(5, 1.1), np.ones(6))]
+    told = {edit.node: edit for edit in with_balance(graph, {}, edits) if isinstance(edit, ScaleWeight)}
+    balance, block = told["next"].balance, told["block"].balance
+    assert balance is not None
+    assert block is not None
+    linear = contraction(Site(graph.by_name["block"], graph))
+    assert linear is not None
+    weight = graph.constants["block.weight"].load()
+    moved = (scaled(linear, graph.constants["block.weight"], told["block"]) - weight) @ block.mean + block.residue
+    values = np.random.default_rng(0).normal(size=(SAMPLES, 6))
+    deviation = np.sqrt(graph.constants["after.running_var"].load())
+    gamma, beta = (graph.constants[f"after.{role}"].load() for role in ("weight", "bias"))
+    slope = gamma / np.sqrt(deviation**2 + 1e-5)
+    read = slope * deviation * values + beta
+    off = (np.maximum(read + slope * moved, 0) - np.maximum(read, 0)).mean(axis=0)
+    exact = 1.1 * graph.constants["next.weight"].load()
+    true, found = exact @ off, balance.residue + exact @ (balance.gain * balance.mean)
+    assert np.allclose(found, true, rtol=0.1, atol=0.05 * np.abs(true).max())
+    assert np.abs(true).max() > 1e-5
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_wider_types_are_rounded_to_the_nearest(dtype: str) -> None:
     assert all(edit.balance is None for edit in fold(trunk(dtype)).edits if isinstance(edit, ScaleWeight))

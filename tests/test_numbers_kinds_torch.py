@@ -128,30 +128,7 @@ class Mixed(Kind):
         return x
 
 
-class Attentive(Kind):
-    """A transformer with BatchNorm: the statistics of the trunk tell what attention adds to it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.norms = nn.ModuleList(nn.BatchNorm1d(16) for _ in range(5))
-        self.mixing = nn.ModuleList(nn.ModuleList([nn.Linear(16, 48), nn.Linear(16, 16)]) for _ in range(2))
-        self.widening = nn.ModuleList(nn.ModuleList([nn.Linear(16, 64), nn.Linear(64, 16)]) for _ in range(2))
-
-    def body(self, x: Tensor) -> Tensor:
-        x = F.avg_pool2d(x, 2).flatten(2).transpose(1, 2)
-        *norms, last = self.norms
-        for step, ((into, out), (wide, narrow)) in enumerate(zip(self.mixing, self.widening, strict=True)):  # type: ignore[misc]
-            query, key, value = into(self.normed(norms[2 * step], x)).chunk(3, -1)
-            x = x + out((query @ key.transpose(1, 2) / 4).softmax(-1) @ value)
-            x = x + narrow(F.gelu(wide(self.normed(norms[2 * step + 1], x))))
-        return self.normed(last, x)[:, 0, :, None, None]
-
-    def normed(self, norm: nn.Module, x: Tensor) -> Tensor:
-        result: Tensor = norm(x.transpose(1, 2)).transpose(1, 2)
-        return result
-
-
-KINDS = (Shuffled, Gated, Branched, Moved, Mixed, Attentive)
+KINDS = (Shuffled, Gated, Branched, Moved, Mixed)
 
 
 def median(kind: type[Kind], dtype: torch.dtype, seeds: int) -> float:
@@ -160,7 +137,7 @@ def median(kind: type[Kind], dtype: torch.dtype, seeds: int) -> float:
         torch.manual_seed(seed)
         network = kind().eval()
         with torch.no_grad(), measuring():
-            for norm in (layer for layer in network.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)):
+            for norm in (layer for layer in network.modules() if isinstance(layer, nn.BatchNorm2d)):
                 nn.init.uniform_(norm.weight, 0.5, 1.5)
                 nn.init.normal_(norm.bias, 0, 0.5)
             network(torch.randn(8, 3, 32, 32))

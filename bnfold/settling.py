@@ -68,6 +68,10 @@ def _may_go_on(one: Attempt) -> bool:
         return False
     refused = {candidate.refusal.why for candidate in one.found if candidate.refusal}
     reasons = {row.why for rows in one.reasons.values() for row in rows}
+    gone = {candidate.node.output for candidate in one.found if candidate.node.name in one.taken}
+    staying = (candidate for candidate in one.found if candidate.node.name not in one.taken)
+    if any(candidate.zeroed and gone & set(candidate.unseen) for candidate in staying):
+        return True  # what its dead channels are given was a shift of the affines on the way
     return len({candidate.tie.axis for candidate in one.found}) > 1 or bool(PASSING & (refused | reasons))
 
 

@@ -155,6 +155,20 @@ def test_a_channel_that_nobody_sees_lies_along_one_of_several_axes(axes: tuple[i
     assert [frame.scale.tolist().index(0) for frame in chain if not frame.scale.all()] == [1]
 
 
+@pytest.mark.parametrize("level", ["default", "max"])
+def test_a_channel_that_two_affines_multiply_by_zero_is_given_what_suits_the_second(level: str) -> None:
+    """That has no shift: in front of a kink it goes where its dead channel is given 0, once the first is gone."""
+    b = Grid()
+    x = b.along("layer", 2, b.input(*BOTH))
+    for name, is_shifted in (("first", True), ("second", False)):
+        x = b.affine(name, 2, x, is_shifted)
+        b.constant(f"{name}.scale", np.array([0.0, 0.5, 2.0, 1.5]))
+        b.constant(f"{name}.shift", b.constants[f"{name}.shift"].load() + [is_shifted, 0, 0, 0])
+        x = b.relu("relu", x) if name == "first" else x
+    plan = assert_once_is_enough(b.graph(x), level)
+    assert [outcome.affine for outcome in plan.folded] == ["first", "second"]
+
+
 @pytest.mark.parametrize("network", [in_turn, in_turn_on_data])
 def test_a_plan_with_three_frames_of_one_tensor_reads_back_from_json(network: Callable[[], Graph]) -> None:
     graph = network()

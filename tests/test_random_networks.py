@@ -9,7 +9,7 @@ import pytest
 
 from bnfold import ops
 from bnfold.adapters.memory import written
-from bnfold.affine import Floats
+from bnfold.affine import Affine, Floats
 from bnfold.attempts import attempt
 from bnfold.candidates import candidates
 from bnfold.folding import fold
@@ -53,7 +53,8 @@ def assert_same(graph: Graph, plan: Plan, folded: Graph) -> None:
                 back = frame(back)
             distance = np.abs(before[name] - back)
             for frame in frames:
-                distance = np.take(distance, np.flatnonzero(frame.scale), frame.axis)  # a dead channel says nothing
+                told = Affine(frame.axis, (frame.scale != 0).astype(float), np.zeros(frame.channels))
+                distance = told(distance)  # a dead channel says nothing
             assert np.max(distance, initial=0) <= 1e-9 * _largest(before[name]) + 1e-12 * largest, name
 
 

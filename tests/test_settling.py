@@ -163,7 +163,7 @@ def test_a_channel_that_two_affines_multiply_by_zero_is_given_what_suits_the_sec
     for name, is_shifted in (("first", True), ("second", False)):
         x = b.affine(name, 2, x, is_shifted)
         b.constant(f"{name}.scale", np.array([0.0, 0.5, 2.0, 1.5]))
-        b.constant(f"{name}.shift", b.constants[f"{name}.shift"].load() + [is_shifted, 0, 0, 0])
+        b.constant(f"{name}.shift", b.constants[f"{name}.shift"].load() + np.array([is_shifted, 0, 0, 0]))
         x = b.relu("relu", x) if name == "first" else x
     plan = assert_once_is_enough(b.graph(x), level)
     assert [outcome.affine for outcome in plan.folded] == ["first", "second"]

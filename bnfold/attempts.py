@@ -152,7 +152,10 @@ def _with_dead_rows(site: Site, own: Sequence[Edit], dead: np.ndarray, frames: F
     place = bias_shape(site, linear)
     bias = biased.bias if biased else bias_of(site, linear)
     bias = np.where(dead.reshape(place), (-frame.shift / frame.scale).reshape(place), bias)
-    return [replace(scaled, out_factor=np.where(dead, 0.0, scaled.out_factor)), SetBias(site.node.name, bias)]
+    edits: list[Edit] = [replace(scaled, out_factor=np.where(dead, 0.0, scaled.out_factor))]
+    if linear.bias or bias.any():
+        edits.append(SetBias(site.node.name, bias))
+    return edits
 
 
 def _outcomes(graph: Graph, one: Attempt, edits: Sequence[Edit]) -> tuple[Outcome, ...]:

@@ -310,6 +310,15 @@ def test_a_chain_ends_at_a_second_reader_an_output_and_another_axis() -> None:
     assert affines == [(ops.Affine(1), ()), (ops.Affine(1), ()), (ops.Affine(3), ("n2", "n3"))]
 
 
+def test_a_chain_that_comes_to_one_number_joins_what_is_before_it() -> None:
+    b = Builder()
+    y = b.binary("add", "x", b.constant(np.arange(1.0, 5)))
+    column = b.constant(np.array([0.5, -2.0, 4.0]).reshape(COLUMN))
+    y = b.binary("div", b.binary("add", b.binary("sub", y, column), column), b.constant(-4.0))
+    (affine,) = check(b.graph(y)).nodes
+    assert affine.op == ops.Affine(3)
+
+
 def test_the_name_is_that_of_the_layer_whose_whole_body_it_is() -> None:
     b = Builder()
     y = b.binary("sub", "x", b.constant(MEAN.reshape(COLUMN)), name="net.bn.sub")

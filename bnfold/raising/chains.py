@@ -14,11 +14,14 @@ def chained(links: list[Link], graph: Graph) -> list[Link]:
     units = _units(graph)
     ends: dict[str, Link] = {}
     for link in links:
-        before = ends.get(link.x)
-        joined = _joined(before, link) if before is not None and _is_private(before, link, graph, units) else None
-        if joined is not None:
-            del ends[link.x]
-        ends[link.y] = joined or link
+        last: Link | None = link
+        while last is not None:  # what has become uniform may join one that its parts couldn't
+            link = last
+            before = ends.get(link.x)
+            last = _joined(before, link) if before is not None and _is_private(before, link, graph, units) else None
+            if last is not None:
+                del ends[link.x]
+        ends[link.y] = link
     return list(ends.values())
 
 

@@ -1,13 +1,14 @@
 """A graph's frames as one problem: which affines can be folded together, and the frames that this gives."""
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from functools import partial
 
 import numpy as np
 
-from bnfold.affine import Affine, Floats
+from bnfold import ops
+from bnfold.affine import Affine, Floats, every
 from bnfold.candidates import Candidate
 from bnfold.graph import Graph, Node
 from bnfold.plan import Reason
@@ -125,7 +126,7 @@ class _Problem:
         fold_rows = [
             [row for c in fold if c.function for row in self.lowering.folded(c.tie, c.function)] for fold in self.folds
         ]
-        fold_rows += [[row] for row in wishes]  # which are taken last, or left
+        fold_rows += [*self._sums_alone(found), *([row] for row in wishes)]  # which are taken last, or left
         self.rows, self.owner = row_owners(self.lowering.rows, fold_rows)
         self.ends = [*linear_ends(self.lowering, ties), *parameter_ends(self.lowering)]
         self.absorbs = np.zeros(len(self.lowering.unknowns.alike), dtype=np.bool_)
@@ -152,6 +153,13 @@ class _Problem:
         for number in range(len(self.folds), max(self.owner, default=0) + 1):
             with contextlib.suppress(Refused):
                 self.system.take(number)
+
+    def _sums_alone(self, found: Sequence[Candidate]) -> Iterator[list[Row]]:
+        """Ask that affines which only add have one scale at both ends, or a kept one would have to multiply, too."""
+        for candidate in found:
+            adds = candidate.function is not None and every(candidate.function.scale == 1)
+            if adds and isinstance(candidate.node.op, ops.Affine) and not off_axis(self.lowering, candidate):
+                yield self.lowering.equal_scales(candidate.tie.source, candidate.tie.target)
 
     def spread_rows(self, frames: Mapping[str, Affine]) -> list[Row]:
         """Ask that the outputs of operators that lack a bias have the shifts which these hand on."""

@@ -110,6 +110,11 @@ class Lowering:
         for kind in (Kind.SCALE, Kind.SIGN):
             self._row(kind, [(left, 1.0), (right, -1.0)], cause)
 
+    def equal_scales(self, source: str, target: str) -> list[Row]:
+        """Give the rows of values, framed along one axis, whose scales are the same."""
+        terms = ((self.unknowns.of(target), 1.0), (self.unknowns.of(source), -1.0))
+        return [Row(kind, terms, 0.0) for kind in (Kind.SCALE, Kind.SIGN)]
+
     def folded(self, tie: Mapped, function: affine.Affine) -> list[Row]:
         """Give the rows of an affine that is folded: frame_y == affine after frame_x.
 

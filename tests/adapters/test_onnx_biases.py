@@ -78,6 +78,20 @@ KEEPS = [
         id="also an output",
     ),
     pytest.param(COLUMNS + "{ " + EINSUM + "y = Add(c, d) }", COLUMN, "Einsum Add", id="nothing but an add"),
+    pytest.param(
+        '(float[2,5,6] x) => (float[2,5,4] y, float[2,5,4] z) { c = Einsum<equation="nti,io->nto">(x, w) a = Add(c, b) '
+        'y = Div(a, s) z = Einsum<equation="nti,io->nto">(a, v) }',
+        {**ROW, "v": (4, 4)},
+        "Einsum Add Einsum",
+        id="an add that has to stay one",
+    ),
+    pytest.param(
+        '(float[2,6] x) => (float[2,4] z) { c = Einsum<equation="ni,io->no">(x, w) '
+        "b = BN(c) y = MatMul(b, v) z = Add(y, d) }",
+        {**BN, "gamma": np.array([1, 0, -2, 0.5], np.float32), "v": (4, 4), "d": (4,)},
+        "Einsum MatMul Add",
+        id="no bias for a channel that is nothing",
+    ),
 ]
 
 

@@ -54,9 +54,11 @@ def _implied(
         raise BnfoldError(f"{node.name}: the plan's frames contradict what it computes; make the plan anew") from error
     for edit in edits:
         yield from _parts(edit)
-    frame = frames.get(node.output) if contraction(site) is not None else None
-    if frame is not None and np.any(frame.scale == 0):  # its rows become zero, and the bias what comes out there
-        yield from (*_parts(ScaleWeight(node.name, frame.scale, frame.scale)), *_parts(SetBias(node.name, frame.shift)))
+    linear, frame = contraction(site), frames.get(node.output)
+    if linear is not None and frame is not None and np.any(frame.scale == 0):
+        yield from _parts(ScaleWeight(node.name, frame.scale, frame.scale))  # its rows become zero
+        if linear.bias:  # which comes to what counts behind; one that there isn't may stay away if that is 0
+            yield from _parts(SetBias(node.name, frame.shift))
 
 
 def _parts(edit: Edit) -> Iterator[tuple[str, str, int]]:

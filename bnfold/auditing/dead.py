@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from bnfold import ops
 from bnfold.affine import Floats
 from bnfold.auditing.affines import around, axis_of, line
-from bnfold.auditing.frames import UntoldError
+from bnfold.auditing.frames import SAME, Term, UntoldError, ratios
 from bnfold.graph import Graph, Node
 from bnfold.plan import Plan, Remove, ReplaceByClip, SetBounds
 from bnfold.record import record
@@ -84,9 +84,13 @@ class DeadChannels:
         a_y = np.where(y.scale != 0, y.scale, 1.0)
         if not ends.any():
             return ends, nothing, own.size / np.abs(a_y)
-        if y.elsewhere:
-            raise UntoldError("a constant by frames along other axes")
-        return ends, (own.shift - y.shift) / a_y, np.maximum(own.size, np.abs(y.shift)) / np.abs(a_y)
+        wanted, sizes = nothing, nothing
+        for number, (values, terms) in enumerate(ratios([Term(own.shift, {}, own.size), *y.negative()], y.alive())):
+            if not number and len(values):
+                wanted, sizes = values[0], terms[0]
+            if (np.abs(values - wanted) > SAME * terms)[:, ends].any():
+                raise UntoldError("a constant that isn't one behind frames along other axes")
+        return ends, wanted, sizes
 
     def _through(self, node: Node, axis: int, constant: Floats) -> Floats | None:
         """Give what a node makes of channels that are constant; None where that isn't one constant a channel."""

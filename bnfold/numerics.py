@@ -117,15 +117,15 @@ def _size_of(graph: Graph, candidate: Candidate, frames: Frames, gone: Collectio
     mean, variance = (graph.constants[constant].load() for constant in candidate.node.inputs[3:5])
     if graph.values[name].dtype == "float16" and not _fits_half(frame, mean, variance):
         return Why.OVERFLOW
-    others = [node for node in graph.readers[name] if node is not candidate.node]
-    if not others:
-        return None
     moved = np.abs(mean - frame.shift)  # of the new tensor, in the old one's unit: no matter in how many folds it came
     deviation = np.sqrt(variance + candidate.node.op.eps)
     drowned = moved > DROWNED * deviation
     if not some(drowned):
         return None
-    further = (moved > _mean_behind(graph, node, mean, gone) + ROUNDED * deviation for node in others)
+    known = [_mean_behind(graph, node, mean, gone) for node in graph.readers[name] if node is not candidate.node]
+    # Itself, or whoever reads what it gave, can do with what it read.
+    known.append(np.maximum(np.abs(mean), _mean_behind(graph, candidate.node, mean, gone)) + DROWNED * deviation)
+    further = (moved > usual + ROUNDED * deviation for usual in known)
     return Why.PRECISION if any(some(drowned & one) for one in further) else None
 
 

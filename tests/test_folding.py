@@ -309,6 +309,18 @@ def test_twins_of_small_gammas_go_together_unless_another_reads_the_tensor(other
     assert whys(plan) == ({} if other == "twin" else {"small": {Why.PRECISION}, "twin": {Why.PRECISION}})
 
 
+def test_a_batch_norm_of_another_path_does_not_drown_a_tensor() -> None:
+    """What "far" says of the tensor, and "own" doesn't, would leave "own" with numbers some 200 deviations from zero."""
+    b = Builder()
+    x = b.conv("conv", b.input(2, 3, 6, 6), 4)
+    far, own = b.batch_norm("far", x), b.batch_norm("own", b.add("twice", x, x))
+    for name, mean in (("far", 100), ("own", 10)):
+        b.constant(f"{name}.running_mean", b.constants[f"{name}.running_mean"].load() + mean)
+    plan = check(b.graph(far, own))
+    assert whys(plan) == {"far": {Why.PRECISION}}
+    assert set(into(plan)) == {"own"}
+
+
 def test_float16_weights_that_would_overflow() -> None:
     b = Builder(dtype="float16")
     x = b.batch_norm("bn", b.conv("conv", b.input(2, 3, 6, 6), 4), np.array([1, 2, 3, 3e5]))

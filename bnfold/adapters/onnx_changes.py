@@ -1,7 +1,7 @@
 """What an edited model means for the file: names for new tensors, renamed values, and what nobody reads any more."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from bnfold.adapters.onnx_content import Content
@@ -146,7 +146,7 @@ class _Settling:
     def _place(self, group: list[Use], old: str, alone: bool) -> None:
         first = group[0]
         held = self.model.initializers.get(old)
-        scope = held.scope if held is not None else first.work.node.scope
+        scope = held.scope if held is not None else _around([use.work.node.scope for use in group])
         if alone and held is not None and self._may_become(held, first.content):
             self.result.tensors.append(NewTensor(scope, held.tensor.name, first.content, held))
             return
@@ -262,3 +262,18 @@ class _Settling:
             gone = {self.local[name] for name in work.node.outputs if name and name not in kept}
             if gone:
                 self.result.gone.setdefault(id(work.node.scope), set()).update(gone)
+
+
+def _around(scopes: Sequence[Scope]) -> Scope:
+    """Give the innermost graph whose values are visible in all of these."""
+    found: Scope | None = scopes[0]
+    while found is not None and not all(_is_within(scope, found) for scope in scopes):
+        found = found.parent
+    assert found is not None, "every graph is within the model's own"
+    return found
+
+
+def _is_within(scope: Scope | None, around: Scope) -> bool:
+    while scope is not None and scope is not around:
+        scope = scope.parent
+    return scope is not None

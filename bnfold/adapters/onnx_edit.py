@@ -169,7 +169,7 @@ class _Editor:
             return
         if isinstance(node.op, ops.MatMul):
             if len(works) == 2:
-                index = next(k for k, name in enumerate(works[1].inputs) if name in self.model.known)
+                index = 1 - works[1].inputs.index(works[0].outputs[0])
                 self._set_operand(works[1], index, bias, dtype)
                 return
             work.rebuild(op_type="Gemm")

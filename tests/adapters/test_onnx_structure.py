@@ -177,6 +177,28 @@ def test_bodies_are_folded_inside_and_what_they_capture_too(tmp_path):
     assert len(result.plan.folded) == 2
 
 
+def test_a_new_tensor_that_a_body_and_the_graph_around_it_read_is_the_graph_s(tmp_path):
+    text = """(bool[1] flag, float[N,3,8,8] x) => (float[N,3,8,8] y, float[N,3,8,8] z, float[N,3,8,8] u) {
+      s = Mul(x, h)  cond = Reshape(flag, none)
+      y = If(cond) < then_branch = then () => (float[N,3,8,8] a) { a = BN(s) },
+                     else_branch = other () => (float[N,3,8,8] b) { b = Add(s, h) } >
+      z = BN(s, 2)  r = Relu(x)  u = BN(r)
+    }"""
+    tensors = {**batch_norm(3), **batch_norm(3, "2")}
+    text = text.replace("BN(s, 2)", "BatchNormalization(s, gamma2, beta2, mean, var2)")
+    proto = model(text, **{k: v for k, v in tensors.items() if k != "mean2"}, h=(3, 1, 1), none=np.array([], np.int64))
+    onnx.save(proto, tmp_path / "model.onnx")
+    fold_file(tmp_path / "model.onnx", tmp_path / "folded.onnx")
+    folded = onnx.load(tmp_path / "folded.onnx")
+    onnx.checker.check_model(folded, full_check=True)
+    for flag in (True, False):
+        feeds = feeds_of(proto) | {"flag": np.array([flag])}
+        got, wanted = (run(tmp_path / name, feeds) for name in ("folded.onnx", "model.onnx"))
+        for one, other in zip(got, wanted, strict=True):
+            assert_allclose(one, other, rtol=0, atol=1e-5 * np.abs(other).max())
+    assert "mean_folded" in {item.name for item in folded.graph.initializer}
+
+
 def test_weights_inside_a_body(tmp_path):
     proto = model(
         """(int64 n, float[N,4,8,8] x) => (float[N,4,8,8] y) {

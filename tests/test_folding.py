@@ -310,7 +310,7 @@ def test_twins_of_small_gammas_go_together_unless_another_reads_the_tensor(other
 
 
 def test_a_batch_norm_of_another_path_does_not_drown_a_tensor() -> None:
-    """What "far" says of the tensor, and "own" doesn't, would leave "own" with numbers some 200 deviations from zero."""
+    """What "far" says of the tensor, and "own" doesn't, would leave "own" with numbers 200 deviations from zero."""
     b = Builder()
     x = b.conv("conv", b.input(2, 3, 6, 6), 4)
     far, own = b.batch_norm("far", x), b.batch_norm("own", b.add("twice", x, x))

@@ -45,11 +45,13 @@ def is_settled(value: Value) -> bool:
 def of_branches(value: Value, branches: Sequence[Operand]) -> Value:
     """Add what inference left out of an If's output, where its branches' results have one rank: what they agree on."""
     ranks = [branch.shape for branch in branches if branch is not None and branch.shape is not None]
-    if value.shape is not None or len(ranks) < len(branches) or len({len(shape) for shape in ranks}) != 1:
+    if is_settled(value) or len(ranks) < len(branches) or len({len(shape) for shape in ranks}) != 1:
         return value
     dims = (set(along) for along in zip(*ranks, strict=True))
-    dtypes = {branch.dtype for branch in branches if branch is not None}
     shape = tuple(along.pop() if len(along) == 1 else None for along in dims)
+    if value.shape is not None:
+        return Value(value.name, _numbered(value.shape, shape), value.dtype)
+    dtypes = {branch.dtype for branch in branches if branch is not None}
     return Value(value.name, shape, dtypes.pop() if len(dtypes) == 1 else value.dtype)
 
 

@@ -76,6 +76,12 @@ def test_an_if_has_what_its_branches_agree_on(branches, shape):
     assert of_branches(UNKNOWN, branches).shape == shape
 
 
+def test_a_number_of_both_branches_takes_the_place_of_a_symbol():
+    told = Value("y", ("n", "unk__0", "unk__1"), "float32")
+    branches = [value("n", 6, 4), value("n", 6, 5)]
+    assert of_branches(told, branches).shape == ("n", 6, "unk__1")
+
+
 def test_a_batch_norm_folds_behind_an_if(tmp_path):
     """Inference knows nothing of r, a Reshape to what only the run knows, nor of what comes of it."""
     text = """(float[2,3,6,6] x, bool flag) => (float[2,4,6,6] z) {

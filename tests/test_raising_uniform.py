@@ -62,7 +62,14 @@ def of_rows(b: Builder) -> str:
     return dense(b, "fc", b.node("bn", ops.Affine(0), [x, scale, shift], (1, 6)))
 
 
-GO = [before_a_linear, behind_a_linear, behind_a_bend, turned, two_in_a_row, beside_a_vector, of_rows]
+def repeated(b: Builder) -> str:
+    """A single number for each of several channels, of an axis that no layer works on."""
+    x = b.relu("relu", b.input(2, 4, 6))
+    scale, shift = (b.constant(part, np.full(4, b.rng.normal())) for part in ("scale", "shift"))
+    return dense(b, "fc", b.node("bn", ops.Affine(1), [x, scale, shift], (2, 4, 6)))
+
+
+GO = [before_a_linear, behind_a_linear, behind_a_bend, turned, two_in_a_row, beside_a_vector, of_rows, repeated]
 
 
 @pytest.mark.parametrize("build", GO, ids=lambda build: build.__name__)

@@ -28,7 +28,7 @@ def raised(graph: Graph) -> Graph:
       the nodes on the way from its input to its output. A writer that removes the affine removes all of them; one
       that changes its constants puts one affine operator (axis 1: BatchNormalization, else Mul and Add) in their
       place. "remove" and "constants" among the limits of any source are limits of the whole.
-    - An affine of one channel is laid along an axis that the layers around it work on, where they don't on its own.
+    - An affine of one number is laid along an axis that the layers around it work on, where they don't on its own.
     - Reshapes and transpositions that follow each other become one Rearrange; nothing of it is ever rewritten.
     - Sums and products of tensors become Sum and Product; all other arithmetic becomes Unknown.
     - A constant that is data (it is added to a tensor, multiplied with it, joined to it, or a table of rows) gets a

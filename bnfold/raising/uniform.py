@@ -1,7 +1,7 @@
-"""Affines of one channel: a number for the whole tensor, which is an affine along any other axis just as well."""
+"""Affines of one number for the whole tensor, which are affines along any other axis just as well."""
 
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -19,7 +19,7 @@ from bnfold.why import Why
 
 
 def with_uniform_affines(graph: Graph) -> Graph:
-    """Lay each affine of one channel along an axis that a layer around it works on, where none works on its own.
+    """Lay each affine of one number along an axis that a layer around it works on, where none works on its own.
 
     Like this it can go, and not be rewritten: whoever has its constants has one number.
     """
@@ -40,11 +40,14 @@ def with_uniform_affines(graph: Graph) -> Graph:
 
 
 def _uniform(graph: Graph, node: Node) -> Affine | None:
-    """Give what an affine of one channel computes, where it can be folded at all."""
+    """Give what an affine of one number computes, where it can be folded at all."""
     if not isinstance(node.op, ops.BatchNorm | ops.Affine) or "remove" in node.limits:
         return None
     names = [name for name in node.inputs[1:] if name]
-    if any(name not in graph.constants or graph.constants[name].shape != (1,) for name in names):
+    if any(name not in graph.constants for name in names):
+        return None
+    wide = any(graph.constants[name].shape != (1,) for name in names)
+    if wide and not (isinstance(node.op, ops.Affine) and _are_one(graph, names)):
         return None
     if isinstance(node.op, ops.BatchNorm) and not (len(node.inputs) == 5 and node.inputs[3] and node.inputs[4]):
         return None
@@ -52,6 +55,11 @@ def _uniform(graph: Graph, node: Node) -> Affine | None:
         function = affine_of(Site(node, graph))
     sound = np.isfinite(function.scale).all() and np.isfinite(function.shift).all() and function.scale.all()
     return function if sound else None
+
+
+def _are_one(graph: Graph, names: Sequence[str]) -> bool:
+    """Whether each constant is one number, repeated."""
+    return all(np.ptp(graph.constants[name].load()) == 0 for name in names)
 
 
 class _Ends:

@@ -309,6 +309,19 @@ def test_twins_of_small_gammas_go_together_unless_another_reads_the_tensor(other
     assert whys(plan) == ({} if other == "twin" else {"small": {Why.PRECISION}, "twin": {Why.PRECISION}})
 
 
+@pytest.mark.parametrize("disguised", [False, True], ids=["affine", "as a file writes it"])
+def test_an_affine_that_is_written_as_a_batch_norm_tells_nothing_of_its_input(disguised: bool) -> None:
+    b = Builder()
+    x = b.conv("conv", b.input(2, 3, 6, 6), 4)
+    operands = [b.constant("plain.scale", np.full(4, 1e-3)), b.constant("plain.shift", b.rng.normal(size=4))]
+    if disguised:
+        operands += [b.constant("plain.mean", np.zeros(4)), b.constant("plain.var", np.ones(4))]
+    plain = b.node("plain", ops.BatchNorm(0.0) if disguised else ops.Affine(1), [x, *operands], b.shape(x))
+    plan = check(b.graph(plain, b.conv("next", x, 2, pad=0)))
+    assert whys(plan) == {}
+    assert set(into(plan)) == {"plain"}
+
+
 def test_a_batch_norm_of_another_path_does_not_drown_a_tensor() -> None:
     """What "far" says of the tensor, and "own" doesn't, would leave "own" with numbers 200 deviations from zero."""
     b = Builder()

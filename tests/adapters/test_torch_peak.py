@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 HELD = 16  # MiB of old weights that stay in memory
-TRIMMED = 24  # MiB that are given up before the heap is trimmed, or lie in its holes
+TRIMMED = 32  # MiB that are given up before the heap is trimmed, or lie in its holes
 LITTLE = 16  # MiB, where 9 were measured: the graph, the solver's rows, one weight in float64
 
 # Layers of several sizes, for what was freed of one doesn't suit the next.

@@ -1,7 +1,8 @@
 """Folding ONNX files, without PyTorch."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from bnfold import ops
@@ -66,10 +67,10 @@ def fold_file(
     if external_data not in EXTERNAL_DATA:
         raise BnfoldError(f"external data {external_data!r} is unknown; it is one of {', '.join(EXTERNAL_DATA)}")
     file, folder = _of_file(source)
+    make = partial(fold_sparingly, level=level, only=only, skip=skip, merge=merge)
     with blaming(file):
         found = reading(file, folder, freeze_inputs)
-        graph = raised_for_onnx(found.model.graph)
-        plan = _plan(graph, level, only, skip, merge) if plan is None else _whole(graph, plan)
+        graph, plan = _planned(found, plan, make)
         settled = _settled(found, graph, plan, level)
         if not dry_run:
             to_file(*settled, target, external_data)
@@ -92,22 +93,21 @@ def fold_proto(
     Its tensors must be in it, not in external data.
     """
     file, folder = _of_proto(proto)
+    make = partial(fold_sparingly, level=level, only=only, skip=skip, merge=merge)
     with blaming(file):
         found = reading(file, folder, freeze_inputs)
-        graph = raised_for_onnx(found.model.graph)
-        plan = _plan(graph, level, only, skip, merge) if plan is None else _whole(graph, plan)
+        graph, plan = _planned(found, plan, make)
         settled = _settled(found, graph, plan, level)
         return FoldResult(proto if dry_run else to_memory(*settled), plan, graph)
 
 
-def _plan(graph: Graph, level: str, only: Sequence[str], skip: Sequence[str], merge: bool) -> Plan:
-    return fold_sparingly(graph, level=level, only=only, skip=skip, merge=merge)
-
-
-def _whole(graph: Graph, plan: Plan) -> Plan:
-    """Take a plan that was given: the audit of what is written can't see what is missing."""
-    refuse_incomplete(graph, plan)
-    return plan
+def _planned(found: Reading, plan: Plan | None, make: Callable[[Graph], Plan]) -> tuple[Graph, Plan]:
+    """Give the raised Graph, with the plan that was given or is made for it."""
+    graph = raised_for_onnx(found.model.graph)
+    if plan is None:
+        return graph, make(graph)
+    refuse_incomplete(graph, plan)  # the audit of what is written can't see what is missing
+    return graph, plan
 
 
 def merged_proto(proto: ModelProto, level: str = "default") -> tuple[ModelProto, Plan]:

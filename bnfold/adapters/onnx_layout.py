@@ -63,10 +63,11 @@ def _slice(view: View) -> Reading:
 
 def _crop(view: View, axes: tuple[int, ...]) -> Reading:
     """Each number of y is one of x; what stands where along the cropped axes doesn't matter to the others."""
-    before, after = view.shape(), view.shape_of_output()
-    if before is None or after is None or any(before[axis] == after[axis] for axis in axes):
+    places = [view.axis(axis) for axis in axes]
+    moved = tuple(place for place in places if place is not None)
+    if view.shape_of_output() is None or len(moved) < len(places):
         return None
-    return Part(ops.Resize(affine=True), view.node.inputs[:1])
+    return Part(ops.Resize(affine=True, moved=moved), view.node.inputs[:1])
 
 
 @reads("Gather")

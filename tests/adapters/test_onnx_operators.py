@@ -5,6 +5,8 @@ import pytest
 
 from bnfold import ops
 from bnfold.adapters.onnx_file import read
+from bnfold.relation import Site
+from bnfold.rules import relation
 from tests.adapters.onnx_cases import model
 
 IMAGE = (2, 4, 8, 6)
@@ -126,10 +128,17 @@ def test_scales_that_a_caller_may_override_may_move_every_axis():
     assert read(proto, freeze_inputs=True).nodes[-1].op == ops.Resize(affine=True, moved=(2,))
 
 
-@pytest.mark.parametrize(("step", "kind"), [(-1, ops.Unknown), (2, ops.Resize)])
-def test_a_crop_of_an_axis_of_unknown_length_keeps_only_lengths_that_it_changes(step, kind):
-    """The channels in reverse are as many; taken for a crop, they would be told to stay in their places."""
+@pytest.mark.parametrize("step", [-1, 2])
+@pytest.mark.parametrize("named", [True, False])
+def test_a_crop_of_an_axis_of_unknown_length_keeps_no_place_along_what_it_crops(step, named):
+    """The channels in reverse are as many: taken for channels in their places, they would be scaled as others."""
     text = "(float[2,4,n,6] x) => (float[2,c,m,6] y) { y = Slice(x, s, e, a, t) }"
     start, end = (-1, -(2**62)) if step < 0 else (0, 2**62)
-    operands = {"s": integers(start, 1), "e": integers(end, 2**62), "a": integers(1, 2), "t": integers(step, 1)}
-    assert isinstance(read(model(text, **operands)).nodes[-1].op, kind)
+    operands = {"s": integers(start, 1), "e": integers(end, 2**62), "a": integers(1, -2), "t": integers(step, 1)}
+    proto = model(text, **operands)
+    if not named:
+        proto.graph.input[0].type.tensor_type.shape.dim[2].ClearField("dim_param")
+    crop = read(proto).nodes[-1]
+    assert crop.op == ops.Resize(affine=True, moved=(1, 2))
+    (tie,) = relation(Site(crop, read(proto)))
+    assert [axis for axis in range(4) if tie.view.image(axis, 4) is not None] == [0, 3]

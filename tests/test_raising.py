@@ -106,6 +106,8 @@ def _apply(op: ops.Op, args: list[Any]) -> Any:
             return args[0]
         case ops.MatMul():
             return args[0] @ args[1] + (args[2] if len(args) > 2 else 0)
+        case ops.Einsum(equation):
+            return np.einsum(equation, *args[:2]) + (args[2] if len(args) > 2 else 0)
         case ops.Linear():
             return args[0] @ args[1].T + (args[2] if len(args) > 2 else 0)
         case ops.Relu():
@@ -353,15 +355,24 @@ def test_nodes_that_go_together_compose_everywhere_or_nowhere() -> None:
 # Biases.
 
 
-def test_an_add_behind_a_matmul_is_its_bias() -> None:
+PRODUCTS = {
+    "matmul": (ops.MatMul(), (3, 5), (2, 4, 5), (5,)),
+    "einsum": (ops.Einsum("bti,io->bto"), (3, 5), (2, 4, 5), (5,)),
+    "einsum, the weight's rows": (ops.Einsum("bti,oi->bot"), (5, 3), (2, 5, 4), (5, 1)),
+}
+
+
+@pytest.mark.parametrize("product", PRODUCTS)
+def test_an_add_behind_a_product_is_its_bias(product: str) -> None:
+    op, weight, shape, aligned = PRODUCTS[product]
     b = Builder((2, 4, 3))
-    bias = b.constant(RANDOM.normal(size=5))
-    product = b.node(ops.MatMul(), "x", b.constant(RANDOM.normal(size=(3, 5))), shape=(2, 4, 5), name="mm")
-    y = b.binary("add", bias, product, name="add")
-    y = b.binary("mul", y, b.constant(np.arange(1.0, 6)), name="scale")
+    bias = b.constant(RANDOM.normal(size=aligned))
+    y = b.node(op, "x", b.constant(RANDOM.normal(size=weight)), shape=shape, name="mm")
+    y = b.binary("add", bias, y, name="add")
+    y = b.binary("mul", y, b.constant(np.arange(1.0, 6).reshape(aligned)), name="scale")
     linear, scale = check(b.graph(y)).nodes
     assert (linear.name, linear.inputs[2], linear.sources) == ("mm", bias, ("mm", "add"))
-    assert scale.op == ops.Affine(2)
+    assert scale.op == ops.Affine(3 - len(aligned))
 
 
 def test_a_bias_in_another_shape_becomes_a_constant_of_the_channels() -> None:
@@ -385,16 +396,17 @@ def test_what_is_added_to_an_operator_with_a_bias_of_its_own_is_an_affine() -> N
     assert added.limits["remove"] == Why.CODE
 
 
+@pytest.mark.parametrize("op", [ops.MatMul(), ops.Einsum("bti,io->bto")], ids=["matmul", "einsum"])
 @pytest.mark.parametrize("fault", ["read twice", "an output", "another axis", "a bias already", "a sub"])
-def test_what_is_added_elsewhere_is_no_bias(fault: str) -> None:
+def test_what_is_added_elsewhere_is_no_bias(fault: str, op: ops.Op) -> None:
     b = Builder((2, 3, 3))
     operands = ("x", b.constant(RANDOM.normal(size=(3, 3))))
-    y = b.node(ops.MatMul(), *operands, *([b.constant(BETA)] if fault == "a bias already" else []), shape=(2, 3, 3))
+    y = b.node(op, *operands, *([b.constant(BETA)] if fault == "a bias already" else []), shape=(2, 3, 3))
     added = b.constant(GAMMA.reshape(3, 1) if fault == "another axis" else GAMMA)
     z = b.binary("sub" if fault == "a sub" else "add", y, added)
     outputs = {"read twice": (z, b.node(ops.Relu(), y)), "an output": (z, y)}.get(fault, (z,))
     result = check(b.graph(*outputs))
-    assert kinds(result)[:2] == ["MatMul", "Affine"]
+    assert kinds(result)[:2] == [type(op).__name__, "Affine"]
 
 
 # Constants.

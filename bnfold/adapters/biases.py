@@ -1,7 +1,7 @@
 """MatMul and Einsum, which have no bias operand: what can stand for one, and whether that saves an operator.
 
-A MatMul with an Add behind it has a bias (`bnfold.raising`), one of matrices becomes a Gemm. Any other, and an Einsum,
-gets an Add of its own, which costs an operator: an affine next to it has to go for that.
+With an Add behind it, either has a bias (`bnfold.raising`); a MatMul of matrices becomes a Gemm. Any other, and an
+Einsum, gets an Add of its own, which costs an operator: an affine next to it has to go for that.
 """
 
 from collections import Counter

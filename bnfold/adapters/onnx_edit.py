@@ -167,7 +167,7 @@ class _Editor:
         if wants_add(node, self.graph):
             self._add_behind(work, bias, dtype)
             return
-        if isinstance(node.op, ops.MatMul):
+        if isinstance(node.op, ops.MatMul | ops.Einsum):
             if len(works) == 2:
                 index = 1 - works[1].inputs.index(works[0].outputs[0])
                 self._set_operand(works[1], index, bias, dtype)

@@ -21,8 +21,8 @@ def raised(graph: Graph) -> Graph:
       that of the value that it was, and no such constant is in the model's file: a writer that must change it stores
       `load()`, changed, as a new one, and drops the nodes that nobody reads any more.
     - Arithmetic with constants inside of a GELU or a normalisation by the input becomes Unknown, and stays.
-    - A constant added to the output of a MatMul without a bias becomes its bias operand. The node's `sources` are (the
-      MatMul, the Add). A writer changes the Add's constant, in the shape that it had.
+    - A constant added to the output of a MatMul or an Einsum becomes its bias operand. The node's `sources` are (the
+      product, the Add). A writer changes the Add's constant, in the shape that it had.
     - Arithmetic with constants that is a scale and a shift along one axis becomes an Affine; neighbours that are read
       by nobody else become one. Its constants are synthetic (NAME#scale and NAME#shift, (C,), float64); `sources` are
       the nodes on the way from its input to its output. A writer that removes the affine removes all of them; one

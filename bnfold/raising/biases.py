@@ -1,4 +1,4 @@
-"""A constant that is added to the output of a MatMul is its bias."""
+"""A constant that is added to the output of a MatMul or an Einsum is its bias."""
 
 from dataclasses import replace
 
@@ -9,10 +9,12 @@ from bnfold.affine import Floats
 from bnfold.graph import Constant, Graph, Node
 from bnfold.raising.arithmetic import Link, links
 from bnfold.raising.axes import linear_axis
+from bnfold.relation import Site
+from bnfold.rules.linear import contraction
 
 
 def with_biases(graph: Graph) -> Graph:
-    """Join each MatMul without a bias with the Add of a constant that alone reads it."""
+    """Join each product without a bias with the Add of a constant that alone reads it."""
     added = {link.x: link for link in links(graph) if _adds(link)}
     constants = dict(graph.constants)
     nodes: dict[str, Node] = {}
@@ -44,19 +46,16 @@ def _adds(link: Link) -> bool:
 def _bias(node: Node, link: Link, graph: Graph) -> Constant | None:
     """Give the bias operand; None where the node has one, can't have one, or is read by others too."""
     add = link.nodes[0]
-    axis = linear_axis(graph, node)
+    axis = _axis(node, graph)
     if axis is None or any(node.inputs[2:]) or node.unit or add.unit or "bias" in node.limits:
         return None
-    if not isinstance(node.op, ops.MatMul):
-        return None  # an operator with a bias of its own takes the Add as it takes any affine, and the Add is gone
     if len(graph.readers[node.output]) != 1 or node.output in graph.outputs:
         return None
     shape, output = graph.shape(node.output), graph.values[add.output]
     channels = shape[axis] if shape is not None else None
-    if not isinstance(channels, int) or (link.affine.axis != axis and not link.is_uniform):
+    if shape is None or not isinstance(channels, int) or (link.affine.axis != axis and not link.is_uniform):
         return None
-    column = isinstance(node.op, ops.Gemm | ops.MatMul) and shape is not None and axis == len(shape) - 2
-    wanted = (channels, 1) if column else (channels,)
+    wanted = (channels, *(1,) * (len(shape) - 1 - axis))
     given = graph.constants[next(name for name in add.inputs if name in graph.constants)]
     if given.shape == wanted and isinstance(add.op, ops.Binary) and add.op.alpha == 1:
         return given
@@ -64,6 +63,21 @@ def _bias(node: Node, link: Link, graph: Graph) -> Constant | None:
         link.affine.shift if link.affine.axis == axis else link.affine.shift[:1], channels
     )
     return Constant(f"{node.name}#bias", wanted, output.dtype, lambda: numbers.reshape(wanted).copy())
+
+
+def _axis(node: Node, graph: Graph) -> int | None:
+    """Give the axis that a product's weight makes; None for what has a bias of its own.
+
+    Such an operator takes the Add as it takes any affine, and the Add is gone.
+    """
+    match node.op:
+        case ops.MatMul():
+            return linear_axis(graph, node)
+        case ops.Einsum():
+            contracted = contraction(Site(node, graph))
+            return None if contracted is None else contracted.target_axis
+        case _:
+            return None
 
 
 def _with_bias(node: Node, add: Node, bias: str) -> Node:

@@ -120,3 +120,15 @@ def test_a_bias_whose_shape_somebody_may_override_is_a_bias(tmp_path):
     proto = model(text, w=(3, 6), s=(6, 1), b=(3,), k=np.array([3, 1]))
     folded, _ = fold_and_check(proto, tmp_path)
     assert kinds(folded) == ["MatMul", "Add"]
+
+
+def test_an_add_that_a_fold_made_is_a_bias_to_the_next_one(tmp_path):
+    """Taken for an affine, it would go on through the clip, to the layer behind that has a bias now."""
+    text = (
+        '(float[2,5,6] x) => (float[2,5,3] y) { c = Einsum<equation="nti,io->nto">(x, w) m = Mul(c, s) a = Add(m, b) '
+    )
+    text += "l = Clip(a, low, high) e = MatMul(l, v) g = Mul(e, k) y = Add(g, h) }"
+    bounds = {"low": np.array(-0.5, np.float32), "high": np.array(1, np.float32)}
+    proto = model(text, w=(6, 4), s=np.array([2, 0.5, 1, 3], np.float32), b=(4,), v=(4, 3), k=(3,), h=(3,), **bounds)
+    folded, _ = fold_and_check(proto, tmp_path, level="max")
+    assert kinds(folded) == ["Einsum", "Add", "Clip", "MatMul", "Add"]

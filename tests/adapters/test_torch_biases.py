@@ -25,6 +25,7 @@ class Products(nn.Module):
         super().__init__()
         self.bn, self.fc, self.body = nn.BatchNorm1d(5), nn.Linear(4, 3), body
         self.one, self.two = (nn.Parameter(torch.randn(5, 4)) for _ in range(2))
+        self.bias = nn.Parameter(torch.randn(4))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.body(self, self.bn(x).transpose(1, 2))
@@ -45,6 +46,11 @@ BENDS = {
     "einsum": lambda m, x: torch.relu(einsum(x, m.one)),
     "einsum with dots": lambda m, x: torch.relu(torch.einsum("...c,cd->...d", x, m.one)),
     "matmul": lambda m, x: torch.relu(x @ m.one),
+}
+ADDS = {
+    "einsum": lambda m, x: torch.relu(einsum(x, m.one) + m.bias),
+    "einsum with dots": lambda m, x: torch.relu(m.bias + torch.einsum("...c,cd->...d", x, m.one)),
+    "matmul": lambda m, x: torch.relu(x @ m.one + m.bias),
 }
 
 
@@ -82,6 +88,12 @@ def test_where_none_does_an_add_stands_in_a_program_and_a_module_keeps_its_batch
     (kept,) = bnfold.fold(module, X).plan.kept
     assert Why.NO_BIAS in {reason.why for reason in kept.why}
     assert len(program(module).plan.folded) == 1
+
+
+@pytest.mark.parametrize("body", ADDS)
+def test_what_is_added_is_the_bias(body: str) -> None:
+    result = program(made(ADDS[body]))
+    assert [len(outcomes) for outcomes in (result.plan.folded, result.plan.kept)] == [1, 0]
 
 
 def test_two_adds_for_one_batch_norm_are_one_too_many() -> None:

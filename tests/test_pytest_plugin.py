@@ -204,7 +204,7 @@ def test_numbers_that_were_changed_are_noticed(recorded, tmp_path):
         arrays = {name: loaded[name] for name in loaded.files}
     arrays["0/truth/0"] = arrays["0/truth/0"] * (1 + 1e-15)
     np.savez(path, **arrays)
-    with pytest.raises(BnfoldError, match="its numbers are not those that were recorded"):
+    with pytest.raises(BnfoldError, match="its content is not what was recorded"):
         golden_file.load(path)
 
 

@@ -1,7 +1,7 @@
 """One output of a candidate beside the reference's and the truth, over all inputs, and the judgement on it."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,7 @@ Array = np.ndarray[Any, Any]
 Spread = Callable[[], Array | None]
 
 _NAMED = 3
+_SQUARABLE = 1e-140, 1e150  # what is smaller has a rounding error whose square is zero
 
 
 @dataclass
@@ -32,6 +33,7 @@ class Comparison:
     judgement: Judgement = field(init=False)
     faults: list[tuple[Verdict, str]] = field(default_factory=list)
     blind: bool = False  # the latest sample told nothing
+    empty: list[str] = field(default_factory=list)  # samples for which the output has no element
 
     def __post_init__(self) -> None:
         measured = self.dtype if self.dtype in ("float16", "bfloat16", "float32", "float64") else "float64"
@@ -59,9 +61,14 @@ class Comparison:
         if candidate.dtype != reference.dtype:
             self._fault(Verdict.DIFFERENT, f"dtype {candidate.dtype} where the reference has {reference.dtype}")
             return
-        t, r, c = (np.asarray(side).astype(np.float64) for side in (truth, reference, candidate))
-        take = self._add_floats if np.issubdtype(np.asarray(truth).dtype, np.floating) else self._add_exact
-        take(sample, t, r, c, t if nudged is None else np.asarray(nudged, np.float64), spread)
+        if not truth.size:
+            self.empty.append(sample)
+        moved = truth if nudged is None else nudged
+        if np.issubdtype(truth.dtype, np.floating):
+            t, r, c, n = (np.asarray(side, np.float64) for side in (truth, reference, candidate, moved))
+            self._add_floats(sample, t, r, c, n, spread)
+        else:
+            self._add_exact(sample, truth, reference, candidate, moved, spread)
 
     def _fault(self, verdict: Verdict, why: str) -> None:
         if all(known != why for _, known in self.faults):
@@ -71,8 +78,9 @@ class Comparison:
         self, sample: str, truth: Array, reference: Array, candidate: Array, nudged: Array, spread: Spread
     ) -> None:
         everything = np.ones(truth.shape, bool)
-        self.reference.add(truth, reference, everything)
-        self.candidate.add(truth, candidate, everything)
+        t, r, c = (side.astype(np.float64) for side in (truth, reference, candidate))  # for the figures alone
+        self.reference.add(t, r, everything)
+        self.candidate.add(t, c, everything)
         # Where rounding alone moves the reference, it may move the candidate.
         sure = (reference == truth) & (nudged == truth)
         if (sure & (candidate != truth)).any() and (moved := spread()) is not None:
@@ -83,7 +91,7 @@ class Comparison:
             self._fault(
                 Verdict.DIFFERENT,
                 f"{int(wrong.sum())} of {wrong.size} {self.dtype} values differ, the first at {index} of {sample}:"
-                f" {candidate[index]:g} where the truth is {truth[index]:g}",
+                f" {int(candidate[index])} where the truth is {int(truth[index])}",
             )
         elif truth.size and not sure.any():
             self._fault(Verdict.UNVERIFIED, f"the reference's own rounding moves every value ({sample})")
@@ -93,6 +101,8 @@ class Comparison:
     ) -> None:
         errors = Errors.of(sample, truth, reference, candidate, nudged)
         self._special_values(errors)
+        if self._beyond_squares(errors):
+            return
         seen = bool(errors.finite.any())
         self.blind = seen and not self.judgement.take(errors, spread)
         if self.blind:
@@ -125,6 +135,17 @@ class Comparison:
             self._fault(
                 Verdict.UNVERIFIED, f"{int(alone.sum())} values are a rounding away from {self.dtype}'s Inf ({sample})"
             )
+
+    def _beyond_squares(self, errors: Errors) -> bool:
+        """Whether the squares of float64 numbers would become infinite or zero, and every error with them."""
+        if self.dtype != "float64":
+            return False
+        sizes = [float(np.abs(side[errors.finite]).max(initial=0.0)) for side in (errors.truth, *errors.sides)]
+        beyond = [size for size in sizes if size and not _SQUARABLE[0] <= size <= _SQUARABLE[1]]
+        if beyond:
+            why = f"values of {beyond[0]:.3g} can't be judged, since their squares leave float64 ({errors.name})"
+            self._fault(Verdict.UNVERIFIED, why)
+        return bool(beyond)
 
     def _may_overflow(self, errors: Errors) -> Array:
         """Where the candidate is the infinity that the truth may be rounded to."""
@@ -169,17 +190,19 @@ class Comparison:
         )
 
     def _verdict(self, exceeded: Exceeded | None) -> tuple[Verdict, str]:
-        for verdict in (Verdict.DIFFERENT, Verdict.UNVERIFIED):
-            for fault, why in self.faults:
-                if fault is verdict:
-                    return verdict, why
         judged, blind = self.judgement, self.judgement.blind
+        faults = dict(reversed(self.faults))  # the first of each
+        ill = exceeded is not None and judged.allowed > self.row.ceiling * judged.scale > 0
+        if Verdict.DIFFERENT in faults:
+            return Verdict.DIFFERENT, faults[Verdict.DIFFERENT]
+        if exceeded and not ill and not exceeded.measured <= exceeded.allowed:
+            return Verdict.DIFFERENT, _sentence(exceeded)
+        if Verdict.UNVERIFIED in faults:
+            return Verdict.UNVERIFIED, faults[Verdict.UNVERIFIED]
         if not self.candidate.count and not blind:
             return Verdict.UNVERIFIED, "no element was compared"
-        if exceeded and judged.allowed > self.row.ceiling * judged.scale > 0:
+        if ill:
             return Verdict.UNVERIFIED, self._ill_conditioned(judged.own / judged.scale, judged.allowed / judged.own)
-        if exceeded and not exceeded.measured <= exceeded.allowed:
-            return Verdict.DIFFERENT, _sentence(exceeded)
         if len(blind) > len(judged.samples):
             worst = max(blind, key=lambda sample: sample.own)
             share = worst.own / max(worst.scale, judged.scale)
@@ -192,17 +215,21 @@ class Comparison:
             f" times that would let anything pass (ceiling {self.row.ceiling:g})"
         )
 
-    def doubt(self) -> str:
-        """Say which samples told nothing; empty where all counted."""
-        blind = self.judgement.blind
-        if not blind:
-            return ""
-        named = ", ".join(sample.name for sample in blind[:_NAMED]) + (", ..." if len(blind) > _NAMED else "")
+    def doubts(self) -> Iterator[str]:
+        """Say which samples told nothing, and why."""
+        blind = [sample.name for sample in self.judgement.blind]
         every = len(blind) + len(self.judgement.samples)
-        return (
-            f"{len(blind)} of {every} inputs ({named}) tell nothing about {self.name}: what the reference itself rounds"
-            " there is as large as a fault"
-        )
+        if blind:
+            yield (
+                f"{len(blind)} of {every} inputs ({_some(blind)}) tell nothing about {self.name}: what the reference"
+                " itself rounds there is as large as a fault"
+            )
+        if self.empty:
+            yield f"{self.name} has no element on {_some(self.empty)}, so nothing was compared there"
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
 
 
 def _sentence(test: Exceeded) -> str:

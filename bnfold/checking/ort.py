@@ -46,6 +46,8 @@ class OrtSession:
         for name, value in found.items():
             if not isinstance(value, np.ndarray):
                 raise UnverifiedError(f"output {name} is a {type(value).__name__} and no tensor; it can't be compared")
+            if value.dtype == object:
+                raise UnverifiedError(f"output {name} holds texts, and only numbers are compared")
         return found
 
 

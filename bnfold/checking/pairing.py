@@ -19,10 +19,11 @@ class Pairing:
 def pair(what: str, reference: Sequence[str], candidate: Sequence[str], *, named: bool, by_position: bool) -> Pairing:
     """Pair names of one kind (`what`: input or output).
 
-    By name where both sides have names (`named`), by position where one has none (a module) or where the user said so.
+    By name where both sides have names (`named`) or all are the same, by position where one has none (a module) or
+    where the user said so.
     A name without a counterpart is a difference; no common name at all proves nothing, and is left to the user.
     """
-    if not named or by_position:
+    if by_position or not (named or set(reference) == set(candidate)):
         return _by_position(what, reference, candidate, named=named)
     common = [name for name in reference if name in candidate]
     if not common and reference:
@@ -41,8 +42,11 @@ def _by_position(what: str, reference: Sequence[str], candidate: Sequence[str], 
         why = f"the candidate has {len(candidate)} {what}s where the reference has {len(reference)}"
         return Pairing((), faults=((Verdict.DIFFERENT, why),))
     reason = "as asked for" if named else "a module's have no names of their own"
-    assumed = () if tuple(reference) == tuple(candidate) else (f"{what}s were paired by position ({reason})",)
-    return Pairing(tuple(zip(reference, candidate, strict=True)), assumed if len(reference) > 1 or named else ())
+    # Of one input, or of one output that is all that a module gives, there is nothing to mistake.
+    plain = len(reference) == 1 and not named and (what == "input" or "output" in (*reference, *candidate))
+    same = plain or tuple(reference) == tuple(candidate)
+    assumed = () if same else (f"{what}s were paired by position ({reason})",)
+    return Pairing(tuple(zip(reference, candidate, strict=True)), assumed)
 
 
 def common_specs(reference: Subject, candidates: Sequence[Subject]) -> tuple[tuple[InputSpec, ...], tuple[str, ...]]:

@@ -1,6 +1,7 @@
 """Which execution providers were asked for, with which options; how their names are read."""
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -9,6 +10,8 @@ from bnfold.errors import BnfoldError
 SESSION_OPTIONS = ("level", "threads")  # of the session, not of the provider
 LEVELS = ("disable", "basic", "extended", "layout", "all")
 _SUFFIX = "ExecutionProvider"
+_NUMBERS = ("threads", "device_id")
+_ON, _OFF = ("1", "true", "True"), ("0", "false", "False")  # as ONNX Runtime reads them
 _NICKNAMES = {"trt": "tensorrt", "gpu": "cuda"}
 
 
@@ -20,15 +23,19 @@ class Target:
     options: tuple[tuple[str, str], ...] = ()
     mode: str = ""
 
+    @property
+    def name(self) -> str:
+        """The provider's short name, however it was spelt: cpu for CPUExecutionProvider, cuda for gpu."""
+        short = self.provider.lower().removesuffix(_SUFFIX.lower())
+        return _NICKNAMES.get(short, short)
+
     def option(self, name: str, default: str = "") -> str:
         """Give one option's value."""
         return dict(self.options).get(name, default)
 
     def full_name(self, known: Iterable[str]) -> str | None:
         """Find ONNX Runtime's name for the provider among those it knows; None for a name that it does not know."""
-        wanted = self.provider.lower().removesuffix(_SUFFIX.lower())
-        wanted = _NICKNAMES.get(wanted, wanted)
-        return next((name for name in known if name.lower().removesuffix(_SUFFIX.lower()) == wanted), None)
+        return next((name for name in known if name.lower().removesuffix(_SUFFIX.lower()) == self.name), None)
 
     def near(self, known: Iterable[str]) -> list[str]:
         """Give known short names that look like this one."""
@@ -63,17 +70,21 @@ def _with(target: Target, option: str) -> Target:
         raise BnfoldError(f"--providers: {option!r} is no option of {target.provider}; wanted key=value")
     if key == "level" and value not in LEVELS:
         raise BnfoldError(f"--providers: level={value}; wanted one of {', '.join(LEVELS)}")
-    if key == "threads" and not value.isdigit():
-        raise BnfoldError(f"--providers: threads={value}; wanted a number")
+    if key in _NUMBERS and not re.fullmatch("[0-9]{1,4}", value):
+        raise BnfoldError(f"--providers: {key}={value}; wanted a number")
+    if key == "use_tf32" and value not in (*_ON, *_OFF):
+        raise BnfoldError(f"--providers: use_tf32={value}; wanted 0 or 1")
+    if target.name == "cpu" and key not in SESSION_OPTIONS:  # ONNX Runtime takes any, and reads none of them
+        raise BnfoldError(f"--providers: cpu has no option {key!r}; there are {' and '.join(SESSION_OPTIONS)}")
     return replace(target, options=(*target.options, (key, value)))
 
 
 def _judged_twice(target: Target) -> Iterable[Target]:
     """CUDA with TF32 off proves the fold, as it ships (TF32 on) proves the deployment; each has its own budget."""
-    if target.provider.lower().removesuffix(_SUFFIX.lower()) not in ("cuda", "gpu"):
+    if target.name != "cuda":
         yield target
     elif target.option("use_tf32"):
-        yield replace(target, mode="" if target.option("use_tf32") == "0" else "tf32")
+        yield replace(target, mode="" if target.option("use_tf32") in _OFF else "tf32")
     else:
         yield replace(target, options=(*target.options, ("use_tf32", "0")))
         yield replace(target, mode="tf32")

@@ -7,9 +7,11 @@ from pathlib import Path
 import onnx
 from onnx import helper
 
+from bnfold.atomic import replacing
 from bnfold.checking.onnx_files import load_onnx
 from bnfold.checking.result import Verdict
 from bnfold.errors import BnfoldError
+from bnfold.formats import Kind, kind_of
 
 
 @dataclass(frozen=True)
@@ -34,22 +36,28 @@ class Cut:
     output: str
 
 
-def reduce_files(reference: Path, candidate: Path, folder: Path) -> Reduced:
+def reduce_files(reference: Path, candidate: Path, folder: Path, *, by_position: bool = False) -> Reduced:
     """Write the smallest differing parts of two ONNX files to `folder`. `BnfoldError` where they can't be cut."""
     models = []
     for path in (reference, candidate):
-        if path.suffix != ".onnx":
+        if kind_of(path) is not Kind.ONNX:
             raise BnfoldError(f"{path}: --reduce cuts ONNX files; export it first")
         models.append(load_onnx(path))
-    parts = reduce_models(*models)
-    folder.mkdir(parents=True, exist_ok=True)
+    parts = reduce_models(*models, by_position=by_position)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BnfoldError(f"{folder}: can't be made ({error.strerror}); choose another folder") from error
     paths = folder / f"{reference.stem}.reference.onnx", folder / f"{candidate.stem}.candidate.onnx"
     for path, part in zip(paths, parts, strict=True):
-        onnx.save(part, path)
+        with replacing(path) as temporary:
+            onnx.save(part, temporary)
     return Reduced(*paths, (len(parts[0].graph.node), len(parts[1].graph.node)))
 
 
-def reduce_models(reference: onnx.ModelProto, candidate: onnx.ModelProto) -> tuple[onnx.ModelProto, onnx.ModelProto]:
+def reduce_models(
+    reference: onnx.ModelProto, candidate: onnx.ModelProto, *, by_position: bool = False
+) -> tuple[onnx.ModelProto, onnx.ModelProto]:
     """Cut both down to where they part; a smaller pair is taken only if the check still tells it apart.
 
     Raises `BnfoldError` where the two do not differ, or where the values inside can't be laid side by side.
@@ -57,7 +65,7 @@ def reduce_models(reference: onnx.ModelProto, candidate: onnx.ModelProto) -> tup
     from bnfold.checking.run import check
     from bnfold.checking.torch_localise import parting
 
-    found = parting(reference, candidate)
+    found = parting(reference, candidate, by_position=by_position)
     if found is None:
         raise BnfoldError("nothing to reduce: no value inside the two differs beyond the budget")
     for agreed, shapes, ours, theirs in (found, found.from_the_start()):

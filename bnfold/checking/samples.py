@@ -1,17 +1,19 @@
 """The user's own samples: arrays, dicts, an .npz or .npy file, or a folder of them, read one at a time."""
 
-import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from bnfold.arrays import load_arrays
 from bnfold.checking.inputs import Sample, is_float, numpy_dtype
+from bnfold.checking.replay import META
 from bnfold.checking.subject import Array, Feed, InputSpec
 from bnfold.errors import BnfoldError
 
 _SUFFIXES = (".npz", ".npy")
+_NO_NUMBERS = "OSUmM"  # kinds of NumPy: objects, texts, times
 
 
 def read_samples(source: Any, specs: Sequence[InputSpec]) -> Iterator[Sample]:
@@ -53,15 +55,12 @@ def _files(path: Path) -> Iterator[tuple[str, Mapping[str, Array] | tuple[Array,
         for file in files:
             yield from _files(file)
         return
-    if not path.is_file():
-        raise BnfoldError(f"{path}: no such file")
-    try:
-        with path.open("rb") as stream:  # numpy leaves a damaged file open that it opened itself
-            loaded = np.load(stream, allow_pickle=False)
-            named = None if isinstance(loaded, np.ndarray) else {name: loaded[name] for name in loaded.files}
-        yield path.stem, (loaded,) if named is None else named
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise BnfoldError(f"{path}: can't be read as arrays: {str(error).splitlines()[0]}") from error
+    loaded = load_arrays(path)
+    if isinstance(loaded, dict):
+        loaded.pop(META, None)  # of a replay file, which is a sample too
+        yield path.stem, loaded
+    else:
+        yield path.stem, (loaded,)
 
 
 def _feeds(name: str, item: Mapping[str, Array] | tuple[Array, ...], specs: Sequence[InputSpec]) -> Iterable[Feed]:
@@ -69,6 +68,8 @@ def _feeds(name: str, item: Mapping[str, Array] | tuple[Array, ...], specs: Sequ
         if len(item) != len(specs):
             raise BnfoldError(f"sample {name}: {len(item)} arrays for {len(specs)} inputs")
         return [tuple(_fit(name, spec, array) for spec, array in zip(specs, item, strict=True))]
+    if not item:
+        raise BnfoldError(f"sample {name} has no array")
     if set(item) == {spec.name for spec in specs}:
         return [tuple(_fit(name, spec, item[spec.name]) for spec in specs)]
     if len(specs) == 1:  # every array is a sample of the one input, whatever it is called
@@ -81,9 +82,12 @@ def _fit(name: str, spec: InputSpec, array: Array) -> Array:
     fixed = zip(spec.dims, array.shape, strict=False)
     if len(spec.dims) != array.ndim or any(isinstance(dim, int) and dim != size for dim, size in fixed):
         raise BnfoldError(f"sample {name}: {spec.name} has shape {array.shape}; wanted {spec.dims}")
+    if array.dtype.kind in _NO_NUMBERS:
+        raise BnfoldError(f"sample {name}: {spec.name} is of {array.dtype}; wanted numbers")
     if is_float(spec.dtype) != is_float(array.dtype.name):
         raise BnfoldError(f"sample {name}: {spec.name} is of {array.dtype}; wanted {spec.dtype}")
-    return array.astype(numpy_dtype(spec.dtype))
+    with np.errstate(over="ignore"):  # what is too large becomes infinite, and is told as that
+        return array.astype(numpy_dtype(spec.dtype))
 
 
 def _array(value: Any) -> Array:

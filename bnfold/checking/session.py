@@ -11,7 +11,7 @@ from bnfold.checking.frames import Correspondence
 from bnfold.checking.inputs import Sample, draw, explore, random_feed
 from bnfold.checking.pairing import common_specs
 from bnfold.checking.providers import Target
-from bnfold.checking.replay import save_replay
+from bnfold.checking.replay import save_replays
 from bnfold.checking.result import (
     AuditGap,
     AuditRow,
@@ -51,6 +51,11 @@ class Options:
     localise: bool = True
     only_given: bool = False
     save: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Raise `BnfoldError` for a seed that draws nothing."""
+        if self.seed < 0:
+            raise BnfoldError(f"seed {self.seed}: wanted 0 or more")
 
 
 class Check:
@@ -200,7 +205,8 @@ class Check:
             )
 
     def _result(self) -> CheckResult:
-        self._save_replays()
+        if self.options.save is not None:
+            self.warnings += save_replays(self.trials, self.options.save)
         runs = tuple(trial.run() for trial in self.trials)
         audit, source, gaps = self._audit()
         verdicts = [run.verdict for run in runs]
@@ -246,20 +252,6 @@ class Check:
         gaps = tuple(gap for audit in found for gap in audit.gaps)
         self.warnings += _unaudited(gaps)
         return rows, "derived" if found else "", gaps
-
-    def _save_replays(self) -> None:
-        """Save the smallest telling input of each candidate that differs."""
-        if self.options.save is None:
-            return
-        saved: dict[str, str] = {}
-        for trial in self.trials:
-            if trial.telling is None or trial.run().verdict is not Verdict.DIFFERENT:
-                continue
-            if trial.candidate.label not in saved:
-                path = self.options.save.with_stem(f"{self.options.save.stem}{f'-{len(saved) + 1}' if saved else ''}")
-                sides = {"reference": self.reference.source_name, "candidates": [trial.candidate.source_name]}
-                saved[trial.candidate.label] = save_replay(path, self.reference.inputs, trial.smallest_telling(), sides)
-            trial.replay = saved[trial.candidate.label]
 
     def _divergences(self, runs: Sequence[Run]) -> tuple[Divergence, ...]:
         if not self.options.localise or self.truth is None or self.truth.mode:

@@ -92,7 +92,7 @@ def load_subject(
 ) -> Subject:
     """Make a subject of an nn.Module, an onnx.ModelProto, or a path to one of either.
 
-    `examples`: arrays that a module takes, by name or in order, where the file tells none.
+    `examples`: arrays that it takes, by name or in order, where a module or a file doesn't tell.
     Raises `BnfoldError` for anything else.
     """
     if isinstance(model, (str, Path)):
@@ -105,7 +105,7 @@ def load_subject(
     if any(kind.endswith(".ModelProto") for kind in kinds):
         from bnfold.checking.torch_onnx import OnnxSubject
 
-        return OnnxSubject(model, model.graph.name or "model")
+        return OnnxSubject(model, model.graph.name or "model", examples=examples)
     raise BnfoldError(f"can't check a {type(model).__name__}; wanted an nn.Module, an onnx.ModelProto or a path")
 
 
@@ -117,7 +117,7 @@ def _load_file(
     if kind_of(path) is Kind.ONNX:
         from bnfold.checking.torch_onnx import OnnxSubject
 
-        return OnnxSubject.from_file(path)
+        return OnnxSubject.from_file(path, examples)
     from bnfold.adapters.torch_load import load_module
     from bnfold.checking.torch_module import ModuleSubject, fixed_inputs, to_array
 

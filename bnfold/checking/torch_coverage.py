@@ -84,7 +84,9 @@ class Recorder:
         flat = x.detach().movedim(1, 0).reshape(x.shape[1], -1)
         bounds = (-torch.inf, *kinks, torch.inf)
         reached = torch.stack([((flat > a) & (flat <= b)).any(1) for a, b in itertools.pairwise(bounds)])
-        fresh = _Layer(operator, reached, flat.amin(1), flat.amax(1))
+        odd = flat.isnan()  # which is neither low nor high
+        low, high = flat.masked_fill(odd, torch.inf).amin(1), flat.masked_fill(odd, -torch.inf).amax(1)
+        fresh = _Layer(operator, reached, low, high)
         known = self._layers.get(layer)
         if known is None or known.reached.shape != reached.shape:
             self._layers[layer] = fresh

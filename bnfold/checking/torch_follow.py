@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from bnfold.checking.subject import Feed, Subject
-from bnfold.checking.torch_module import ModuleSubject, UpcastMode, flatten, to_tensors
+from bnfold.checking.torch_module import ModuleSubject, UpcastMode, to_tensors
 from bnfold.checking.torch_onnx import OnnxSubject
 from bnfold.checking.torch_ops import Node
+from bnfold.checking.torch_outputs import flatten
 from bnfold.checking.torch_trace import Tracer
 from bnfold.errors import UnverifiedError
 

@@ -22,7 +22,7 @@ from bnfold.checking.subject import Array, Feed
 from bnfold.checking.torch_onnx import OnnxSubject
 from bnfold.checking.torch_values import Value, values_of
 from bnfold.checking.trial import Trial
-from bnfold.errors import UnverifiedError
+from bnfold.errors import BnfoldError, UnverifiedError
 
 _SAME = 1e-3  # values whose relative difference is below this stand for one another
 
@@ -171,16 +171,20 @@ class Parting:
         return replace(self, agreed=self.starts)
 
 
-def parting(reference: onnx.ModelProto, candidate: onnx.ModelProto) -> Parting | None:
-    """Find where two ONNX models part, for cutting them; None where no value inside differs beyond the budget."""
+def parting(reference: onnx.ModelProto, candidate: onnx.ModelProto, *, by_position: bool = False) -> Parting | None:
+    """Find where two ONNX models part, for cutting them; None where no value inside differs beyond the budget.
+
+    Raises `BnfoldError` where their values could not be compared.
+    """
     from bnfold.checking.session import Check, Options
 
     sides = OnnxSubject(reference, "reference"), OnnxSubject(candidate, "candidate")
-    checked = Check(sides[0], [sides[1]], parse_targets("cpu"), Options(localise=False, allow_folded_reference=True))
-    checked.run(None)
+    options = Options(localise=False, allow_folded_reference=True, by_position=by_position)
+    checked = Check(sides[0], [sides[1]], parse_targets("cpu"), options)
+    reasons = checked.run(None).reasons
     (trial,) = checked.trials
     if trial.telling is None:
-        return None
+        raise BnfoldError(f"can't reduce: {reasons[0] if reasons else 'nothing was compared'}")
     sample = trial.smallest_telling()
     truth, own, theirs = _three_runs(trial, sample.feed)
     rows = [

@@ -23,6 +23,7 @@ from bnfold.checking.tolerance import budget_for
 from bnfold.checking.torch_coverage import Recorder
 from bnfold.checking.torch_cuda import tf32
 from bnfold.checking.torch_noise import NoiseMode, nudge
+from bnfold.checking.torch_outputs import flatten
 from bnfold.errors import BnfoldError, UnverifiedError
 
 if TYPE_CHECKING:
@@ -148,16 +149,16 @@ class ModuleSubject:
 
     def open(self, target: Target, *, allow_fallback: bool) -> "ModuleRunner":
         """Run on torch's own device of that name: cpu or cuda."""
-        provider = target.provider.lower()
-        if provider not in ("cpu", "cuda"):
+        if target.name not in ("cpu", "cuda"):
             raise UnverifiedError(f"a module runs on cpu or cuda, not on {target.provider}")
-        if provider == "cuda" and not torch.cuda.is_available():
+        if target.name == "cpu":
+            return ModuleRunner(self, self.module, torch.device("cpu"), tf32=False)
+        if not torch.cuda.is_available():
             raise ProviderMissingError("torch has no CUDA device here; `bnfold doctor` tells why")
-        device = (
-            torch.device("cpu") if provider == "cpu" else torch.device("cuda", int(target.option("device_id", "0")))
-        )
-        module = copy_module(self.module).to(device) if provider == "cuda" else self.module
-        return ModuleRunner(self, module, device, tf32=target.mode == "tf32")
+        device = torch.device("cuda", int(target.option("device_id", "0")))
+        if device.index >= (count := torch.cuda.device_count()):
+            raise ProviderMissingError(f"torch has no CUDA device {device.index}; there are {count}")
+        return ModuleRunner(self, copy_module(self.module).to(device), device, tf32=target.mode == "tf32")
 
 
 def fixed_inputs(program: "ExportedProgram") -> frozenset[int]:
@@ -264,21 +265,6 @@ def to_array(tensor: Tensor) -> Array:
     if tensor.dtype is torch.bfloat16:
         return tensor.contiguous().view(torch.int16).numpy().view(ml_dtypes.bfloat16)
     return tensor.numpy()
-
-
-def flatten(outputs: Any, name: str = "output") -> dict[str, Tensor]:
-    """Name what a forward gave: output, or output_0 and so on, or a dict's keys. Complex numbers become pairs."""
-    if isinstance(outputs, Tensor):
-        return {name: torch.view_as_real(outputs.resolve_conj()) if outputs.is_complex() else outputs}
-    if isinstance(outputs, Mapping):
-        parts = [(str(key) if name == "output" else f"{name}.{key}", value) for key, value in outputs.items()]
-    elif isinstance(outputs, (tuple, list)):
-        parts = [(f"{name}_{i}", value) for i, value in enumerate(outputs)]
-    elif outputs is None:
-        return {}
-    else:
-        raise BnfoldError(f"the module gives a {type(outputs).__name__}; wanted tensors, or tuples or dicts of them")
-    return {key: tensor for part, value in parts for key, tensor in flatten(value, part).items()}
 
 
 def _is_float(array: Array) -> bool:

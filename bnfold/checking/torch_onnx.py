@@ -1,6 +1,8 @@
 """An ONNX model as one side of a check: in float64 for the truth, in ONNX Runtime as it is."""
 
+import os
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from bnfold.checking.onnx_files import load_onnx
 from bnfold.checking.ort import OrtSession, open_session
 from bnfold.checking.providers import Target
 from bnfold.checking.result import NodeRecord
-from bnfold.checking.subject import Array, Feed, InputSpec, Outputs
+from bnfold.checking.subject import Array, Examples, Feed, InputSpec, Outputs
 from bnfold.checking.tolerance import budget_for
 from bnfold.checking.torch_coverage import Recorder
 from bnfold.checking.torch_executor import Executor, Watch
@@ -36,18 +38,23 @@ UNOPTIMISED = Target("cpu", (("level", "disable"), ("threads", "1")))
 
 
 class OnnxSubject:
-    """An ONNX model. `source` is what ONNX Runtime opens: the file (external data lies beside it) or the bytes."""
+    """An ONNX model. `source` is what ONNX Runtime opens: the file (external data lies beside it) or the bytes.
+
+    `examples`: arrays that it takes, by name or in order, which tell the ranks that the file doesn't.
+    """
 
     named = True
 
-    def __init__(self, model: onnx.ModelProto, label: str, source: bytes | Path | None = None) -> None:
+    def __init__(
+        self, model: onnx.ModelProto, label: str, source: bytes | Path | None = None, examples: Examples = ()
+    ) -> None:
         if not model.graph.node and not model.graph.output:
             raise BnfoldError(f"{label}: not a model (no node and no output)")
         self.model, self.label = model, label
         self.source = model.SerializeToString() if source is None else source
         self.source_name = str(source) if isinstance(source, Path) else ""
         self.assumptions: tuple[str, ...] = ()
-        self.inputs = _specs(model)
+        self.inputs = _specs(model, examples)
         self.outputs = tuple(value.name for value in model.graph.output)
         self.dtype = _majority_dtype(model)
         self.recorder = Recorder()
@@ -57,9 +64,16 @@ class OnnxSubject:
         self._unoptimised: OrtSession | Executor | None = None
 
     @classmethod
-    def from_file(cls, path: Path) -> "OnnxSubject":
+    def from_file(cls, path: Path, examples: Examples = ()) -> "OnnxSubject":
         """Load a file and its external data. `BnfoldError` where it can't be read, `UnsafeError` where it must not."""
-        return cls(load_onnx(path), path.name, path)
+        model = load_onnx(path)
+        try:
+            os.fspath(path).encode()
+        except UnicodeEncodeError:  # ONNX Runtime opens no such name
+            subject = cls(model, path.name, None, examples)
+            subject.source_name = str(path)
+            return subject
+        return cls(model, path.name, path, examples)
 
     @property
     def executor(self) -> Executor:
@@ -133,7 +147,7 @@ class OnnxSubject:
     def by_name(self, feed: Feed) -> dict[str, Array]:
         """Name a feed's arrays, each in its input's dtype."""
         return {
-            spec.name: np.ascontiguousarray(array, numpy_dtype(spec.dtype))
+            spec.name: np.asarray(array, numpy_dtype(spec.dtype), order="C")  # which leaves a scalar one
             for spec, array in zip(self.inputs, feed, strict=True)
         }
 
@@ -157,7 +171,8 @@ class OnnxSubject:
             with torch.no_grad():
                 outputs = executor.run(dict(zip(names, tensors, strict=True)), watch=watch)
         except (RuntimeError, ValueError, IndexError, TypeError, KeyError) as error:
-            raise UnverifiedError(f"{self.label} could not be run: {str(error).splitlines()[0][:300]}") from error
+            why = (str(error).splitlines() or [type(error).__name__])[0]
+            raise UnverifiedError(f"{self.label} could not be run: {why[:300]}") from error
         return {name: to_array(value) for name, value in outputs.items()}
 
 
@@ -188,30 +203,38 @@ class OnnxRunner:
         return self.session.run(self.subject.by_name(feed))
 
 
-def _specs(model: onnx.ModelProto) -> tuple[InputSpec, ...]:
+def _specs(model: onnx.ModelProto, examples: Examples) -> tuple[InputSpec, ...]:
     stored = {x.name for x in model.graph.initializer} | {x.values.name for x in model.graph.sparse_initializer}
-    return tuple(_spec(model.graph, value) for value in model.graph.input if value.name not in stored)
+    values = [value for value in model.graph.input if value.name not in stored]
+    given = examples if isinstance(examples, Mapping) else dict(zip((x.name for x in values), examples, strict=False))
+    return tuple(_spec(model.graph, value, given.get(value.name)) for value in values)
 
 
-def _spec(graph: onnx.GraphProto, value: onnx.ValueInfoProto) -> InputSpec:
+def _spec(graph: onnx.GraphProto, value: onnx.ValueInfoProto, example: Array | None) -> InputSpec:
     if not value.type.HasField("tensor_type"):
         raise UnverifiedError(f"input {value.name} is no tensor; only tensors can be fed")
     kind = value.type.tensor_type
-    if not kind.HasField("shape"):
+    if kind.elem_type == TensorProto.UNDEFINED:
+        raise UnverifiedError(f"input {value.name} has no dtype; the model is malformed")
+    if not kind.HasField("shape") and example is None:
         raise UnverifiedError(f"input {value.name} has no shape; give inputs of your own")
-    dims = tuple(
-        dim.dim_value if dim.HasField("dim_value") else dim.dim_param or f"{value.name}_{axis}"
-        for axis, dim in enumerate(kind.shape.dim)
-    )
+    declared = [dim.dim_value if _is_fixed(dim) else dim.dim_param for dim in kind.shape.dim]
+    known = declared if kind.HasField("shape") or example is None else [""] * example.ndim
+    dims = tuple(f"{value.name}_{axis}" if dim == "" else dim for axis, dim in enumerate(known))
     dtype = _FLOATS.get(kind.elem_type) or helper.tensor_dtype_to_np_dtype(kind.elem_type).name
     return InputSpec(value.name, dtype, dims, _limit(graph, value.name))
+
+
+def _is_fixed(dim: onnx.TensorShapeProto.Dimension) -> bool:
+    """Whether a size is told; torch's first exporters write -1 for one that is not."""
+    return bool(dim.HasField("dim_value") and dim.dim_value >= 0)
 
 
 def _limit(graph: onnx.GraphProto, name: str) -> int:
     """The smallest number of rows that the input's integers index."""
     rows = {x.name: x.dims[0] for x in graph.initializer if x.dims}
-    used = [rows[n.input[0]] for n in graph.node if n.op_type == "Gather" and n.input[1] == name and n.input[0] in rows]
-    return min(used, default=2)
+    gathers = [tuple(node.input) for node in graph.node if node.op_type == "Gather"]
+    return min((rows[table] for table, *index in gathers if index == [name] and table in rows), default=2)
 
 
 def _majority_dtype(model: onnx.ModelProto) -> str:

@@ -6,8 +6,9 @@ from torch import Tensor
 
 from bnfold.checking.inputs import Sample, numpy_dtype
 from bnfold.checking.subject import Feed, Subject
-from bnfold.checking.torch_module import ModuleSubject, UpcastMode, flatten, to_tensors
+from bnfold.checking.torch_module import ModuleSubject, UpcastMode, to_tensors
 from bnfold.checking.torch_onnx import OnnxSubject
+from bnfold.checking.torch_outputs import flatten
 from bnfold.checking.trial import Trial
 from bnfold.errors import UnverifiedError
 
@@ -75,8 +76,8 @@ def _gap(trial: Trial, points: list[Tensor]) -> Tensor:
     theirs = differentiable(trial.candidate, [points[i] for i in trial.order])
     total = points[0].new_zeros(())
     for name, comparison in trial.comparisons.items():
-        a, b = truth[name], theirs[comparison.candidate_name]
-        if a.is_floating_point() and a.shape == b.shape:
+        a, b = truth.get(name), theirs.get(comparison.candidate_name)
+        if a is not None and b is not None and a.is_floating_point() and a.shape == b.shape:
             typical = comparison.reference.scale if comparison.reference.count else 0.0
             total = total + (a - b).square().sum() / a.square().sum().clamp(min=max(a.numel() * typical**2, 1e-300))
     return total

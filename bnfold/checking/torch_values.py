@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from bnfold.checking.subject import Array, Feed, Subject
 from bnfold.checking.torch_executor import Executor
-from bnfold.checking.torch_module import ModuleSubject, copy_module, flatten, to_tensors
+from bnfold.checking.torch_module import ModuleSubject, copy_module, to_tensors
 from bnfold.checking.torch_onnx import OnnxSubject
 from bnfold.checking.torch_ops import Node
+from bnfold.checking.torch_outputs import flatten
 from bnfold.errors import UnverifiedError
 
 

@@ -1,5 +1,6 @@
 """One (candidate, provider, options) triple, taken through the samples."""
 
+import math
 import time
 from dataclasses import dataclass, field
 from functools import partial
@@ -33,7 +34,7 @@ class Trial:
     assumptions: list[str] = field(default_factory=list)
     comparisons: dict[str, Comparison] = field(default_factory=dict)
     order: tuple[int, ...] = ()
-    paired: bool = False
+    paired: tuple[str, frozenset[str], frozenset[str]] | None = None  # on which sample, with which outputs
     repeats_equal: bool | None = None
     seconds: float = 0.0
     telling: Sample | None = None  # the sample with the largest error for its size
@@ -67,6 +68,12 @@ class Trial:
         found = self._pair("input", ours, theirs)
         places = {name: i for i, name in enumerate(ours)}
         sources = {b: a for a, b in found.pairs}
+        kinds = {spec.name: spec.dtype for spec in self.reference.inputs}
+        self.assumptions += (
+            f"{self.candidate.label} was given {spec.name} as {spec.dtype}, which the reference takes as {kind}"
+            for spec in self.candidate.inputs
+            if (kind := kinds.get(sources.get(spec.name, ""), spec.dtype)) != spec.dtype
+        )
         if set(sources) == set(theirs):
             self.order = tuple(places[sources[name]] for name in theirs)
         else:
@@ -101,11 +108,24 @@ class Trial:
             self.seconds += time.perf_counter() - started
         self._compare(sample, facts, outputs)
 
-    def _compare(self, sample: Sample, facts: Facts, outputs: Outputs) -> None:
-        if not self.paired:
-            self.paired = True
+    def _are_paired(self, sample: Sample, facts: Facts, outputs: Outputs) -> bool:
+        """Pair the outputs of the first sample, and see that every other one gives the same."""
+        if self.paired is None:
+            self.paired = sample.name, frozenset(facts.truth), frozenset(outputs)
             for name, theirs in self._pair("output", list(facts.truth), list(outputs)).pairs:
                 self.comparisons[name] = Comparison(name, theirs, str(facts.own[name].dtype), self.row)
+        first, mine, others = self.paired
+        if mine != facts.truth.keys():
+            why = f"{self.reference.label} gives other outputs for {sample.name} than for {first}"
+            self._stop(Verdict.UNVERIFIED, why)
+        elif others != outputs.keys():
+            why = f"gives other outputs for {sample.name} than for {first}, which the reference doesn't"
+            self._stop(Verdict.DIFFERENT, why)
+        return self.runner is not None
+
+    def _compare(self, sample: Sample, facts: Facts, outputs: Outputs) -> None:
+        if not self._are_paired(sample, facts, outputs):
+            return
         if self.typical is None or (self.typical.kind != "random" and sample.kind == "random"):
             self.typical = sample
         if sample.name == "wide":
@@ -147,6 +167,8 @@ class Trial:
         truth, theirs = self.reference.truth(feed), self.candidate.truth(self.feed(feed))
         gap = 0.0
         for name, comparison in self.comparisons.items():
+            if name not in truth or comparison.candidate_name not in theirs:
+                return math.inf
             a, b = (x.astype(np.float64) for x in (truth[name], theirs[comparison.candidate_name]))
             if a.shape == b.shape and a.size:
                 gap = max(gap, float(np.nan_to_num(np.abs(a - b), nan=np.inf).max()))
@@ -159,14 +181,14 @@ class Trial:
 
     def doubts(self) -> tuple[str, ...]:
         """Say of each output which samples told nothing about it."""
-        return tuple(why for comparison in self.comparisons.values() if (why := comparison.doubt()))
+        return tuple(why for comparison in self.comparisons.values() for why in comparison.doubts())
 
     def run(self) -> Run:
         """Judge."""
         outputs = tuple(comparison.record() for comparison in self.comparisons.values())
         verdicts = [verdict for verdict, _ in self.faults] + [output.verdict for output in outputs]
         why = [reason for _, reason in self.faults]
-        if self.repeats_equal is False and self.target.provider.lower() == "cpu":
+        if self.repeats_equal is False and self.target.name == "cpu":
             verdicts.append(Verdict.UNVERIFIED)
             why.append("the same input gave two different results, so the candidate is not a function of its input")
         if self.constant:
@@ -193,7 +215,7 @@ class Trial:
 def same_bits(first: Outputs, second: Outputs) -> bool:
     """Whether two runs gave the same bits, NaN included."""
 
-    def bits(array: Array) -> bytes:
-        return np.ascontiguousarray(array).tobytes()
+    def bits(array: Array) -> tuple[object, ...]:
+        return array.shape, array.dtype, array.tobytes()
 
-    return all(bits(first[name]) == bits(second[name]) for name in first)
+    return first.keys() == second.keys() and all(bits(first[name]) == bits(second[name]) for name in first)

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from bnfold.checking.result import CheckResult
+from bnfold.checking.result import CheckResult, Verdict
 from bnfold.errors import BnfoldError
+from bnfold.printable import visible
 
 if TYPE_CHECKING:
     from bnfold.checking.frames import Correspondence
@@ -29,7 +30,7 @@ _FIGURES = "rms, channel, peak, floor, ceiling"
 @click.option(
     "--search", type=click.IntRange(min=0), default=0, metavar="N", help="Steps of search for a telling input"
 )
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.option("--report", default="", metavar="KIND=FILE,...", help="json, junit, sarif, markdown, github, html.")
 @click.option("--budget", metavar="show|FIGURE=X,...", help=f"Show the budgets, or override figures ({_FIGURES}).")
@@ -60,7 +61,8 @@ def command(reference: Path | None, candidates: tuple[Path, ...], **options: Any
     replay = _replay(options["replay"])
     if replay is not None:
         reference = reference or _path(replay.arguments.get("reference"))
-        candidates = candidates or tuple(filter(None, map(_path, replay.arguments.get("candidates", []))))
+        listed = replay.arguments.get("candidates")
+        candidates = candidates or tuple(filter(None, map(_path, listed if isinstance(listed, list) else [])))
     if reference is None or not candidates:
         raise click.UsageError("give a REFERENCE and at least one CANDIDATE.")
     return _check(reference, candidates, options, replay)
@@ -68,13 +70,19 @@ def command(reference: Path | None, candidates: tuple[Path, ...], **options: Any
 
 def _check(reference: Path, candidates: tuple[Path, ...], options: dict[str, Any], replay: Any) -> int:
     from bnfold import report
+    from bnfold.atomic import check_writable
     from bnfold.checking import check
 
     reports = report.parse(options["report"])  # before the work, so that a misspelt kind costs none
+    if options["shapes"] and _is_typed("inputs"):
+        raise BnfoldError("--inputs gives samples and --input draws one; give one of the two")
+    save = None if replay or not str(options["save"]).strip(".") else options["save"]
+    if save is not None and _is_typed("save"):
+        check_writable(save)
     result = check(
         reference,
         list(candidates),
-        dict(replay.arrays) if replay else options["inputs"] or _drawn(options["shapes"]),
+        dict(replay.arrays) if replay else _drawn(options["shapes"]) or options["inputs"],
         options["providers"],
         seed=options["seed"],
         search=options["search"],
@@ -85,7 +93,7 @@ def _check(reference: Path, candidates: tuple[Path, ...], options: dict[str, Any
         budget=_figures(options["budget"]) if isinstance(options["budget"], str) else options["budget"],
         correspondence=_correspondence(options["plan"], reference, candidates),
         only_given=replay is not None,
-        save=None if replay or not str(options["save"]).strip(".") else options["save"],
+        save=save,
         arch=options["arch"],
         arch_kwargs=_arguments(options["arch_arguments"]),
         trust=options["trust"],
@@ -93,8 +101,8 @@ def _check(reference: Path, candidates: tuple[Path, ...], options: dict[str, Any
     for kind, path in reports.items():
         report.write(result, kind, path)
     _print(result, options["as_json"])
-    if options["reduce_to"] is not None and result.exit_status == 1:
-        _reduce(reference, candidates, options)
+    if options["reduce_to"] is not None:
+        _reduce(reference, candidates, result, options)
     return result.exit_status
 
 
@@ -116,16 +124,28 @@ def _with_settings(options: dict[str, Any]) -> dict[str, Any]:
 
     found = settings.load()
     chosen = {**found.for_check(), **({"report": found.report} if found.report else {})}
-    source = click.get_current_context().get_parameter_source
-    return {**options, **{name: x for name, x in chosen.items() if source(name) is ParameterSource.DEFAULT}}
+    return {**options, **{name: x for name, x in chosen.items() if not _is_typed(name)}}
 
 
-def _reduce(reference: Path, candidates: tuple[Path, ...], options: dict[str, Any]) -> None:
+def _is_typed(option: str) -> bool:
+    return click.get_current_context().get_parameter_source(option) is not ParameterSource.DEFAULT
+
+
+def _reduce(reference: Path, candidates: tuple[Path, ...], result: CheckResult, options: dict[str, Any]) -> None:
+    """Cut each candidate that differs, in a folder of its own where there are several. The verdict stands anyhow."""
     from bnfold.checking.reduce import reduce_files
 
-    for candidate in candidates:
-        found = reduce_files(reference, candidate, options["reduce_to"])
-        click.echo(found.sentence, err=options["as_json"])
+    different = {run.candidate for run in result.runs if run.verdict is Verdict.DIFFERENT}
+    for candidate, label in zip(candidates, result.candidates, strict=True):
+        if label not in different:
+            continue
+        folder = options["reduce_to"] / label if len(candidates) > 1 else options["reduce_to"]
+        try:
+            found = reduce_files(reference, candidate, folder, by_position=options["by_position"])
+        except BnfoldError as error:
+            click.echo(f"bnfold: {visible(label)} was not reduced: {error}", err=True)
+        else:
+            click.echo(visible(found.sentence), err=options["as_json"])
 
 
 def _correspondence(plan: Path | None, reference: Path, candidates: tuple[Path, ...]) -> "Correspondence | None":

@@ -45,6 +45,34 @@ def test_rounding_passes():
     assert sum(b.count for b in record.candidate.error_log10) == record.elements
 
 
+@pytest.mark.parametrize("size", [1e160, 1e-170])
+def test_what_has_no_square_is_not_verified(size):
+    """Their squares are infinite or zero, and so would be error and budget alike."""
+    truth = size * np.random.default_rng(2).normal(size=(8, 6))
+    one = Comparison("y", "y", "float64", budget_for("float64"))
+    one.add("s", truth, truth, 1.5 * truth)
+    assert one.record().verdict is Verdict.UNVERIFIED
+    assert "squares leave float64 (s)" in one.record().why
+
+
+def test_a_difference_comes_before_a_doubt():
+    truth, reference, candidate = numbers()
+    one = comparison()
+    one.add("odd", np.full_like(truth, np.nan), np.full_like(reference, np.nan), candidate * np.float32(np.nan))
+    assert one.record().verdict is Verdict.UNVERIFIED
+    one.add("plain", truth, reference, 2 * candidate)
+    assert one.record().verdict is Verdict.DIFFERENT
+
+
+def test_an_empty_sample_is_told():
+    truth, reference, candidate = numbers()
+    one = comparison()
+    one.add("full", truth, reference, candidate)
+    one.add("empty", truth[:0], reference[:0], candidate[:0])
+    assert one.record().verdict is Verdict.VERIFIED
+    assert list(one.doubts()) == ["y has no element on empty, so nothing was compared there"]
+
+
 @pytest.mark.parametrize("count", [1, 8, 10_000])
 def test_the_fewer_numbers_the_more_they_may_err(count):
     """What is granted is what the report shows, and is as much as the verdict needs."""

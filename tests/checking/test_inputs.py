@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 
-from bnfold.checking.inputs import draw, explore
+from bnfold.checking.inputs import Sample, draw, explore
 from bnfold.checking.providers import Target, parse_targets
+from bnfold.checking.replay import load_replay, save_replay
+from bnfold.checking.run import Options
 from bnfold.checking.samples import first_arrays, read_samples
 from bnfold.checking.subject import InputSpec, load_subject
 from bnfold.errors import BnfoldError, UnverifiedError
@@ -84,6 +86,11 @@ def test_the_scale_is_what_the_first_norm_expects():
     assert 50 < subject.input_scale(feed) < 200
 
 
+def test_a_seed_draws_something():
+    with pytest.raises(BnfoldError, match="seed -1: wanted 0 or more"):
+        Options(seed=-1)
+
+
 class TestSamples:
     array = np.ones((2, 3, 4, 4))
 
@@ -118,6 +125,23 @@ class TestSamples:
         with pytest.raises(BnfoldError, match="can't be read as arrays"):
             list(read_samples(tmp_path / "a.npy", [IMAGE]))
 
+    def test_nothing_is_no_sample(self, tmp_path):
+        np.savez(tmp_path / "a.npz")
+        with pytest.raises(BnfoldError, match="sample a has no array"):
+            list(read_samples(tmp_path / "a.npz", [IMAGE]))
+
+    def test_texts_are_no_sample(self):
+        with pytest.raises(BnfoldError, match="x is of <U1; wanted numbers"):
+            list(read_samples(np.full((2, 3, 4, 4), "a"), [IMAGE]))
+
+    def test_a_replay_file_is_a_sample(self, tmp_path):
+        array = self.array.astype(np.float32)
+        spec = InputSpec("file", "float32", ("N", 3, 4, 4))  # which numpy.savez takes for its own argument
+        save_replay(tmp_path / "a.npz", [spec], Sample("s", "random", (array,)))
+        (sample,) = read_samples(tmp_path / "a.npz", [spec])
+        np.testing.assert_array_equal(sample.feed[0], array)
+        np.testing.assert_array_equal(load_replay(tmp_path / "a.npz").arrays["file"], array)
+
 
 class TestProviders:
     def test_options_belong_to_the_provider_before(self):
@@ -131,6 +155,11 @@ class TestProviders:
         assert parse_targets("cuda") == (Target("cuda", (("use_tf32", "0"),)), Target("cuda", (), "tf32"))
         assert parse_targets("cuda:use_tf32=1") == (Target("cuda", (("use_tf32", "1"),), "tf32"),)
 
+    @pytest.mark.parametrize(("value", "mode"), [("0", ""), ("false", ""), ("False", ""), ("true", "tf32")])
+    def test_tf32_that_is_off_has_no_wider_budget(self, value, mode):
+        (target,) = parse_targets(f"CUDAExecutionProvider:use_tf32={value}")
+        assert target.mode == mode
+
     def test_names(self):
         known = ("CUDAExecutionProvider", "CPUExecutionProvider", "TensorrtExecutionProvider")
         assert Target("CPU").full_name(known) == "CPUExecutionProvider"
@@ -139,7 +168,13 @@ class TestProviders:
         assert Target("cdua").full_name(known) is None
         assert Target("cdua").near(known) == ["cuda"]
 
-    @pytest.mark.parametrize("text", ["", "level=basic", "cpu:level=most", "cpu:threads=two", "cpu:quick"])
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "", "level=basic", "cpu:level=most", "cpu:threads=two", "cpu:quick", "cpu:levl=disable", "cpu:threads=²",
+            "cuda:device_id=first", "cuda:use_tf32=off",
+        ],
+    )  # fmt: skip
     def test_refused(self, text):
         with pytest.raises(BnfoldError):
             parse_targets(text)

@@ -1,6 +1,7 @@
 """Modules and ONNX models as sides of a check: the truth in double, nothing of the user's changed."""
 
 import copy
+import os
 
 import numpy as np
 import onnx
@@ -11,7 +12,8 @@ from torch import Tensor, nn
 
 from bnfold.checking import Frame, check
 from bnfold.checking.subject import load_subject
-from bnfold.checking.torch_module import ModuleSubject, copy_module, flatten
+from bnfold.checking.torch_module import ModuleSubject, copy_module
+from bnfold.checking.torch_outputs import flatten
 from bnfold.errors import BnfoldError, UnsafeError, UnverifiedError
 from tests.checking.building import Layer, Network, networks, weights_of, with_weight
 
@@ -115,7 +117,7 @@ def test_outputs_are_flattened():
     assert set(flatten((one, {"a": two, "b": [one, None]}))) == {"output_0", "output_1.a", "output_1.b_0"}
     assert set(flatten({"logits": one})) == {"logits"}
     with pytest.raises(BnfoldError, match="wanted tensors"):
-        flatten(3)
+        flatten("text")
 
 
 def test_a_failing_module_is_not_verified():
@@ -251,6 +253,61 @@ def test_no_truth_and_no_runtime_is_not_verified():
         check(model, model).raise_for_failure()
 
 
+def one_node(dims, dtype=onnx.TensorProto.FLOAT, operator="Relu"):
+    x = helper.make_tensor_value_info("x", dtype, dims)
+    y = helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)
+    graph = helper.make_graph([helper.make_node(operator, ["x"], ["y"])], "g", [x], [y])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+
+
+def test_a_scalar_stays_one():
+    assert check(one_node([]), one_node([])).passed
+
+
+def test_a_size_of_minus_one_is_free():
+    shapes = {record.shapes[0][1][0] for record in check(one_node([-1, 4]), one_node([-1, 4])).inputs}
+    assert shapes == {1, 3, 8}
+
+
+def test_an_input_without_a_rank_takes_that_of_the_samples():
+    with pytest.raises(UnverifiedError, match="x has no shape; give inputs"):
+        check(one_node(None), one_node(None))
+    result = check(one_node(None), one_node(None), np.ones((2, 3), np.float32))
+    assert result.passed
+    assert all(len(record.shapes[0][1]) == 2 for record in result.inputs)
+
+
+def test_an_input_without_a_dtype():
+    with pytest.raises(UnverifiedError, match="x has no dtype"):
+        check(one_node(["N", 4], onnx.TensorProto.UNDEFINED), one_node(["N", 4]))
+
+
+def test_another_dtype_of_an_input_is_told():
+    cast = helper.make_node("Cast", ["x"], ["z"], to=onnx.TensorProto.FLOAT)
+    model = one_node(["N", 4], onnx.TensorProto.DOUBLE)
+    model.graph.node[0].input[0] = "z"
+    model.graph.node.insert(0, cast)
+    (assumption,) = check(one_node(["N", 4]), model).assumptions
+    assert assumption == "g was given x as float64, which the reference takes as float32"
+
+
+def test_texts_are_not_compared():
+    model = one_node(["N", 4])
+    model.graph.node[0].CopyFrom(helper.make_node("Cast", ["x"], ["y"], to=onnx.TensorProto.STRING))
+    model.graph.output[0].type.tensor_type.elem_type = onnx.TensorProto.STRING
+    result = check(model, model)
+    assert result.exit_status == 3
+    assert "y holds texts" in result.reasons[0]
+
+
+def test_nan_reaches_no_channel_and_hides_none():
+    x = np.random.default_rng(0).normal(size=(2, 4)).astype(np.float32)
+    odd = np.where(np.arange(4) == 0, np.nan, x).astype(np.float32)
+    coverage = check(one_node(["N", 4]), one_node(["N", 4]), [x, odd], only_given=True).coverage
+    assert coverage is not None
+    assert coverage.channels == 1
+
+
 class TestFiles:
     def saved(self, folder, **options):
         path = folder / "model.onnx"
@@ -274,6 +331,30 @@ class TestFiles:
         (tmp_path / "weights").write_bytes(b"\0" * 100)
         with pytest.raises(BnfoldError, match=r"wants .* bytes of 'weights', which has"):
             check(RESIDUAL.model(), path)
+
+    @pytest.mark.parametrize(
+        "entries",
+        [
+            pytest.param({"length": "abc"}, id="a length that is no number"),
+            pytest.param({"offset": "-4"}, id="before the file"),
+            pytest.param({"offset": "9" * 30}, id="beyond any file"),
+            pytest.param({"length": "9" * 15}, id="longer than the file"),
+        ],
+    )
+    def test_places_in_the_data_that_are_none(self, tmp_path, entries):
+        path = self.saved(tmp_path, location="weights")
+        model = onnx.load(path, load_external_data=False)
+        for entry in model.graph.initializer[0].external_data:
+            entry.value = entries.get(entry.key, entry.value)
+        path.write_bytes(model.SerializeToString())
+        with pytest.raises(BnfoldError, match=r"tensor .* (is at offset|wants)") as caught:
+            check(RESIDUAL.model(), path)
+        assert caught.value.exit_status == 2
+
+    def test_a_name_that_is_no_text(self, tmp_path):
+        path = tmp_path / os.fsdecode(b"\xff.onnx")
+        path.write_bytes(RESIDUAL.model(fold=True).SerializeToString())
+        assert check(RESIDUAL.model(), path).passed
 
     def test_truncated_model(self, tmp_path):
         path = tmp_path / "model.onnx"

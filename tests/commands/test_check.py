@@ -3,11 +3,13 @@
 import importlib
 import json
 
+import click
 import numpy as np
 import onnx
 import pytest
 from click.testing import CliRunner
 
+from bnfold.checking.replay import META
 from bnfold.checking.result import CheckResult
 from bnfold.commands import group
 from bnfold.errors import BnfoldError
@@ -81,6 +83,35 @@ def test_reduce(run, tmp_path):
     assert "reduced to 2 and 1 nodes" in output
     status, _ = run("small/reference.reference.onnx", "small/bad.candidate.onnx")
     assert status == 1
+
+
+def test_reduce_leaves_the_verdict(run, tmp_path):
+    """Only what differs is cut, each candidate in its own folder, and no failure to cut hides the difference."""
+    status, output = run("reference.onnx", "good.onnx", "bad.onnx", "--reduce", "small")
+    assert status == 1
+    assert [path.name for path in (tmp_path / "small").iterdir()] == ["bad.onnx"]
+    assert len(list((tmp_path / "small/bad.onnx").iterdir())) == 2
+    (tmp_path / "file").touch()
+    status, output = run("reference.onnx", "bad.onnx", "--reduce", "file")
+    assert status == 1
+    assert "bnfold: bad.onnx was not reduced: file: can't be made (File exists)" in output
+
+
+def test_what_can_not_be_saved_is_a_warning(run, tmp_path):
+    (tmp_path / "bnfold-replay.npz").mkdir()
+    status, output = run("reference.onnx", "bad.onnx")
+    assert status == 1
+    assert "warning: the input that shows the difference was not saved: bnfold-replay.npz: is a folder" in output
+    assert "replay: bnfold" not in output
+
+
+@pytest.mark.parametrize("listed", [5, "good.onnx", [5, None], None], ids=repr)
+def test_a_replay_file_that_names_no_candidates(run, tmp_path, listed):
+    arrays = {"x": np.zeros((1, 3, 8, 8), np.float32)}
+    meta = np.array(json.dumps({"reference": "reference.onnx", "candidates": listed}))
+    np.savez(tmp_path / "r.npz", **arrays, **{META: meta})
+    with pytest.raises(click.UsageError, match="at least one CANDIDATE"):
+        run("--replay", "r.npz")
 
 
 def test_inputs_from_a_folder(run, tmp_path):
@@ -162,6 +193,10 @@ def test_annotations_in_a_github_workflow(run, monkeypatch):
         pytest.param(("reference.onnx", "good.onnx", "--inputs", "none"), "no such file", id="inputs"),
         pytest.param(("reference.onnx", "good.onnx", "--report", "jnit=x"), "did you mean junit", id="report"),
         pytest.param(("--replay", "reference.onnx"), "not a replay file", id="replay"),
+        pytest.param(("reference.onnx", "good.onnx", "--save", "none/x.npz"), "can't be written", id="save"),
+        pytest.param(
+            ("reference.onnx", "good.onnx", "--input", "1x3x8x8", "--inputs", "x"), "one of the two", id="two"
+        ),
     ],
 )
 def test_usage_errors(run, arguments, message):

@@ -11,6 +11,8 @@ from bnfold.training.history import Epoch
 _WIDTH, _HEIGHT, _GAP = 330, 220, 70
 _LEFT, _TOP = 60, 60
 _TRAIN, _TEST = "#7f8fa6", "#d35400"  # told apart without colour by the dashes of the first
+_LEAST_SPAN = 1e-6  # of the larger value: nearer ticks would have the same names
+_ZERO = 1e-100
 _STYLE: Final = "text{font:12px sans-serif;fill:#222}.t{font-size:15px;font-weight:bold}"
 
 
@@ -91,9 +93,10 @@ def _legend(width: float) -> list[str]:
 
 def nice_ticks(low: float, high: float, about: int = 5) -> list[float]:
     """Give round numbers, evenly spaced, the first at most `low` and the last at least `high`."""
-    span = (high - low) or abs(high) or 1.0
-    raw = span / about
+    size = max(abs(low), abs(high))
+    span = max(high - low, _LEAST_SPAN * size) if high > low else size
+    raw = (span if size > _ZERO else 1.0) / about
     unit = 10.0 ** math.floor(math.log10(raw))
     step = next(unit * factor for factor in (1, 2, 5, 10) if unit * factor >= raw * (1 - 1e-9))
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [round(index * step, 12) for index in range(first, max(last, first + 1) + 1)]
+    return [float(f"{index * step:.12g}") for index in range(first, max(last, first + 1) + 1)]

@@ -23,7 +23,7 @@ def device(name: str) -> torch.device:
     """Find a device and try it. Raises BnfoldError where it can't be used."""
     try:
         found = torch.device(name)
-        torch.empty(1, device=found)
+        torch.zeros(1, device=found).item()  # which the meta device, that has no numbers, can't
     except (RuntimeError, AssertionError) as error:
         reason = (str(error).splitlines() or ["unknown"])[0]
         raise BnfoldError(f"device {name!r}: can't be used ({reason}); give cpu, or install what it needs") from error

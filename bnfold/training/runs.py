@@ -164,9 +164,23 @@ class _Run:
             loop.load_state(state["loop"])
             self.history = [Epoch(**record) for record in state["history"]]
             self.best = None if state["best"] is None else Checkpoint.from_dict(state["best"], "best checkpoint")
+            if not self._is_sound(loop):
+                raise ValueError("its parts contradict one another")
         except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise BnfoldError("the state of the run is malformed; train anew, without --resume") from error
         self._earlier = tuple(self.history)
+
+    def _is_sound(self, loop: Loop) -> bool:
+        """Whether the epochs that a state says are done are those that it has figures of."""
+        done = range(1, len(self.history) + 1)
+        best = None if self.best is None else self.best.metrics.get("epoch")
+        return (
+            loop.epoch == len(done)
+            and loop.batch in range(len(loop.bounds))
+            and [epoch.epoch for epoch in self.history] == list(done)
+            and all(isinstance(x, (int, float)) for epoch in self.history for x in asdict(epoch).values())
+            and (best in done if done else best is None)
+        )
 
     def _checkpoint(self, loop: Loop, metrics: dict[str, float]) -> Checkpoint:
         return Checkpoint(

@@ -49,3 +49,13 @@ def test_ticks_enclose_the_values(low, span):
     assert ticks[-1] >= low + span - slack
     assert 2 <= len(ticks) <= 9
     assert all(math.isclose(b - a, ticks[1] - ticks[0], rel_tol=1e-6) for a, b in itertools.pairwise(ticks))
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [(5e-324, 5e-324), (0, 0), (1e-14, 3e-14), (2.3, 2.3 + 1e-13), (-1e30, 1e30), (1e-320, 2e-310)]
+)
+def test_values_that_are_tiny_or_alike_have_ticks(low, high):
+    ticks = nice_ticks(low, high)
+    assert 2 <= len(ticks) == len(set(ticks)) <= 9
+    assert ticks[0] <= low
+    assert ticks[-1] >= high

@@ -208,6 +208,11 @@ def spoil(folder, **changes):
     torch.save({**content, **changes}, folder / "model.resume.pt")
 
 
+def spoil_loop(folder, **changes):
+    content = torch.load(folder / "model.resume.pt", weights_only=True)
+    spoil(folder, loop={**content["loop"], **changes})
+
+
 SPOILT = [
     pytest.param(lambda folder: (folder / "model.resume.pt").unlink(), "no run to continue", id="missing"),
     pytest.param(lambda folder: (folder / "model.resume.pt").write_text("x"), "not an archive", id="text"),
@@ -216,6 +221,10 @@ SPOILT = [
     pytest.param(lambda folder: spoil(folder, history=None), "has no history", id="history"),
     pytest.param(lambda folder: spoil(folder, history=[{}]), "state of the run is malformed", id="epochs"),
     pytest.param(lambda folder: spoil(folder, loop={}), "state of the run is malformed", id="loop"),
+    pytest.param(lambda folder: spoil_loop(folder, epoch="1"), "state of the run is malformed", id="epoch for a text"),
+    pytest.param(lambda folder: spoil_loop(folder, batch=10**6), "state of the run is malformed", id="batch"),
+    pytest.param(lambda folder: spoil(folder, history=[]), "state of the run is malformed", id="epochs lost"),
+    pytest.param(lambda folder: spoil(folder, best=None), "state of the run is malformed", id="best lost"),
     pytest.param(lambda folder: spoil(folder, data="x"), "has changed since the run began", id="other data"),
 ]
 
@@ -261,7 +270,7 @@ def test_names_of_the_files(tmp_path):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-@pytest.mark.parametrize("device", ["cuda", "warp"])
+@pytest.mark.parametrize("device", ["cuda", "warp", "meta"])
 def test_a_device_that_is_not_there(tiny, device):
     with pytest.raises(BnfoldError, match=f"device '{device}': can't be used"):
         train("mlp", data=tiny, device=device)

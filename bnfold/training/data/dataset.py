@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from bnfold.errors import BnfoldError
 
 HELD_OUT: Final = 0.2
+_MOST_CLASSES: Final = 1000  # where there are fewer images; more classes than images can't be meant
 _SPLIT_SEED: Final = 0  # not the user's seed: runs with different seeds must be judged on the same images
 
 Images = NDArray[Any]
@@ -72,6 +73,15 @@ def checked(dataset: Dataset) -> Dataset:
     if dataset.train_images.min() == dataset.train_images.max():
         raise BnfoldError(f"{dataset.name}: all pixels are {dataset.train_images.flat[0]}; there is nothing to learn")
     return dataset
+
+
+def class_count(name: str, *parts: Labels) -> int:
+    """Give the number of classes, from 0 to the largest label. Raises BnfoldError where that is no class."""
+    largest = max((int(labels.max()) for labels in parts if labels.size), default=0)
+    most = max(_MOST_CLASSES, sum(map(len, parts)))
+    if largest >= most:
+        raise BnfoldError(f"{name}: has the label {largest}; classes are numbered from 0, so give less than {most}")
+    return largest + 1
 
 
 def held_out(labels: Labels, name: str) -> NDArray[np.bool_]:

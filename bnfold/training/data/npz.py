@@ -1,15 +1,15 @@
 """An .npz file with x_train, y_train, x_test and y_test."""
 
 import zipfile
-import zlib
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bnfold.arrays import load_arrays
 from bnfold.errors import BnfoldError, UnsafeError
-from bnfold.training.data.dataset import Dataset, Labels, checked
+from bnfold.training.data.dataset import Dataset, Labels, checked, class_count
 
 _NAMES: Final = ("x_train", "y_train", "x_test", "y_test")
 _LARGEST: Final = 8 << 30  # bytes; a small archive can unpack to more than any machine has
@@ -28,7 +28,7 @@ def read(place: str, _size: tuple[int, int]) -> Dataset:
     y_train, y_test = (_labels(arrays[key], key, name) for key in ("y_train", "y_test"))
     if x_train.dtype != x_test.dtype:
         raise BnfoldError(f"{name}: x_train is {x_train.dtype} and x_test is {x_test.dtype}; make them agree")
-    count = 1 + max((int(labels.max()) for labels in (y_train, y_test) if labels.size), default=0)
+    count = class_count(name, y_train, y_test)
     classes = tuple(str(text) for text in arrays.get("classes", np.arange(count)).ravel())
     peak = 255.0 if x_train.dtype == np.uint8 else 1.0
     return checked(Dataset(name, x_train, y_train, x_test, y_test, classes, peak))
@@ -39,17 +39,17 @@ def _load(path: Path, name: str) -> dict[str, NDArray[Any]]:
         raise BnfoldError(f"{name}: no such file; give an .npz with {', '.join(_NAMES)}")
     try:
         with zipfile.ZipFile(path) as archive:
+            names = [entry.removesuffix(".npy") for entry in archive.namelist()]
             if sum(entry.file_size for entry in archive.infolist()) > _LARGEST:
                 raise UnsafeError(f"{name}: unpacks to more than {_LARGEST} bytes; check it")
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
-            missing = [key for key in _NAMES if key not in content]
-            if missing:
-                raise BnfoldError(
-                    f"{name}: has no {', '.join(missing)}; it holds {', '.join(content.files[:6]) or 'nothing'}"
-                )
-            return {key: content[key] for key in (*_NAMES, "classes") if key in content}
-    except (OSError, EOFError, ValueError, MemoryError, zlib.error, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise BnfoldError(f"{name}: can't be read ({error}); write it with numpy.savez from plain arrays") from error
+    missing = [key for key in _NAMES if key not in names]
+    if missing:
+        raise BnfoldError(f"{name}: has no {', '.join(missing)}; it holds {', '.join(names[:6]) or 'nothing'}")
+    content = load_arrays(path, (*_NAMES, "classes"))
+    assert isinstance(content, dict)
+    return content
 
 
 def _images(array: NDArray[Any], key: str, name: str) -> NDArray[Any]:

@@ -171,6 +171,7 @@ NPZ = [
     pytest.param(put_npz(y_train=np.zeros((20, 4))), "labels are integers", id="one-hot"),
     pytest.param(put_npz(y_train=np.full(20, -1)), "labels from -1", id="negative label"),
     pytest.param(put_npz(classes=np.array(["a"])), "labels from 0 to 3; with 1 classes", id="too few classes"),
+    pytest.param(put_npz(y_train=np.full(20, 10**9)), "has the label 1000000000; classes are", id="a label for an id"),
     pytest.param(put_npz(y_test=np.zeros(3, int)), "8 images and 3 labels", id="counts disagree"),
     pytest.param(put_npz(x_train=np.full((20, 9, 7), np.nan), x_test=np.zeros((8, 9, 7))), "NaN or infinite", id="nan"),
 ]

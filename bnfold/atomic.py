@@ -15,7 +15,8 @@ from bnfold.errors import BnfoldError
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_STEM = 100  # bytes of a name: what is added to it must leave it below the 255 of most file systems
 _PERIOD = 0.01  # seconds between two flushes
 
 
@@ -38,7 +39,7 @@ def _naming(path: str | os.PathLike[str]) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in _NO_ROOM:
+        if error.errno not in NO_ROOM:
             raise
         way_out = "make room or choose another folder"
         raise BnfoldError(f"{path}: can't be written ({error.strerror}); {way_out}") from error
@@ -68,9 +69,12 @@ def check_writable(path: str | os.PathLike[str]) -> None:
 def is_special(path: str | os.PathLike[str]) -> bool:
     """Whether it is no file that another one could replace: a device, a pipe, or a name of an open file."""
     found = Path(path)
-    if found.is_dir() or not found.exists():
+    try:
+        if found.is_dir() or not found.exists():
+            return False
+        return not found.is_file() or found.absolute().parts[1:2] in (("dev",), ("proc",))
+    except OSError:  # in a folder that may not be looked into
         return False
-    return not found.is_file() or found.absolute().parts[1:2] in (("dev",), ("proc",))
 
 
 @contextlib.contextmanager
@@ -90,17 +94,20 @@ def _begin(path: str | os.PathLike[str]) -> tuple[Path, Path]:
     """Give the file behind `path`, and beside it an empty one."""
     if str(path) == "-":
         raise BnfoldError("-: is no file; give a name, or /dev/stdout for a pipe")
-    if Path(path).is_dir():
-        raise BnfoldError(f"{path}: is a folder; give the name of a file in it")
-    final = Path(path).resolve()
-    if final.exists() and not os.access(final, os.W_OK):
-        raise BnfoldError(f"{path}: can't be written (it is write-protected); choose another name")
-    # The suffix stays: some writers add it where it is missing.
-    temporary = final.with_name(f".{final.stem[:100]}.{os.urandom(6).hex()}{final.suffix}")
     try:
+        if Path(path).is_dir():
+            raise BnfoldError(f"{path}: is a folder; give the name of a file in it")
+        final = Path(path).resolve()
+        if final.exists() and not os.access(final, os.W_OK):
+            raise BnfoldError(f"{path}: can't be written (it is write-protected); choose another name")
+        # The suffix stays: some writers add it where it is missing.
+        stem = os.fsencode(final.stem)[:_STEM].decode(errors="ignore")
+        temporary = final.with_name(f".{stem}.{os.urandom(6).hex()}{final.suffix}")
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     except OSError as error:
         raise BnfoldError(f"{path}: can't be written ({error.strerror}); choose or make another folder") from error
+    except RuntimeError as error:  # Python's word for links that lead to one another
+        raise BnfoldError(f"{path}: can't be written (a loop of links); choose another name") from error
     return final, temporary
 
 

@@ -49,9 +49,11 @@ def kind_of(path: str | Path) -> Kind:
 
 
 def _head(path: Path) -> bytes:
-    if path.is_dir():
-        raise BnfoldError(f"{path}: is a folder; give a model file")
     try:
+        if path.is_dir():
+            raise BnfoldError(f"{path}: is a folder; give a model file")
+        if path.exists() and not path.is_file():  # which can't be read twice, or is waited for
+            raise BnfoldError(f"{path}: is a device or a pipe; give a model file")
         with path.open("rb") as file:
             head = file.read(64)
     except FileNotFoundError:

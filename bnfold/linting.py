@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from bnfold.errors import BnfoldError, UnverifiedError
 from bnfold.settings import Settings
@@ -30,13 +30,15 @@ class Finding:
 def models(paths: Sequence[Path], settings: Settings) -> list[Path]:
     """Give the model files among `paths` and in the folders among them, but for those that the settings allow.
 
-    Hidden folders are passed over. Raises BnfoldError for a path that isn't there, UnverifiedError where no model is.
+    Hidden folders are passed over. Raises BnfoldError for a path that isn't there, UnverifiedError where no model is
+    or a folder can't be read.
     """
-    found = [file for path in paths for file in _models_of(path)]
-    chosen = [file for file in dict.fromkeys(found) if not _is_allowed(file, settings)]
-    if not found:
-        raise UnverifiedError(f"no model file ({', '.join(SUFFIXES)}) in {', '.join(map(str, paths))}")
-    return chosen
+    found = {path: list(_models_of(path)) for path in paths}
+    empty = [str(path) for path, files in found.items() if not files]
+    if empty:
+        raise UnverifiedError(f"no model file ({', '.join(SUFFIXES)}) in {', '.join(empty)}")
+    every = dict.fromkeys(file for files in found.values() for file in files)
+    return [file for file in every if not _is_allowed(file, settings)]
 
 
 def lint(files: Iterable[Path], settings: Settings, **opening: Any) -> Iterator[Finding]:
@@ -58,9 +60,13 @@ def _models_of(path: Path) -> Iterator[Path]:
             raise BnfoldError(f"{path}: no such file or folder")
         yield path
         return
-    for folder, names, files in os.walk(path):
+    for folder, names, files in os.walk(path, onerror=_refuse):
         names[:] = sorted(name for name in names if not name.startswith("."))
-        yield from (Path(folder, name) for name in sorted(files) if Path(name).suffix in SUFFIXES)
+        yield from (Path(folder, name) for name in sorted(files) if Path(name).suffix.lower() in SUFFIXES)
+
+
+def _refuse(error: OSError) -> NoReturn:
+    raise UnverifiedError(f"{error.filename}: can't be looked into ({error.strerror})") from error
 
 
 def _is_allowed(file: Path, settings: Settings) -> bool:
@@ -100,7 +106,7 @@ def _stale(file: Path) -> Iterator[Finding]:
 
 
 def _recorded_source(file: Path) -> str:
-    if file.suffix != ".onnx":
+    if file.suffix.lower() != ".onnx":
         return ""
     from bnfold.adapters.onnx_skeleton import skeleton
     from bnfold.adapters.onnx_wire import File

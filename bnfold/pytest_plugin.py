@@ -7,6 +7,7 @@ def test_today(bnfold_check):
     bnfold_check.golden("model.onnx", reference="model.pt")
 """
 
+import hashlib
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -75,10 +76,15 @@ class Checker:
         return self._noted(judged(golden.check(recorded, candidate, **{**defaults, **options})))
 
     def path(self, name: str = "") -> Path:
-        """Give the golden file's place: golden/MODULE-TEST[-NAME].npz beside the test's own file."""
-        parts = (self._path.stem, self._node.name, name)
-        stem = "-".join(re.sub(r"[^\w.=]+", "_", part).strip("_") for part in parts if part)
-        return self._path.parent / "golden" / f"{stem}.npz"
+        """Give the golden file's place: golden/MODULE-TEST[-NAME].npz beside the test's own file.
+
+        Where the test has a class or parameters, eight digits follow that no other one has: `x[+]` is not `x[-]`.
+        """
+        parts = [part for part in (self._path.stem, self._node.nodeid.partition("::")[2], name) if part]
+        plain = [re.sub(r"[^\w.=]+", "_", part).strip("_") for part in parts]
+        if plain != parts:
+            plain.append(hashlib.sha256("\n".join(parts).encode()).hexdigest()[:8])
+        return self._path.parent / "golden" / f"{'-'.join(plain)}.npz"
 
     def _record(self, path: Path, reference: Any, inputs: Any, loading: dict[str, Any]) -> None:
         from bnfold import golden, golden_file

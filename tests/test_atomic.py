@@ -24,6 +24,24 @@ def test_a_new_file_takes_its_name_at_the_end(tmp_path):
     assert list(tmp_path.iterdir()) == [target]
 
 
+@pytest.mark.parametrize(
+    "stem", ["\u6f22" * 80, "x" * 245, os.fsdecode(b"\xff" * 200)], ids=["wide", "long", "no text"]
+)
+def test_a_name_of_any_length_that_the_system_takes(tmp_path, stem):
+    target = tmp_path / f"{stem}.onnx"
+    with replacing(target) as temporary:
+        temporary.write_bytes(b"new")
+        temporary.name.encode()  # who writes it may take nothing but text
+    assert target.read_bytes() == b"new"
+
+
+def test_a_loop_of_links_is_one_line(tmp_path):
+    target = tmp_path / "loop"
+    target.symlink_to(target)
+    with pytest.raises(BnfoldError, match="a loop of links"):
+        check_writable(target)
+
+
 def fail_halfway(target, fault):
     with replacing(target) as temporary:
         temporary.write_bytes(b"half")

@@ -1,5 +1,6 @@
 """The kind of a file is told by its content, whatever its name."""
 
+import os
 import struct
 import subprocess
 import sys
@@ -32,6 +33,12 @@ ARCHIVES = [
 @pytest.mark.parametrize(("names", "kind"), ARCHIVES)
 def test_archives_are_told_by_their_entries(tmp_path, names, kind):
     assert kind_of(archive(tmp_path / "model.onnx", *names)) is kind
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(BnfoldError, match="is a device or a pipe"):
+        kind_of(tmp_path / "pipe")
 
 
 def test_onnx_and_safetensors(tmp_path):

@@ -1,7 +1,9 @@
 """`bnfold lint` finds what `bnfold fold` would remove, and exports that are older than their source."""
 
+import errno
 import hashlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -119,10 +121,33 @@ def test_a_finding_outweighs_what_cannot_be_examined(project: Path) -> None:
 def test_nothing_to_look_at_is_no_pass(project: Path) -> None:
     (project / "empty").mkdir()
     assert isinstance(run("empty").exception, UnverifiedError)
+    assert isinstance(run("models", "empty").exception, UnverifiedError)
     missing = run("nowhere").exception
     assert isinstance(missing, BnfoldError)
     assert "no such file" in str(missing)
     assert run().exit_code != 0
+
+
+def test_a_folder_that_can_not_be_looked_into_is_no_pass(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.scandir
+
+    def scandir(path: str) -> object:
+        if Path(path).name == "deep":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    refused = run("models").exception
+    assert isinstance(refused, UnverifiedError)
+    assert "can't be looked into (Permission denied)" in str(refused)
+
+
+def test_capitals_of_an_extension_hide_nothing(project: Path) -> None:
+    folder = project / "capitals"
+    folder.mkdir()
+    onnx.save(NETWORK.model(), folder / "plain.onnx")
+    (folder / "plain.onnx").rename(folder / "PLAIN.ONNX")
+    assert run("capitals").return_value == 1
 
 
 def test_hidden_folders_are_passed_over(project: Path) -> None:

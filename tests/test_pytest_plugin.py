@@ -8,11 +8,8 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-# Loaded here once: pytester forgets what an inner run imports, and torch can't be imported twice.
-import bnfold.checking.torch_localise
-import bnfold.checking.torch_onnx
-import bnfold.checking.torch_search  # noqa: F401
 from bnfold import golden, golden_file
+from bnfold.checking import check
 from bnfold.checking.result import Verdict
 from bnfold.errors import BnfoldError
 from tests.checking.building import networks
@@ -34,6 +31,13 @@ def models(tmp_path_factory):
 
 def _scaled(name, array):
     return array * np.float32(1.01) if name == "c2.weight" else array
+
+
+@pytest.fixture(scope="module", autouse=True)
+def everything_is_loaded(models):
+    """pytester forgets what an inner run imports, and neither torch nor numpy.fft can be imported twice."""
+    assert not check(models / "plain.onnx", models / "wrong.onnx", search=1).passed
+    golden.check(golden.record(models / "plain.onnx", most_bytes=1), models / "folded.onnx")
 
 
 @pytest.fixture
@@ -154,7 +158,27 @@ def test_parametrized_tests_have_golden_files_of_their_own(project):
             bnfold_check.golden("folded.onnx", reference="plain.onnx", name="x")
     """, "--bnfold-update")  # fmt: skip
     found = sorted(file.name for file in (project.path / "golden").iterdir())
-    assert found == ["test_it-test_each_a_b-x.npz", "test_it-test_each_c_d-x.npz"]
+    assert [name[:-13] for name in found] == ["test_it-test_each_a_b-x", "test_it-test_each_c_d-x"]
+
+
+def test_no_two_tests_share_a_golden_file(project):
+    source = """
+        import pytest
+        class TestOne:
+            def test_it(self, bnfold_check):
+                bnfold_check.golden("folded.onnx", reference="plain.onnx")
+        class TestTwo:
+            def test_it(self, bnfold_check):
+                bnfold_check.golden("wrong.onnx", reference="wrong.onnx")
+        def test_it(bnfold_check):
+            bnfold_check.golden("folded.onnx", reference="plain.onnx")
+        @pytest.mark.parametrize("sign", ["+", "-", "a b", "a-b"])
+        def test_sign(bnfold_check, sign):
+            bnfold_check.golden("folded.onnx", reference="plain.onnx")
+    """
+    assert outcomes(project, source, "--bnfold-update")[0] == {"passed": 7}
+    assert len(list((project.path / "golden").iterdir())) == 7
+    assert outcomes(project, source)[0] == {"passed": 7}
 
 
 def test_the_plugin_comes_with_the_package_and_is_light(tmp_path):

@@ -4,6 +4,7 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 import click
 
@@ -92,6 +93,8 @@ def run(arguments: Sequence[str]) -> object:
 def main() -> None:
     """Run the command line and end the process with its exit status."""
     without_collector()
+    if sys.stdout is None:  # who started the process has closed it
+        sys.stdout = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
     try:
         status = run(sys.argv[1:])
         sys.stdout.flush()
@@ -105,13 +108,30 @@ def main() -> None:
         click.echo("bnfold: interrupted", err=True)
         sys.exit(INTERRUPTED)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # where the interpreter's last flush goes
+        _write_no_more()
         sys.exit(NOBODY_READS)
-    except Exception:  # noqa: BLE001 - Python's own status for a traceback is 1, which says "different" here
-        import traceback
+    except OSError as error:
+        from bnfold.atomic import NO_ROOM
 
-        traceback.print_exc()
-        click.echo("bnfold: an internal error; please report it with what stands above", err=True)
+        if error.errno not in NO_ROOM:
+            _crash()
+        _write_no_more()
+        click.echo(f"bnfold: the output can't be written ({error.strerror})", err=True)
         sys.exit(BnfoldError.exit_status)
+    except Exception:  # noqa: BLE001 - Python's own status for a traceback is 1, which says "different" here
+        _crash()
     leave_the_rest()
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _write_no_more() -> None:
+    """Let the interpreter's last flush go nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _crash() -> NoReturn:
+    import traceback
+
+    traceback.print_exc()
+    click.echo("bnfold: an internal error; please report it with what stands above", err=True)
+    sys.exit(BnfoldError.exit_status)

@@ -7,6 +7,7 @@ import click
 
 from bnfold.commands.fold import print_report, selection, typed_patterns
 from bnfold.errors import BnfoldError
+from bnfold.printable import visible
 
 if TYPE_CHECKING:
     from bnfold.result import ExportResult
@@ -134,9 +135,9 @@ def _show(result: "ExportResult", as_json: bool) -> None:
     if result.fold is not None:
         print_report(result.fold)
     for note in result.notes:
-        click.echo(f"note: {note}")
+        click.echo(f"note: {visible(note)}")
     told = "not verified" if result.check is None else f"{result.check.verdict} against the PyTorch model"
-    click.echo(f"wrote {result.path} ({told})")
+    click.echo(f"wrote {visible(str(result.path))} ({told})")
 
 
 def _json(result: "ExportResult") -> dict[str, Any]:

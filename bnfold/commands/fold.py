@@ -9,6 +9,7 @@ import click
 from click.core import ParameterSource
 
 from bnfold.commands.lean import with_collector, with_protos_alone, without_blas_threads
+from bnfold.printable import visible
 
 if TYPE_CHECKING:
     from bnfold.folding_files import Request
@@ -170,9 +171,9 @@ def show(result: "FoldResult", request: "Request", as_json: bool, **more: Any) -
         return
     print_report(result)
     for note in result.notes:
-        click.echo(f"note: {note}")
+        click.echo(f"note: {visible(note)}")
     if more.get("output"):
-        click.echo(f"wrote {more['output']}")
+        click.echo(f"wrote {visible(more['output'])}")
 
 
 def print_report(result: "FoldResult") -> None:

@@ -12,6 +12,7 @@ from click.core import ParameterSource
 from bnfold.commands import INTERRUPTED
 from bnfold.errors import BnfoldError
 from bnfold.models import ARCHITECTURES
+from bnfold.printable import visible
 from bnfold.training.settings import OPTIMISERS, SCHEDULES, Settings
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def command(ctx: click.Context, /, output: Path, resume: bool, quiet: bool, as_j
         progress = _progress(quiet or as_json)
         result = _resume(ctx, output, progress) if resume else _train(output, progress, settings)
     except TrainingInterrupted as error:
-        click.echo(f"bnfold: {error}", err=True)
+        click.echo(f"bnfold: {visible(str(error))}", err=True)
         ctx.exit(INTERRUPTED)
     if as_json:
         click.echo(_json(result))
@@ -128,7 +129,7 @@ def _summary(result: "TrainResult") -> str:
     if outputs is not None:
         beside = ", ".join(path.name for path in (outputs.last, outputs.resume, outputs.log, outputs.curves))
         lines.append(f"wrote {outputs.best}, and beside it {beside}")
-    return "\n".join(lines)
+    return "\n".join(map(visible, lines))
 
 
 def _json(result: "TrainResult") -> str:

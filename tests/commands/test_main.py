@@ -1,13 +1,16 @@
 """The exit status of the whole program."""
 
 import os
+import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from bnfold import commands
 from bnfold.errors import BnfoldError
+from tests.checking.building import networks
 
 
 @pytest.mark.parametrize(
@@ -38,6 +41,28 @@ def test_a_reader_that_goes_away_is_no_difference(arguments: list[str]) -> None:
     )
     os.close(write)
     assert (ended.returncode, ended.stderr) == (commands.NOBODY_READS, b"")
+
+
+@pytest.mark.parametrize("redirection", [">&-", ">/dev/full"])
+def test_an_output_that_takes_nothing(redirection: str) -> None:
+    command = f"{shlex.quote(sys.executable)} -m bnfold explain kink {redirection}"
+    ended = subprocess.run(["bash", "-c", command], stderr=subprocess.PIPE, check=False)
+    if redirection == ">&-":
+        assert (ended.returncode, ended.stderr) == (0, b"")
+    else:
+        message = b"bnfold: the output can't be written (No space left on device)\n"
+        assert (ended.returncode, ended.stderr) == (2, message)
+
+
+def test_a_name_that_is_no_text_is_shown(tmp_path: Path) -> None:
+    source = tmp_path / os.fsdecode(b"\xff.onnx")
+    source.write_bytes(next(networks()).model().SerializeToString())
+    ended = subprocess.run(
+        [sys.executable, "-m", "bnfold", "fold", source],
+        capture_output=True, env={**os.environ, "PYTHONIOENCODING": "utf-8:strict"}, check=False,
+    )  # fmt: skip
+    assert (ended.returncode, ended.stderr) == (0, b"")
+    assert ended.stdout.splitlines()[-1].endswith(b"\\udcff.folded.onnx")
 
 
 def test_a_shell_can_complete_the_commands(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

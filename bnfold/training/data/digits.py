@@ -11,7 +11,9 @@ def read(_place: str, _size: tuple[int, int]) -> Dataset:
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
-        raise BnfoldError("data 'digits': scikit-learn carries them and is missing; install bnfold[train]") from error
+        raise BnfoldError(
+            f"data 'digits': scikit-learn carries them and can't be imported ({error}); install bnfold[train]"
+        ) from error
     digits = load_digits()
     images = digits.images.astype(np.uint8)[:, np.newaxis]
     classes = tuple(str(name) for name in digits.target_names)

@@ -87,7 +87,9 @@ def _opened(path: Path) -> Iterator[Any]:
     try:
         from PIL import Image
     except ImportError as error:
-        raise BnfoldError("data 'folder': Pillow reads the images and is missing; install bnfold[train]") from error
+        raise BnfoldError(
+            f"data 'folder': Pillow reads the images and can't be imported ({error}); install bnfold[train]"
+        ) from error
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:

@@ -258,5 +258,5 @@ def test_specifications(spec, message):
 def test_missing_libraries(tmp_path, monkeypatch, module, spec):
     place = f":{write_folder(tmp_path)}" if spec == "folder" else ""
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(BnfoldError, match=r"is missing; install bnfold\[train\]"):
+    with pytest.raises(BnfoldError, match=r"can't be imported \(.*\); install bnfold\[train\]"):
         read(f"{spec}{place}", SIZE)

@@ -134,6 +134,25 @@ def test_one_that_stays_is_not_rewritten() -> None:
     assert_same(graph, plan, written(graph, plan))
 
 
+def test_arithmetic_that_stays_takes_up_what_its_neighbour_did() -> None:
+    """Its one number becomes one for each channel, as no BatchNorm of one channel could have it."""
+    b = Builder()
+    shape, kept = (2, 4, 6), {"limits": {"remove": Why.SKIPPED}}
+
+    def affine(name: str, axis: int, x: str, numbers: np.ndarray, **options: object) -> str:
+        operands = [b.constant(f"{name}.{part}", numbers) for part in ("scale", "shift")]
+        return b.node(name, ops.Affine(axis), [x, *operands], shape, **options)
+
+    x = b.relu("relu", b.conv("conv", b.input(2, 3, 6), 4, kernel=1, pad=0))
+    x = affine("bn", 1, x, b.rng.uniform(-2, 2, 4))
+    graph = raised(b.graph(affine("number", 2, x, np.full(6, 0.7)), affine("other", 1, x, b.rng.normal(size=4), **kept)))
+    assert graph.by_name["number"].op == ops.Affine(1)
+    plan = fold(graph)
+    assert [outcome.affine for outcome in plan.folded] == ["bn"]
+    assert_same(graph, plan, folded := written(graph, plan))
+    assert all(row.passed for row in audit(graph, plan, reader(folded)))
+
+
 def test_no_network_folds_less_for_it() -> None:
     more = 0
     for seed in range(400):

@@ -21,7 +21,7 @@ from bnfold.why import Why
 def with_uniform_affines(graph: Graph) -> Graph:
     """Lay each affine of one number along an axis that a layer around it works on, where none works on its own.
 
-    Like this it can go, and not be rewritten: whoever has its constants has one number.
+    Like this it can go; a BatchNorm can't be rewritten there, since its constants are of one channel.
     """
     functions = {node.name: function for node in graph.nodes if (function := _uniform(graph, node)) is not None}
     if not functions:
@@ -126,5 +126,6 @@ def _constants(graph: Graph, node: Node, function: Affine) -> Iterator[Constant]
 
 def _moved(node: Node, axis: int) -> Node:
     inputs = (node.inputs[0], *_names(node).values())
-    limits = {"constants": Why.AXIS, **node.limits}
+    held: Mapping[str, Why] = {"constants": Why.AXIS} if isinstance(node.op, ops.BatchNorm) else {}
+    limits = {**held, **node.limits}
     return replace(node, op=ops.Affine(axis), inputs=inputs, limits=limits)

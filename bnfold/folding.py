@@ -12,7 +12,7 @@ from bnfold.merging import merges_after
 from bnfold.ops import Relu
 from bnfold.plan import Plan, Reason
 from bnfold.record import record
-from bnfold.settling import again
+from bnfold.settling import again, along_other_axes
 from bnfold.why import Why
 
 LEVELS = ("default", "max")
@@ -31,7 +31,8 @@ def fold(
     """
     if level not in LEVELS:
         raise BnfoldError(f"level {level!r} is unknown; it is one of {', '.join(LEVELS)}")
-    return plan_of(graph, _settled(_Choice(level, tuple(only), tuple(skip), merge), graph))
+    one = _settled(_Choice(level, tuple(only), tuple(skip), merge), graph)
+    return plan_of(graph, one)
 
 
 @record
@@ -45,13 +46,20 @@ class _Choice:
 
 
 def _settled(choice: _Choice, graph: Graph) -> Attempt:
-    """Fold until a fold of the result would take no more."""
+    """Fold until a fold of the result would take no more, along whichever axis affines of one number lie."""
+    one = _once(choice, graph)
+    while (joint := along_other_axes(graph, one, partial(_once, choice))) is not None:
+        one = joint
+    return one
+
+
+def _once(choice: _Choice, graph: Graph) -> Attempt:
     found = candidates(graph, choice.only, choice.skip)
     one = _fold(graph, found, choice.level)
     if choice.merge:
         spared = [each.node.name for each in found if each.refusal and each.refusal.why is Why.SKIPPED]
         one = replace(one, tail=merges_after(graph, one.plan, spared))
-    while (joint := again(graph, one, partial(_settled, choice))) is not None:
+    while (joint := again(graph, one, partial(_once, choice))) is not None:
         one = joint
     return one
 

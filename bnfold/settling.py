@@ -8,11 +8,15 @@ folded; both folds together are one: T = scale T' + shift of the first, T' = sca
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
+import numpy as np
+
+from bnfold.affine import Affine
 from bnfold.attempts import Attempt
 from bnfold.candidates import Candidate
 from bnfold.composing import composed_edits, composed_frames
 from bnfold.graph import Graph
 from bnfold.plan import Remove
+from bnfold.raising.uniform import laid_otherwise
 from bnfold.why import Why
 
 # What may speak against an affine now, and no more when others are gone. All else are relations, which stay, but for
@@ -29,15 +33,36 @@ def again(graph: Graph, one: Attempt, refold: Callable[[Graph], Attempt]) -> Att
     """
     if not one.tail and not _may_go_on(one):
         return None
+    result, later = _result(graph, one)
+    more = refold(result)
+    return _both(one, more, later) if more.plan.edits else None
+
+
+def along_other_axes(graph: Graph, one: Attempt, refold: Callable[[Graph], Attempt]) -> Attempt | None:
+    """Fold the result of an attempt with the affines of one number that stay laid along another axis; as `again`."""
+    staying = [each for each in one.found if each.node.name not in one.taken and not each.refusal and each.function]
+    names = [each.node.name for each in staying if each.function and _is_one_number(each.function)]
+    if not names:
+        return None
+    result, later = _result(graph, one)
+    for other in laid_otherwise(result, [name for name in names if name in result.by_name]):
+        more = refold(other)
+        if more.taken:
+            return _both(one, more, later)
+    return None
+
+
+def _is_one_number(function: Affine) -> bool:
+    return bool(np.ptp(function.scale) == 0 and np.ptp(function.shift) == 0)
+
+
+def _result(graph: Graph, one: Attempt) -> tuple[Graph, dict[str, str]]:
+    """Carry an attempt out; by the names of the graph's values, too, those of the result's which stand for them."""
     from bnfold.adapters.memory import joined, written  # which carries out merges, too
 
     result = written(graph, one.plan, is_exact=True)
-    more = refold(result)
-    if not more.plan.edits:
-        return None
     names, _ = joined(graph, {edit.node for edit in one.edits if isinstance(edit, Remove)})
-    later = {name: names.get(name, name) for name in graph.values if names.get(name, name) in result.values}
-    return _both(one, more, later)
+    return result, {name: names.get(name, name) for name in graph.values if names.get(name, name) in result.values}
 
 
 def _both(one: Attempt, more: Attempt, later: Mapping[str, str]) -> Attempt:

@@ -8,9 +8,9 @@ import pytest
 from bnfold import ops
 from bnfold.adapters.memory import written
 from bnfold.auditing import audit
+from bnfold.completeness import refuse_incomplete
 from bnfold.folding import fold
 from bnfold.graph import Graph, Node
-from bnfold.plan import Kept
 from bnfold.raising import raised
 from bnfold.why import Why
 from tests.building import Builder
@@ -76,7 +76,7 @@ GO = [before_a_linear, behind_a_linear, behind_a_bend, turned, two_in_a_row, bes
 def test_a_number_for_all_goes_along_the_axis_of_a_layer(build: Callable[[Builder], str]) -> None:
     b = Builder()
     graph = b.graph(build(b))
-    assert any(isinstance(outcome, Kept) for outcome in fold(graph).outcomes)
+    assert fold(graph).kept == ()
     graph = raised(graph)
     plan = fold(graph)
     assert plan.kept == ()
@@ -145,12 +145,30 @@ def test_arithmetic_that_stays_takes_up_what_its_neighbour_did() -> None:
 
     x = b.relu("relu", b.conv("conv", b.input(2, 3, 6), 4, kernel=1, pad=0))
     x = affine("bn", 1, x, b.rng.uniform(-2, 2, 4))
-    graph = raised(b.graph(affine("number", 2, x, np.full(6, 0.7)), affine("other", 1, x, b.rng.normal(size=4), **kept)))
+    graph = raised(
+        b.graph(affine("number", 2, x, np.full(6, 0.7)), affine("other", 1, x, b.rng.normal(size=4), **kept))
+    )
     assert graph.by_name["number"].op == ops.Affine(1)
     plan = fold(graph)
     assert [outcome.affine for outcome in plan.folded] == ["bn"]
     assert_same(graph, plan, folded := written(graph, plan))
     assert all(row.passed for row in audit(graph, plan, reader(folded)))
+
+
+def test_where_one_axis_does_not_do_another_is_tried() -> None:
+    """Along its own axis a layer takes it up, but on a tensor that others read; along the other, none do."""
+    b = Builder()
+    x = b.input(2, 5, 6)
+    number = [b.constant(part, np.full(6, value)) for part, value in (("scale", -1.5), ("shift", 0.3))]
+    y = b.node("number", ops.Affine(2), [x, *number], (2, 5, 6))
+    rows = b.node("rows", ops.MatMul(), [b.constant("w", b.rng.normal(size=(3, 5))), y], (2, 3, 6))
+    graph = raised(b.graph(dense(b, "fc", x), rows))
+    plan = fold(graph)
+    assert plan.kept == ()
+    assert [frame.axis for frame in plan.frames[y]] == [1]
+    assert_same(graph, plan, folded := written(graph, plan))
+    assert all(row.passed for row in audit(graph, plan, reader(folded)))
+    refuse_incomplete(graph, plan)
 
 
 def test_no_network_folds_less_for_it() -> None:

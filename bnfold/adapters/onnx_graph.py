@@ -1,5 +1,6 @@
 """An ONNX file as a Graph."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -16,7 +17,7 @@ from bnfold.adapters.onnx_completing import completed, is_settled, of_branches
 from bnfold.adapters.onnx_constants import EVALUATED, Known, evaluated, literal, stored
 from bnfold.adapters.onnx_external import Folder
 from bnfold.adapters.onnx_model import Initializer, Model
-from bnfold.adapters.onnx_node_shapes import inferred_value
+from bnfold.adapters.onnx_node_shapes import inferred_values
 from bnfold.adapters.onnx_plain import plain_shapes
 from bnfold.adapters.onnx_protos import TensorProto
 from bnfold.adapters.onnx_scopes import FileNode, Scope, scopes
@@ -132,9 +133,8 @@ def _read_node(reader: Model, node: FileNode, types: Shapes) -> None:
         name in reader.known or name in reader.dequantized for name in node.inputs
     ):
         reader.dequantized.update(outputs)
-    first = next(iter(outputs.values()), None)
-    if first is not None and not is_settled(first):
-        reader.values[first.name] = _completed(reader, node, first)
+    if not all(map(is_settled, outputs.values())):
+        reader.values |= _completed(reader, node, outputs)
     parts = _parts(reader, node)
     if isinstance(parts, Why):
         limits = {} if parts is Why.NO_RULE else {"frames": parts}
@@ -151,19 +151,20 @@ def _chosen(reader: Model, node: FileNode, output: Value) -> Value:
     return of_branches(output, [constants.get(name) or reader.values.get(name) for name in names])
 
 
-def _completed(reader: Model, node: FileNode, output: Value) -> Value:
+def _completed(reader: Model, node: FileNode, outputs: Mapping[str, Value]) -> dict[str, Value]:
     """Add what inference left out, as the operators tell, or ONNX's own rule for what is known by now."""
     operands = _operands(reader, node)
-    found = completed(output, node.kind, node.proto, operands)
+    found = [outputs.get(name) or Value(name, None, "unknown") for name in node.outputs]
+    found[0] = completed(found[0], node.kind, node.proto, operands)
     computed = (name in reader.completed or (name in reader.known and reader.known[name].node) for name in node.inputs)
     is_own = node.bodies or (node.proto.domain, node.kind) in reader.functions
-    if not is_settled(found) and not is_own and node.kind == node.proto.op_type and any(computed):
+    settled = all(is_settled(value) for value in found if value.name)
+    if not settled and not is_own and node.kind == node.proto.op_type and any(computed):
         pairs = zip(node.proto.input, node.inputs, strict=True)
         known = {local: reader.known[name] for local, name in pairs if name in reader.known}
-        found = inferred_value(found, node.proto, operands, known, reader.opset)
-    if found != output:
-        reader.completed.add(output.name)
-    return found
+        found = inferred_values(found, node.proto, operands, known, reader.opset)
+    reader.completed |= {value.name for value in found if value.name and value != outputs[value.name]}
+    return {value.name: value for value in found if value.name}
 
 
 def _operands(reader: Model, node: FileNode) -> list[Value | Constant | None]:

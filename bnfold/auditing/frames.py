@@ -6,7 +6,7 @@ T = f1(f2(... T')), each frame along an axis of its own, put into each other, is
 
 a, and each term of d, is a product of vectors, one along each axis. Seen from the channels' axis, it is a vector (C,)
 by a number at each position along the others. So a law of one scale and one shift a channel is one of several frames
-where it holds at every position; none is left out.
+where it holds at every position; none is left out. A vector of one number is that number, along whatever axis.
 """
 
 import math
@@ -87,9 +87,9 @@ def seen(chain: Chain, axis: int, channels: int, passes: Mapping[int, int] = NOT
     scale, shifts = _expanded(chain)
     terms = []
     for product in shifts:
-        numbers = _own(product, axis, channels)
-        terms.append(Term(numbers, _elsewhere(product, axis, passes), np.abs(numbers)))
-    return Seen(_own(scale, axis, channels), _elsewhere(scale, axis, passes), tuple(terms))
+        numbers, elsewhere = _parted(product, axis, channels, passes)
+        terms.append(Term(numbers, elsewhere, np.abs(numbers)))
+    return Seen(*_parted(scale, axis, channels, passes), tuple(terms))
 
 
 def _expanded(chain: Chain) -> tuple[Product, list[Product]]:
@@ -104,22 +104,24 @@ def _expanded(chain: Chain) -> tuple[Product, list[Product]]:
     return scale, shifts
 
 
-def _own(product: Product, axis: int, channels: int) -> Floats:
-    numbers = product.get(axis)
-    if numbers is None:
-        return np.ones(channels)
-    if len(numbers) != channels:
-        raise UntoldError(f"a frame of {len(numbers)} channels where there are {channels}")
-    return numbers
-
-
-def _elsewhere(product: Product, axis: int, passes: Mapping[int, int]) -> Product:
-    if product.keys() <= {axis}:
-        return {}
-    lost = product.keys() - passes.keys() - {axis}
-    if lost:
-        raise UntoldError(f"a frame along axis {min(lost)}, which doesn't pass")
-    return {passes[other]: numbers for other, numbers in product.items() if other != axis}
+def _parted(product: Product, axis: int, channels: int, passes: Mapping[int, int]) -> tuple[Floats, Product]:
+    """Part what lies along the channels from the rest. One number for a whole axis is the channels' just as well."""
+    own = product.get(axis)
+    if own is None:
+        own = np.ones(channels)
+    elif len(own) != channels:
+        raise UntoldError(f"a frame of {len(own)} channels where there are {channels}")
+    elsewhere: dict[int, Floats] = {}
+    for other, numbers in product.items():
+        if other == axis:
+            continue
+        if numbers[0] != 0 and np.ptp(numbers) == 0:
+            own = own * numbers[0]
+        elif other in passes:
+            elsewhere[passes[other]] = numbers
+        else:
+            raise UntoldError(f"a frame along axis {other}, which doesn't pass")
+    return own, elsewhere
 
 
 def refuse_unlike(x: Product, y: Product) -> None:

@@ -1,7 +1,7 @@
 """Affines of one number for the whole tensor, which are affines along any other axis just as well."""
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -26,16 +26,37 @@ def with_uniform_affines(graph: Graph) -> Graph:
     functions = {node.name: function for node in graph.nodes if (function := _uniform(graph, node)) is not None}
     if not functions:
         return graph
-    ends = _Ends(graph)
-    moved = {
-        name: replace(function, axis=axis)
-        for name, function in functions.items()
-        if (axis := ends.better_axis(graph.by_name[name], function.axis)) is not None
-    }
+    ends, axes = _Ends(graph), dict[str, int]()
+    for name, function in functions.items():
+        node = graph.by_name[name]
+        if not ends.take_up(node, function.axis) and (others := ends.other_axes(node, function.axis)):
+            axes[name] = others[0]
+    return _laid(graph, functions, axes)
+
+
+def laid_otherwise(graph: Graph, names: Collection[str]) -> Iterator[Graph]:
+    """Lay affines of one number, of those named, along the other axes that layers work on: first, second, ...
+
+    None can be rewritten there: an edit of its constants would be one along its own axis.
+    """
+    nodes = (graph.by_name[name] for name in names)
+    functions = {node.name: function for node in nodes if (function := _uniform(graph, node)) is not None}
+    ends = _Ends(graph) if functions else None
+    axes = {name: ends.other_axes(graph.by_name[name], found.axis) for name, found in functions.items() if ends}
+    for number in range(max(map(len, axes.values()), default=0)):
+        laid = _laid(graph, functions, {name: own[number] for name, own in axes.items() if number < len(own)})
+        nodes = (_held(node) if len(axes.get(node.name, ())) > number else node for node in laid.nodes)
+        yield replace(laid, nodes=tuple(nodes))
+
+
+def _laid(graph: Graph, functions: Mapping[str, Affine], axes: Mapping[str, int]) -> Graph:
+    if not axes:
+        return graph
     constants = dict(graph.constants)
-    for name, function in moved.items():
-        constants.update((item.name, item) for item in _constants(graph, graph.by_name[name], function))
-    nodes = (_moved(node, moved[node.name].axis) if node.name in moved else node for node in graph.nodes)
+    for name, axis in axes.items():
+        moved = replace(functions[name], axis=axis)
+        constants.update((item.name, item) for item in _constants(graph, graph.by_name[name], moved))
+    nodes = (_moved(node, axes[node.name]) if node.name in axes else node for node in graph.nodes)
     return replace(graph, nodes=tuple(nodes), constants=constants)
 
 
@@ -73,15 +94,13 @@ class _Ends:
                 for name in dict.fromkeys(tied(tie)):
                     self.by_value.setdefault(name, []).append(tie)
 
-    def better_axis(self, node: Node, axis: int) -> int | None:
-        """Give an axis of fixed length that a layer works on; None where one works on the node's own, or on none."""
+    def other_axes(self, node: Node, axis: int) -> list[int]:
+        """Give the axes of fixed length, but for one, along which a layer takes up what the node does."""
         shape = self.graph.shape(node.output) or ()
-        if self._is_taken_up(node, axis):
-            return None
         others = (k for k in reversed(range(len(shape))) if k != axis and may_have_frame(self.graph, node.output, k))
-        return next((k for k in others if self._is_taken_up(node, k)), None)
+        return [k for k in others if self.take_up(node, k)]
 
-    def _is_taken_up(self, node: Node, axis: int) -> bool:
+    def take_up(self, node: Node, axis: int) -> bool:
         """Whether a frame of the node's tensors along the axis comes to the end of a layer."""
         ahead = deque([(node.inputs[0], axis), (node.output, axis)])
         seen: set[str] = set()
@@ -125,7 +144,9 @@ def _constants(graph: Graph, node: Node, function: Affine) -> Iterator[Constant]
 
 
 def _moved(node: Node, axis: int) -> Node:
-    inputs = (node.inputs[0], *_names(node).values())
-    held: Mapping[str, Why] = {"constants": Why.AXIS} if isinstance(node.op, ops.BatchNorm) else {}
-    limits = {**held, **node.limits}
-    return replace(node, op=ops.Affine(axis), inputs=inputs, limits=limits)
+    laid = replace(node, op=ops.Affine(axis), inputs=(node.inputs[0], *_names(node).values()))
+    return _held(laid) if isinstance(node.op, ops.BatchNorm) else laid
+
+
+def _held(node: Node) -> Node:
+    return replace(node, limits={"constants": Why.AXIS, **node.limits})

@@ -121,6 +121,22 @@ def test_a_batch_norm_folds_behind_operators_that_only_onnx_has_a_rule_for(tmp_p
     assert kinds(folded) == ["Shape", "Compress", "Reshape", "If", "Pad", "Slice", "Conv", "Relu"]
 
 
+def test_a_batch_norm_folds_behind_every_output_of_a_split(tmp_path):
+    text = """(float[2,3,6,6] x, bool flag) => (float[2,4,a,b] z) {
+        s = Shape(x) i = Compress(s, all) r = Reshape(x, i)
+        v = If(flag) <
+            then_branch = t () => (float[] a) { a = Conv<kernel_shape=[1,1]>(r, u) },
+            else_branch = e () => (float[] b) { d = Conv<kernel_shape=[1,1]>(r, u) b = Relu(d) }
+        >
+        p, q = Split<axis=1>(v, parts) f = Relu(p) m = Add(f, q)
+        y = BN(m) c = Conv<kernel_shape=[1,1]>(y, w) z = Relu(c)
+    }"""
+    tensors = {"u": (6, 3, 1, 1), "w": (4, 3, 1, 1), "all": np.ones(4, bool), "parts": np.array([3, 3])}
+    folded, result = fold_and_check(model(text, **tensors, **batch_norm(3)), tmp_path)
+    assert result.plan.kept == ()
+    assert kinds(folded) == ["Shape", "Compress", "Reshape", "If", "Split", "Relu", "Add", "Conv", "Relu"]
+
+
 def test_the_file_tells_what_an_operator_of_another_domain_gives(tmp_path):
     """ONNX Runtime's own operators stand in files that it has optimised, with their shapes."""
     text = """<ir_version: 8, opset_import: ["": 17, "com.microsoft": 1]>

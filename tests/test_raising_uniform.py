@@ -171,6 +171,23 @@ def test_where_one_axis_does_not_do_another_is_tried() -> None:
     refuse_incomplete(graph, plan)
 
 
+def test_two_of_one_number_that_lie_along_two_axes_are_laid_along_one() -> None:
+    """They cancel; a third affine, along an axis of its own, takes the first one up."""
+    b = Builder()
+
+    def affine(name: str, axis: int, x: str, scale: np.ndarray) -> str:
+        operands = [b.constant(f"{name}.scale", scale), b.constant(f"{name}.shift", np.zeros_like(scale))]
+        return b.node(name, ops.Affine(axis), [x, *operands], (2, 4, 6))
+
+    y = affine("first", 1, b.input(2, 4, 6), np.full(4, -2.0))
+    back, other = affine("back", 2, y, np.full(6, -0.5)), affine("other", 1, y, b.rng.uniform(0.5, 2, 4))
+    graph = raised(b.graph(back, other))
+    plan = fold(graph)
+    assert [outcome.affine for outcome in plan.folded] == ["first", "back"]
+    assert_same(graph, plan, folded := written(graph, plan))
+    assert all(row.passed for row in audit(graph, plan, reader(folded)))
+
+
 def test_no_network_folds_less_for_it() -> None:
     more = 0
     for seed in range(400):

@@ -85,7 +85,7 @@ class Audit:
             with _told(node.name):
                 x, y = self._ends(contracted)
                 refuse_unlike(x.elsewhere, y.elsewhere)
-                if node.name not in scaled and any(some(np.abs(end.scale - 1) > _SAME) for end in (x, y)):
+                if node.name not in scaled and any(some(np.abs(end.scale / y.scale[0] - 1) > _SAME) for end in (x, y)):
                     raise UntoldError("scales that its weight doesn't take up")
                 if node.name not in scaled or every(scaled[node.name].out_factor):
                     self._bias(contracted, x, y, biases.get(node.name))

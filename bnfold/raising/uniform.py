@@ -17,6 +17,8 @@ from bnfold.rules.base import tied
 from bnfold.solving.axes import may_have_frame, neighbours
 from bnfold.why import Why
 
+ALONE = 8  # affines of one number that stay, up to which each is laid otherwise by itself: it costs a fold
+
 
 def with_uniform_affines(graph: Graph) -> Graph:
     """Lay each affine of one number along an axis that a layer around it works on, where none works on its own.
@@ -35,18 +37,24 @@ def with_uniform_affines(graph: Graph) -> Graph:
 
 
 def laid_otherwise(graph: Graph, names: Collection[str]) -> Iterator[Graph]:
-    """Lay affines of one number, of those named, along the other axes that layers work on: first, second, ...
+    """Lay affines of one number, of those named, along other axes that layers or affines work on.
 
-    None can be rewritten there: an edit of its constants would be one along its own axis.
+    First all of them together, then one by one. None can be rewritten there: an edit of its constants would be one
+    along its own axis.
     """
     nodes = (graph.by_name[name] for name in names)
     functions = {node.name: function for node in nodes if (function := _uniform(graph, node)) is not None}
-    ends = _Ends(graph) if functions else None
+    ends = _Ends(graph, with_affines=True) if functions else None
     axes = {name: ends.other_axes(graph.by_name[name], found.axis) for name, found in functions.items() if ends}
     for number in range(max(map(len, axes.values()), default=0)):
-        laid = _laid(graph, functions, {name: own[number] for name, own in axes.items() if number < len(own)})
-        nodes = (_held(node) if len(axes.get(node.name, ())) > number else node for node in laid.nodes)
-        yield replace(laid, nodes=tuple(nodes))
+        yield _held_along(graph, functions, {name: own[number] for name, own in axes.items() if number < len(own)})
+    if 1 < len(axes) <= ALONE:
+        yield from (_held_along(graph, functions, {name: axis}) for name, own in axes.items() for axis in own)
+
+
+def _held_along(graph: Graph, functions: Mapping[str, Affine], axes: Mapping[str, int]) -> Graph:
+    laid = _laid(graph, functions, axes)
+    return replace(laid, nodes=tuple(_held(node) if node.name in axes else node for node in laid.nodes))
 
 
 def _laid(graph: Graph, functions: Mapping[str, Affine], axes: Mapping[str, int]) -> Graph:
@@ -84,10 +92,10 @@ def _are_one(graph: Graph, names: Sequence[str]) -> bool:
 
 
 class _Ends:
-    """Where layers take frames up."""
+    """Where layers take frames up; with_affines: or affines, which may stay."""
 
-    def __init__(self, graph: Graph) -> None:
-        self.graph = graph
+    def __init__(self, graph: Graph, *, with_affines: bool = False) -> None:
+        self.graph, self.with_affines = graph, with_affines
         self.by_value: dict[str, list[Tie]] = {}
         for node in graph.nodes:
             for tie in relation(Site(node, graph)):
@@ -110,11 +118,15 @@ class _Ends:
                 continue
             seen.add(name)
             for tie in self.by_value.get(name, ()):
-                if (name, place) in _ends(tie):
+                if (name, place) in _ends(tie) or self._is_beside(tie, place, node):
                     return True
                 if not isinstance(tie, Mapped) or tie.axis == place or self._is_single(tie):
                     ahead.extend(neighbours(self.graph, tie, name, place))
         return False
+
+    def _is_beside(self, tie: Tie, axis: int, node: Node) -> bool:
+        """Whether another affine than the node lies along the axis, where such ones count."""
+        return self.with_affines and isinstance(tie, Mapped) and tie.axis == axis and tie.target != node.output
 
     def _is_single(self, tie: Mapped) -> bool:
         """Whether an affine has one channel, and its axis says nothing."""

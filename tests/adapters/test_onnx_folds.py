@@ -239,3 +239,12 @@ def test_a_weight_that_arithmetic_makes_is_written_in_its_own_type(tmp_path):
         proto.graph.initializer.append(numpy_helper.from_array(numbers(name, shape), name))
     folded, _ = fold_and_check(proto, tmp_path)
     assert kinds(folded) == ["Conv"]
+
+
+def test_one_number_passes_a_layer_that_works_along_another_axis(tmp_path):
+    """The Einsum's weight stays as it is; the sign goes into the layer behind it."""
+    text = """(float[2,5,4] x) => (float[2,3,4] y)
+        { a = Neg(x) b = Einsum<equation="abi,oi->abo">(a, w) c = MatMul(v, b) y = BN(c) }"""
+    folded, result = fold_and_check(model(text, w=(4, 4), v=(3, 5), **batch_norm(3)), tmp_path)
+    assert result.plan.kept == ()
+    assert kinds(folded) == ["Einsum", "MatMul", "Add"]

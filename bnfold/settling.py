@@ -40,8 +40,9 @@ def again(graph: Graph, one: Attempt, refold: Callable[[Graph], Attempt]) -> Att
 
 def along_other_axes(graph: Graph, one: Attempt, refold: Callable[[Graph], Attempt]) -> Attempt | None:
     """Fold the result of an attempt with the affines of one number that stay laid along another axis; as `again`."""
-    staying = [each for each in one.found if each.node.name not in one.taken and not each.refusal and each.function]
-    names = [each.node.name for each in staying if each.function and _is_one_number(each.function)]
+    staying = (each for each in one.found if each.node.name not in one.taken)
+    free = (each for each in staying if each.refusal is None or each.refusal.why in NUMBERS)
+    names = [each.node.name for each in free if each.function and _is_one_number(each.function)]
     if not names:
         return None
     result, later = _result(graph, one)

@@ -19,7 +19,7 @@ from bnfold.adapters.onnx_blocks import channels_of_block
 from bnfold.adapters.onnx_content import Content, Dense, Scaled, Scratch, rounded
 from bnfold.adapters.onnx_evaluators import Array
 from bnfold.affine import Floats, every, some
-from bnfold.auditing.affines import around, identity_error, line
+from bnfold.auditing.affines import gone, identity_error
 from bnfold.auditing.comparing import FORMATS
 from bnfold.auditing.frames import Seen, Term, UntoldError, ratios, refuse_unlike, seen
 from bnfold.auditing.merges import UnlikeError, last_of, merged
@@ -56,11 +56,10 @@ class Audit:
             node = self.graph.by_name[edit.node]
             if not isinstance(edit, Remove) or not isinstance(node.op, ops.BatchNorm | ops.Affine):
                 continue
-            own = line(node, self.graph)
             with _told(node.name):
-                x, y = around(node, self.plan.frames, len(own.slope))
-                wrong = identity_error(own, x, y) > _SAME
-            if some(wrong & (x.scale != 0) & (y.scale != 0) & (own.slope != 0)):
+                one = gone(node, self.graph, self.plan.frames)
+                wrong = identity_error(one.line, one.x, one.y) > _SAME
+            if some(wrong & (one.x.scale != 0) & (one.y.scale != 0) & (one.line.slope != 0)):
                 raise AuditError(f"{node.name}: its frames don't make it the identity; nothing was written")
 
     def linear(self) -> None:

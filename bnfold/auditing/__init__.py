@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from bnfold import ops
 from bnfold.affine import Floats
-from bnfold.auditing.affines import around, axis_of, identity_error, line, parameters
+from bnfold.auditing.affines import around, axis_of, gone, identity_error, line, parameters
 from bnfold.auditing.channels import Channels, channels
 from bnfold.auditing.comparing import ALLOWED, FLOAT64, AuditRow, Comparison, allowed, errors, ulp
 from bnfold.auditing.dead import DeadChannels
@@ -193,12 +193,12 @@ class _Auditor:
         return linear.beta * self.graph.constants[name].load() if name else np.zeros(1)
 
     def _identity(self, node: Node) -> AuditRow:
-        own = line(node, self.graph)
-        x, y = around(node, self.plan.frames, len(own.slope))
-        self._refuse_visible(node, y)
-        dead = self._dead(node, x, y) | (own.slope == 0) & (x.scale == 0)  # the layer before says what comes out there
+        one = gone(node, self.graph, self.plan.frames)
+        self._refuse_visible(node, one.y)
+        stopped = (one.line.slope == 0) & (one.x.scale == 0)  # the layer before says what comes out there
+        dead = self._dead(node, one.axis, one.x, one.y) | stopped
         compared = Comparison("", len(dead))
-        compared.add(np.where(dead, 0.0, identity_error(own, x, y) / IDENTITY))
+        compared.add(np.where(dead, 0.0, identity_error(one.line, one.x, one.y) / IDENTITY))
         return compared.row(node.name, "identity")
 
     def _kept(self, node: Node) -> Iterator[AuditRow]:
@@ -209,7 +209,9 @@ class _Auditor:
         own = line(node, self.graph)
         x, y = around(node, self.plan.frames, len(own.slope))
         self._refuse_visible(node, y)
-        dead = self._dead(node, x, y)  # what comes through here is judged with the bias of the layer before
+        dead = self._dead(
+            node, axis_of(node), x, y
+        )  # what comes through here is judged with the bias of the layer before
         x, y = (replace(one, scale=np.where(dead, 1.0, one.scale)) for one in (x, y))
         if isinstance(node.op, ops.Affine):
             yield self._numbers(node, 1, [_term(own.slope * x.scale, x.elsewhere)], y, dead)
@@ -245,10 +247,10 @@ class _Auditor:
             constant = (constant - shift) / scale
         return self._row(node, 0, "constants", constant, sizes)
 
-    def _dead(self, node: Node, x: Seen, y: Seen) -> Marks:
+    def _dead(self, node: Node, axis: int, x: Seen, y: Seen) -> Marks:
         """Mark the channels that pass an affine unseen, since one ahead multiplied them by 0; all or none of them."""
         dead = (x.scale == 0) & (y.scale == 0)
-        return dead if self.dead.are_unseen(node, axis_of(node), dead) else np.zeros(len(dead), np.bool_)
+        return dead if self.dead.are_unseen(node, axis, dead) else np.zeros(len(dead), np.bool_)
 
     def _refuse_visible(self, node: Node, y: Seen) -> None:
         """Raise UntoldError where frames of its output have scale 0 along another axis, and nothing ahead has."""

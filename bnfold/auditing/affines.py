@@ -4,7 +4,7 @@ import numpy as np
 
 from bnfold import ops
 from bnfold.affine import Chains, Floats
-from bnfold.auditing.frames import Seen, Term, ratios, refuse_unlike, seen
+from bnfold.auditing.frames import Seen, Term, UntoldError, ratios, refuse_unlike, seen
 from bnfold.graph import Graph, Node
 from bnfold.record import record
 
@@ -72,3 +72,43 @@ def around(node: Node, frames: Chains, channels: int) -> tuple[Seen, Seen]:
     axis, before, behind = axis_of(node), frames.get(node.inputs[0], ()), frames.get(node.output, ())
     passes = {frame.axis: frame.axis for frame in (*before, *behind) if frame.axis != axis}
     return seen(before, axis, channels, passes), seen(behind, axis, channels, passes)
+
+
+@record(eq=False)
+class Gone:
+    """An affine that is removed, with the frames before and behind it, seen from an axis."""
+
+    axis: int
+    line: Line
+    x: Seen
+    y: Seen
+
+
+def gone(node: Node, graph: Graph, frames: Chains) -> Gone:
+    """Look at an affine that is removed from its channels; at one of one number, from any axis that frames lie along.
+
+    Raises UntoldError where the scales along other axes aren't the same before and behind.
+    """
+    own = line(node, graph)
+    found = [Gone(axis_of(node), own, *around(node, frames, len(own.slope)))]
+    if np.ptp(own.slope) == 0 and np.ptp(own.shift) == 0:
+        chains = (*frames.get(node.inputs[0], ()), *frames.get(node.output, ()))
+        found += [_along(own, frame.axis, frame.channels, node, frames) for frame in chains]
+    alike = (one for one in found if _is_alike(one))
+    return next(alike, found[0])
+
+
+def _along(own: Line, axis: int, channels: int, node: Node, frames: Chains) -> Gone:
+    slope, shift, size = (np.broadcast_to(numbers[:1], channels) for numbers in (own.slope, own.shift, own.size))
+    before, behind = (frames.get(name, ()) for name in (node.inputs[0], node.output))
+    passes = {frame.axis: frame.axis for frame in (*before, *behind) if frame.axis != axis}
+    sides = (seen(chain, axis, channels, passes) for chain in (before, behind))
+    return Gone(axis, Line(slope, shift, size), *sides)
+
+
+def _is_alike(one: Gone) -> bool:
+    try:
+        refuse_unlike(one.x.elsewhere, one.y.elsewhere)
+    except UntoldError:
+        return False
+    return True

@@ -1,14 +1,16 @@
 """Frozen dataclasses that take little time to define.
 
 `dataclass(frozen=True, slots=True)` writes and compiles seven methods for each class, which takes a third of a
-millisecond; a command that folds one file defines some hundred and forty classes first. Of a record only __init__ is
-compiled, when the first one is made; the other methods are the same functions for all.
+millisecond; a command that folds one file defines some hundred and forty classes first. The methods of records are the
+same functions for all, but for __init__, which is made when the first one is, from one that was compiled for as many
+arguments.
 """
 
 from collections.abc import Callable
-from dataclasses import MISSING, FrozenInstanceError, dataclass, field, fields
+from dataclasses import MISSING, Field, FrozenInstanceError, dataclass, field, fields
+from functools import cache
 from inspect import get_annotations
-from types import MemberDescriptorType
+from types import CodeType, FunctionType, MemberDescriptorType
 from typing import Any, TypeVar, dataclass_transform, overload
 
 _Class = TypeVar("_Class", bound=type)
@@ -17,19 +19,19 @@ _Class = TypeVar("_Class", bound=type)
 @overload
 def record(cls: _Class, /) -> _Class: ...
 @overload
-def record(*, eq: bool = True, slots: bool = True) -> Callable[[_Class], _Class]: ...
+def record(*, eq: bool = True, slots: bool = True, frozen: bool = True) -> Callable[[_Class], _Class]: ...
 @dataclass_transform(frozen_default=True, field_specifiers=(field,))
-def record(cls: Any = None, /, *, eq: bool = True, slots: bool = True) -> Any:
-    """Make `dataclass(frozen=True, slots=slots, eq=eq)` of a class. What is derived from a record is one, too.
+def record(cls: Any = None, /, *, eq: bool = True, slots: bool = True, frozen: bool = True) -> Any:
+    """Make `dataclass(frozen=frozen, slots=slots, eq=eq)` of a class. What is derived from a record is one, too.
 
-    slots: without them, its properties may be cached.
+    slots: without them, its properties may be cached. frozen: one that isn't can't be hashed by its fields.
     """
     if cls is None:
-        return lambda cls: _made(cls, eq, slots)
-    return _made(cls, eq, slots)
+        return lambda cls: _made(cls, eq, slots, frozen)
+    return _made(cls, eq, slots, frozen)
 
 
-def _made(cls: type, eq: bool, slots: bool) -> type:
+def _made(cls: type, eq: bool, slots: bool, frozen: bool) -> type:
     """Give the class its methods: a new one, all at once, where it is to have slots, for those can't be added."""
     bare: Any = dataclass(init=False, repr=False, eq=False)(cls)
 
@@ -37,7 +39,9 @@ def _made(cls: type, eq: bool, slots: bool) -> type:
         made.__init__ = _initialiser(made)
         made.__init__(self, *arguments, **named)
 
-    methods = {"__init__": first, **_FROZEN, **(_COMPARED if eq else {})}
+    methods: dict[str, Any] = {"__init__": first, **(_FROZEN if frozen else {}), **(_COMPARED if eq else {})}
+    if eq and not frozen:
+        methods["__hash__"] = None
     if "__repr__" not in cls.__dict__:
         methods["__repr__"] = _shown
     made = _with_slots(bare, methods) if slots else bare
@@ -49,34 +53,52 @@ def _made(cls: type, eq: bool, slots: bool) -> type:
 
 
 def _with_slots(bare: Any, methods: dict[str, Any]) -> Any:
-    own = [item.name for item in fields(bare) if item.name in get_annotations(bare)]
+    annotated = get_annotations(bare)
+    own = [item.name for item in fields(bare) if item.name in annotated]
     parts = {name: part for name, part in bare.__dict__.items() if name not in (*own, "__dict__", "__weakref__")}
     parts |= {"__slots__": tuple(own), "__qualname__": bare.__qualname__, **methods}
     return type(bare)(bare.__name__, bare.__bases__, parts)
 
 
-def _initialiser(cls: Any) -> Any:
-    """Compile `__init__(self, a, b=default): set_a(self, a) ...`; a slot's own setter takes two thirds of the time."""
-    known: dict[str, Any] = {"put": object.__setattr__, "absent": MISSING}
-    arguments, steps = ["self"], []
-    for item in fields(cls):
-        argument = value = item.name
-        if item.default is not MISSING:
-            known[f"default_{item.name}"] = item.default
-            argument = f"{item.name}=default_{item.name}"
-        elif item.default_factory is not MISSING:
-            known[f"make_{item.name}"] = item.default_factory
-            argument = f"{item.name}=absent"
-            value = f"make_{item.name}() if {item.name} is absent else {item.name}"
-        arguments.append(argument)
-        slot = getattr(cls, item.name, None)
-        if isinstance(slot, MemberDescriptorType):
-            known[f"set_{item.name}"] = slot.__set__
-            steps.append(f"\n    set_{item.name}(self, {value})")
-        else:
-            steps.append(f"\n    put(self, {item.name!r}, {value})")
-    exec(f"def __init__({', '.join(arguments)}):{''.join(steps) or ' pass'}", known)  # noqa: S102 - as dataclass does
-    return known["__init__"]
+def _initialiser(cls: Any) -> FunctionType:
+    """Make `__init__(self, a, b=default): set_a(self, a) ...`; a slot's own setter takes two thirds of the time."""
+    items = fields(cls)
+    defaults = tuple(item.default for item in items if _has_default(item))
+    if not all(_has_default(item) for item in items[len(items) - len(defaults) :]):
+        raise TypeError(f"{cls.__qualname__}: a field without a default follows one that has one")
+    code = _setting(len(items)).replace(co_varnames=("self", *(item.name for item in items)))
+    setters = {f"set{place}": _setter(cls, item) for place, item in enumerate(items)}
+    made = FunctionType(code, setters, "__init__", defaults)
+    made.__qualname__ = f"{cls.__qualname__}.__init__"
+    return made
+
+
+def _has_default(item: Field[Any]) -> bool:
+    return item.default is not MISSING or item.default_factory is not MISSING
+
+
+@cache
+def _setting(count: int) -> CodeType:
+    """Compile `__init__(self, a0, a1): set0(self, a0); set1(self, a1)`, of so many arguments."""
+    known: dict[str, Any] = {}
+    arguments = "".join(f", a{place}" for place in range(count))
+    steps = "; ".join(f"set{place}(self, a{place})" for place in range(count))
+    exec(f"def __init__(self{arguments}): {steps or 'pass'}", known)  # noqa: S102 - as dataclass does
+    found: CodeType = known["__init__"].__code__
+    return found
+
+
+def _setter(cls: Any, item: Field[Any]) -> Callable[[Any, Any], None]:
+    """Give what sets a field; where its default is made, MISSING stands for that."""
+    slot, make = getattr(cls, item.name, None), item.default_factory
+
+    def set_by_name(self: Any, value: Any) -> None:
+        object.__setattr__(self, item.name, value)
+
+    put = slot.__set__ if isinstance(slot, MemberDescriptorType) else set_by_name
+    if make is MISSING:
+        return put
+    return lambda self, value: put(self, make() if value is MISSING else value)
 
 
 def _set(self: Any, name: str, value: object) -> None:

@@ -170,3 +170,40 @@ def test_the_first_of_each_class_is_made_as_all_others_are() -> None:
         Later()  # type: ignore[call-arg]
     assert Later(1.0, z=4.0) == Later(1.0, 2.0, 4.0)
     assert Late(1.0) == Late(1.0, 2.0)
+
+
+@record(eq=False, frozen=False)
+class Counted:
+    """One that changes."""
+
+    names: list[str] = field(default_factory=list)
+    total: int = 0
+
+
+def test_it_may_change() -> None:
+    one, other = Counted(), Counted(total=2)
+    one.total += 1
+    one.names.append("a")
+    assert (one.total, one.names, other.total, other.names) == (1, ["a"], 2, [])
+    assert len({one, other}) == 2
+    with pytest.raises(AttributeError):
+        one.more = 1  # type: ignore[attr-defined]
+
+
+def test_one_that_changes_and_is_compared_has_no_hash() -> None:
+    @record(frozen=False)
+    class Pair:
+        x: int
+
+    assert Pair(1) == Pair(1)
+    with pytest.raises(TypeError, match="unhashable"):
+        hash(Pair(1))
+
+
+def test_a_field_without_a_default_can_not_follow_one_that_has_one() -> None:
+    @record
+    class Wrong(Point):
+        last: int  # type: ignore[misc]
+
+    with pytest.raises(TypeError, match="without a default"):
+        Wrong(1.0)  # type: ignore[call-arg]

@@ -1,7 +1,7 @@
 """Carries out a plan on the Graph itself: the simplest adapter, and what the others can be compared with."""
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from bnfold.graph import Constant, Graph, Node
 from bnfold.merging import fused, fused_after
 from bnfold.ops import Bilinear, ChannelClip, Clip, Conv, ConvTranspose, Einsum, Gemm, Identity, Linear, MatMul, Pad
 from bnfold.plan import Edit, Merge, Plan, Remove, ReplaceByClip, ScaleWeight, SetBias, SetBounds, SetConstants
+from bnfold.record import record
 from bnfold.relation import Site
 from bnfold.rounding import scaled
 from bnfold.rules.linear import contraction
@@ -33,7 +34,7 @@ def written(graph: Graph, plan: Plan, *, is_exact: bool = False) -> Graph:
     return _closed(draft)
 
 
-@dataclass
+@record(eq=False, frozen=False)
 class _Draft:
     """The graph while it changes."""
 

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cached_property
 
 from bnfold.adapters.onnx_constants import Known
@@ -26,7 +26,7 @@ class Initializer:
     place: Field
 
 
-@dataclass(eq=False)
+@record(eq=False, slots=False, frozen=False)
 class Model:
     """An ONNX file that has been read: its graphs, what is known before the run, and the Graph that folding sees."""
 

@@ -3,7 +3,7 @@
 import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Protocol, TypeAlias
 
 from bnfold.adapters.onnx_external import DataFile
@@ -171,7 +171,7 @@ def write(pieces: Iterable[Piece], sink: Sink) -> None:
         piece.write(sink)
 
 
-@dataclass(eq=False)
+@record(eq=False, frozen=False)
 class Splice:
     """A message of the file, at [start, end), some fields of which are other ones in the new file."""
 

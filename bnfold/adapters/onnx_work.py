@@ -1,7 +1,7 @@
 """A file's nodes and constants while a plan is carried out on them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from bnfold.adapters.onnx_content import Content
 from bnfold.adapters.onnx_protos import NodeProto
@@ -10,7 +10,7 @@ from bnfold.affine import Floats
 from bnfold.record import record
 
 
-@dataclass(eq=False)
+@record(eq=False, frozen=False)
 class Work:
     """A node of the file while it is edited. replaced: the nodes that stand in its place, where it is another one."""
 
@@ -55,7 +55,7 @@ class Use:
     old: str
 
 
-@dataclass(eq=False)
+@record(eq=False, frozen=False)
 class Edited:
     """Every node of the file with what becomes of it. alias: a value that is gone, and the one that took its place."""
 

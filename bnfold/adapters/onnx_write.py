@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import partial
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from bnfold.adapters.onnx_tensors import CODES, Tensor, tensor
 from bnfold.adapters.onnx_wire import Field, header
 from bnfold.atomic import is_special, reaching_disk, replacing
 from bnfold.errors import BnfoldError
+from bnfold.record import record
 
 EXTERNAL_DATA = ("auto", "never", "always")
 _RAW_DATA = 9
@@ -98,7 +99,7 @@ def _write(path: Path, pieces: Sequence[Piece], target: Path, flags: int = 0, fl
         os.close(descriptor)
 
 
-@dataclass(eq=False)
+@record(eq=False, frozen=False)
 class _Data:
     """The file of external data that goes with the model."""
 

@@ -1,7 +1,7 @@
 """Numbers that were written against the float64 ones: how many units in the last place they are apart at most."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,7 +45,7 @@ class AuditRow:
         )
 
 
-@dataclass(slots=True)
+@record(eq=False, frozen=False)
 class Comparison:
     """The greatest error so far of a constant that is compared stretch by stretch of its axis 0."""
 

@@ -1,8 +1,9 @@
 """Which folds to take: all where they agree, else as many as can be had together."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from bnfold.record import record
 from bnfold.solving.system import Mark, Refused, System
 
 SEARCHED = 24  # folds that depend on each other, up to which their subsets are searched
@@ -57,7 +58,7 @@ def _release(system: System, marks: Sequence[Mark]) -> None:
         system.give_back(mark)
 
 
-@dataclass
+@record(eq=False, frozen=False)
 class _Search:
     """Branch and bound over subsets, in topological order, taking before leaving."""
 

@@ -22,7 +22,7 @@ def _bend(op: LeakyRelu | Abs, site: Site) -> tuple[Tie, ...]:
     return (Carried(site.x, site.y, SAME, positive=Why.ORDER, still=Why.KINK),)
 
 
-@ties.register
+@ties.register(PRelu)
 def _p_relu(op: PRelu, site: Site) -> tuple[Tie, ...]:
     """The slopes stay as they are: f(a x) == a f(x), for a > 0 and any slopes."""
     bend = Carried(site.x, site.y, SAME, positive=Why.ORDER, still=Why.KINK)
@@ -30,7 +30,7 @@ def _p_relu(op: PRelu, site: Site) -> tuple[Tie, ...]:
     return (bend, Pinned((slope,), Why.COMPUTED)) if slope in site.graph.values else (bend,)
 
 
-@ties.register
+@ties.register(Relu)
 def _relu(op: Relu, site: Site) -> tuple[Tie, ...]:
     """max(a x + d, 0) == a clip(x) + d, bounded by -d / a: a plain ReLU where a > 0 and d == 0."""
     if site.relaxed and site.tensors:
@@ -38,12 +38,12 @@ def _relu(op: Relu, site: Site) -> tuple[Tie, ...]:
     return (Carried(site.x, site.y, SAME, positive=Why.ORDER, still=Why.KINK),)
 
 
-@rewritten.register
+@rewritten.register(Relu)
 def _rewrite_relu(op: Relu, site: Site, frames: Frames) -> tuple[Edit, ...]:
     return _clip_by_channel(site, frames, 0, math.inf)
 
 
-@ties.register
+@ties.register(Clip)
 def _clip(op: Clip, site: Site) -> tuple[Tie, ...]:
     """clip(a x + d, lo, hi) == a clip(x, (lo - d) / a, (hi - d) / a) + d; a < 0 swaps the bounds.
 
@@ -61,12 +61,12 @@ def _clip(op: Clip, site: Site) -> tuple[Tie, ...]:
     return pinned(site, Why.BOUNDS)
 
 
-@rewritten.register
+@rewritten.register(Clip)
 def _rewrite_clip(op: Clip, site: Site, frames: Frames) -> tuple[Edit, ...]:
     return _clip_by_channel(site, frames, *_bounds(op))
 
 
-@ties.register
+@ties.register(ChannelClip)
 def _channel_clip(op: ChannelClip, site: Site) -> tuple[Tie, ...]:
     low, high = site.constant(1), site.constant(2)
     if low is None or high is None:
@@ -78,7 +78,7 @@ def _channel_clip(op: ChannelClip, site: Site) -> tuple[Tie, ...]:
     return (Carried(site.x, site.y, Kept(others), positive=sides, lost=Why.BOUNDS),)
 
 
-@rewritten.register
+@rewritten.register(ChannelClip)
 def _rewrite_channel_clip(op: ChannelClip, site: Site, frames: Frames) -> tuple[Edit, ...]:
     low, high = (constant.load() for index in (1, 2) if (constant := site.constant(index)) is not None)
     frame = frame_of(frames, site.x, op.axis, len(low))
@@ -88,12 +88,12 @@ def _rewrite_channel_clip(op: ChannelClip, site: Site, frames: Frames) -> tuple[
     return (SetConstants(site.node.name, {1: lo, 2: hi}),)
 
 
-@ties.register
+@ties.register(Identity)
 def _identity(op: Identity, site: Site) -> tuple[Tie, ...]:
     return (Carried(site.x, site.y, SAME),)
 
 
-@ties.register
+@ties.register(Cast)
 def _cast(op: Cast, site: Site) -> tuple[Tie, ...]:
     """A wider float holds every number of a narrower one, so a widening cast commutes with any affine."""
     if site.x not in site.graph.values:

@@ -42,7 +42,7 @@ def _load(site: Site, index: int, absent: Floats | None = None) -> Floats:
     return absent
 
 
-@ties.register
+@ties.register(BatchNorm)
 def _batch_norm(op: BatchNorm, site: Site) -> tuple[Tie, ...]:
     computed = any(site.input(index) in site.graph.values for index in (GAMMA, BETA, MEAN, VARIANCE))
     if computed or site.constant(MEAN) is None or site.constant(VARIANCE) is None:
@@ -50,14 +50,14 @@ def _batch_norm(op: BatchNorm, site: Site) -> tuple[Tie, ...]:
     return (Mapped(site.x, site.y, 1),)
 
 
-@ties.register
+@ties.register(ops.Affine)
 def _affine(op: ops.Affine, site: Site) -> tuple[Tie, ...]:
     if site.constant(SCALE) is None or site.constant(SHIFT) is None:
         return pinned(site, Why.COMPUTED)
     return (Mapped(site.x, site.y, op.axis),)
 
 
-@rewritten.register
+@rewritten.register(BatchNorm)
 def _rewrite_batch_norm(op: BatchNorm, site: Site, frames: Frames) -> tuple[Edit, ...]:
     """Mean and variance stay those of the input, in its new unit; gamma makes up for what eps means beside that."""
     if all(name not in frames or frames[name].is_identity for name in (site.x, site.y)):
@@ -94,7 +94,7 @@ def _variance_of(site: Site, before: Affine) -> Floats | None:
     return variance if np.all(np.isfinite(variance) & (variance + site.node.op.eps > 0)) else None
 
 
-@rewritten.register
+@rewritten.register(ops.Affine)
 def _rewrite_affine(op: ops.Affine, site: Site, frames: Frames) -> tuple[Edit, ...]:
     scale, shift = _load(site, SCALE), _load(site, SHIFT)
     before, after = _around(site, op.axis, len(scale), frames)

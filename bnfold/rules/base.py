@@ -8,7 +8,7 @@ from bnfold.plan import Edit
 from bnfold.relation import Absorbed, Carried, Contracted, Mapped, Multiplied, Pinned, Site, Summed, Tie
 from bnfold.why import Why
 
-FLOATS = ("float16", "bfloat16", "float32", "float64")
+FLOATS = frozenset({"float16", "bfloat16", "float32", "float64"})
 
 
 @singledispatch
@@ -23,7 +23,7 @@ def rewritten(op: Op, site: Site, frames: Frames) -> tuple[Edit, ...]:
     return ()
 
 
-@ties.register
+@ties.register(ShapeOf)
 def _shape_of(op: ShapeOf, site: Site) -> tuple[Tie, ...]:
     return ()
 
@@ -44,12 +44,12 @@ def relation(site: Site) -> tuple[Tie, ...]:
 def tied(tie: Tie) -> tuple[str, ...]:
     """Give the names of the tensors whose frames the tie is about."""
     match tie:
+        case Carried(source, target) | Contracted(source, target) | Mapped(source, target):  # nearly all are these
+            return (source, target)
         case Pinned(values):
             return values
         case Absorbed(value):
             return (value,)
-        case Carried(source, target) | Contracted(source, target) | Mapped(source, target):
-            return (source, target)
         case Summed(terms, target):
             return (*(name for name, _ in terms), target)
         case Multiplied(factors, target):

@@ -19,7 +19,7 @@ from bnfold.why import Why
 WEIGHT, BIAS, OTHER = 1, 2, 3  # operands besides the first
 
 
-@ties.register
+@ties.register(Bilinear)
 def _bilinear(op: Bilinear, site: Site) -> tuple[Tie, ...]:
     inputs = (site.x, site.input(OTHER))
     computed = site.input(BIAS) in site.graph.values or any(name not in site.graph.values for name in inputs)
@@ -29,7 +29,7 @@ def _bilinear(op: Bilinear, site: Site) -> tuple[Tie, ...]:
     return (*ends, Absorbed(site.y, len(site.shape(site.y)) - 1, site.input(BIAS)))
 
 
-@rewritten.register
+@rewritten.register(Bilinear)
 def _rewrite_bilinear(op: Bilinear, site: Site, frames: Frames) -> tuple[Edit, ...]:
     weight, bias = site.constant(WEIGHT), site.constant(BIAS)
     if weight is None or all(name not in frames for name in site.tensors_of):

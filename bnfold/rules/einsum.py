@@ -1,14 +1,12 @@
 """An einsum with one constant operand, read as a linear operator."""
 
-from string import ascii_letters
-
 from bnfold.ops import Einsum
 from bnfold.relation import Contracted, Site
 from bnfold.rules.linear import contracted_by
 from bnfold.why import Why
 
 
-@contracted_by.register
+@contracted_by.register(Einsum)
 def _einsum(op: Einsum, site: Site) -> Contracted | None:
     """Linear along the one label that is summed over (in) and the one that only the weight brings (out).
 
@@ -51,6 +49,8 @@ def _labels(equation: str, *ranks: int) -> tuple[str, str, str] | None:
     if not arrow:
         named = terms.replace(",", "").replace(".", "")
         output = "..." * ("..." in terms) + "".join(sorted(label for label in named if named.count(label) == 1))
+    from string import ascii_letters  # which compiles a template engine, for an operator that few models have
+
     free = [label for label in ascii_letters if label not in equation]
     hidden = max(rank - len(part.replace("...", "")) for part, rank in zip(parts, ranks, strict=True))
     written = [

@@ -7,7 +7,7 @@ from bnfold.views import Aligned, Inserted, Kept, Picked, View
 from bnfold.why import Why
 
 
-@ties.register
+@ties.register(Concat)
 def _concat(op: Concat, site: Site) -> tuple[Tie, ...]:
     """By channel along the axis, equal along any other; after an operand of unknown length no channel has a place."""
     if any(name not in site.graph.values for name in site.node.inputs):
@@ -25,7 +25,7 @@ def _concat(op: Concat, site: Site) -> tuple[Tie, ...]:
     return tuple(found)
 
 
-@ties.register
+@ties.register(Stack)
 def _stack(op: Stack, site: Site) -> tuple[Tie, ...]:
     """Equal along every axis that the operands have."""
     if any(name not in site.graph.values for name in site.node.inputs):
@@ -33,7 +33,7 @@ def _stack(op: Stack, site: Site) -> tuple[Tie, ...]:
     return tuple(Carried(name, site.y, Inserted(op.axis), lost=Why.AXIS) for name in site.node.inputs)
 
 
-@ties.register
+@ties.register(Sum)
 def _sum(op: Sum, site: Site) -> tuple[Tie, ...]:
     """sum c (a x' + d) == a sum c x' + sum c d; a tensor that is added twice counts twice, or cancels."""
     if any(name not in site.graph.values for name in site.node.inputs):
@@ -44,7 +44,7 @@ def _sum(op: Sum, site: Site) -> tuple[Tie, ...]:
     return (Summed(tuple((name, times) for name, times in total.items() if times), site.y),)
 
 
-@ties.register
+@ties.register(Product)
 def _product(op: Product, site: Site) -> tuple[Tie, ...]:
     """(a u') (b v') == a b (u' v'); a shift of one would multiply the other."""
     if any(name not in site.graph.values for name in site.node.inputs):
@@ -52,7 +52,7 @@ def _product(op: Product, site: Site) -> tuple[Tie, ...]:
     return (Multiplied(site.node.inputs, site.y),)
 
 
-@ties.register
+@ties.register(Extremum)
 def _extremum(op: Extremum, site: Site) -> tuple[Tie, ...]:
     """max(a u + d, a v + d) == a max(u, v) + d, for a > 0."""
     if any(name not in site.graph.values for name in site.node.inputs):

@@ -23,39 +23,39 @@ from bnfold.views import Aligned, Blocked, Flipped, Permuted, Picked, Rearranged
 from bnfold.why import Why
 
 
-@ties.register
+@ties.register(Transpose)
 def _transpose(op: Transpose, site: Site) -> tuple[Tie, ...]:
     return (Carried(site.x, site.y, Permuted(op.permutation)),)
 
 
-@ties.register
+@ties.register(Reshape)
 def _reshape(op: Reshape, site: Site) -> tuple[Tie, ...]:
     return (Carried(site.x, site.y, Reshaped(site.shape(site.x), site.shape(site.y))),)
 
 
-@ties.register
+@ties.register(Rearrange)
 def _rearrange(op: Rearrange, site: Site) -> tuple[Tie, ...]:
     return (Carried(site.x, site.y, Rearranged(site.shape(site.x), op.steps)),)
 
 
-@ties.register
+@ties.register(Expand)
 def _expand(op: Expand, site: Site) -> tuple[Tie, ...]:
     if site.x not in site.graph.values:  # a constant of one number
         return pinned(site, Why.NO_RULE)
     return (Carried(site.x, site.y, Aligned(site.shape(site.x), site.shape(site.y)), lost=Why.BROADCAST),)
 
 
-@ties.register
+@ties.register(Take)
 def _take(op: Take, site: Site) -> tuple[Tie, ...]:
     return (Carried(site.x, site.y, Picked(op.axis, np.asarray(op.indices, np.intp))),)
 
 
-@ties.register
+@ties.register(Select)
 def _select(op: Select, site: Site) -> tuple[Tie, ...]:
     return (Carried(site.x, site.y, Picked(op.axis, np.asarray([op.index], np.intp), drop=True)),)
 
 
-@ties.register
+@ties.register(Split)
 def _split(op: Split, site: Site) -> tuple[Tie, ...]:
     """Each output has its own stretch of the channels."""
     cuts = pairwise(np.cumsum((0, *op.sizes)))
@@ -66,21 +66,21 @@ def _split(op: Split, site: Site) -> tuple[Tie, ...]:
     )
 
 
-@ties.register
+@ties.register(Flip)
 def _flip(op: Flip, site: Site) -> tuple[Tie, ...]:
     return (Carried(site.x, site.y, Flipped(op.axes)),)
 
 
-@ties.register
+@ties.register(Tile)
 def _tile(op: Tile, site: Site) -> tuple[Tie, ...]:
     return (Carried(site.x, site.y, Tiled(op.repeats, len(site.shape(site.x)))),)
 
 
-@ties.register
+@ties.register(DepthToSpace)
 def _depth_to_space(op: DepthToSpace, site: Site) -> tuple[Tie, ...]:
     return (Carried(site.x, site.y, Blocked(op.block, op.mode)),)
 
 
-@ties.register
+@ties.register(SpaceToDepth)
 def _space_to_depth(op: SpaceToDepth, site: Site) -> tuple[Tie, ...]:
     return (Carried(site.x, site.y, Blocked(op.block, op.mode, to_depth=True)),)

@@ -52,7 +52,7 @@ def _moving(site: Site) -> str:
     return next((name for name in site.node.inputs if name in site.graph.values), "")
 
 
-@contracted_by.register
+@contracted_by.register(Conv)
 def _conv(op: Conv, site: Site) -> Contracted | None:
     """Zero padding puts zeros where a shifted x would have its shift, so the shift must be 0."""
     if site.constant(1) is None:
@@ -64,7 +64,7 @@ def _conv(op: Conv, site: Site) -> Contracted | None:
     )
 
 
-@contracted_by.register
+@contracted_by.register(ConvTranspose)
 def _conv_transpose(op: ConvTranspose, site: Site) -> Contracted | None:
     """Each output sees another part of the kernel, so a shift of x is not one number in y."""
     if site.constant(1) is None:
@@ -74,7 +74,7 @@ def _conv_transpose(op: ConvTranspose, site: Site) -> Contracted | None:
     )
 
 
-@contracted_by.register
+@contracted_by.register(Linear)
 def _linear(op: Linear, site: Site) -> Contracted | None:
     if site.constant(1) is None:
         return None
@@ -83,7 +83,7 @@ def _linear(op: Linear, site: Site) -> Contracted | None:
     return Contracted(site.x, site.y, site.input(1), site.input(2), last, last, 0, 1, passes=passes)
 
 
-@contracted_by.register
+@contracted_by.register(Gemm)
 def _gemm(op: Gemm, site: Site) -> Contracted | None:
     bias, alpha, beta = site.input(2), op.alpha, op.beta
     if site.constant(1) is not None:
@@ -101,7 +101,7 @@ def _gemm(op: Gemm, site: Site) -> Contracted | None:
     return None
 
 
-@contracted_by.register
+@contracted_by.register(MatMul)
 def _mat_mul(op: MatMul, site: Site) -> Contracted | None:
     """x W contracts the last axis of x, W x the one before it; a stack of weights adds no shift that is one number."""
     left = site.constant(1) is None

@@ -11,7 +11,7 @@ from bnfold.views import Kept
 from bnfold.why import Why
 
 
-@ties.register
+@ties.register(Pad)
 def _pad(op: Pad, site: Site) -> tuple[Tie, ...]:
     """A border of v is one of (v - d) / a in the new frame, which must be one number: 0 stays 0, infinite stays so."""
     view = Kept(frozenset(axis for axis, pair in enumerate(op.pads) if any(pair)))
@@ -26,7 +26,7 @@ def _pad(op: Pad, site: Site) -> tuple[Tie, ...]:
     return pinned(site, Why.FILL)
 
 
-@rewritten.register
+@rewritten.register(Pad)
 def _rewrite_pad(op: Pad, site: Site, frames: Frames) -> tuple[Edit, ...]:
     frame = frames.get(site.x)
     if op.mode != "constant" or frame is None:

@@ -12,13 +12,13 @@ from bnfold.views import Looked
 from bnfold.why import Why
 
 
-@ties.register
+@ties.register(Parameter)
 def _parameter(op: Parameter, site: Site) -> tuple[Tie, ...]:
     held = site.node.limits.get("constants")
     return pinned(site, held) if held is not None else ()
 
 
-@rewritten.register
+@rewritten.register(Parameter)
 def _rewrite_parameter(op: Parameter, site: Site, frames: Frames) -> tuple[Edit, ...]:
     frame = frames.get(site.y)
     constant = site.constant(0)
@@ -27,7 +27,7 @@ def _rewrite_parameter(op: Parameter, site: Site, frames: Frames) -> tuple[Edit,
     return (SetConstants(site.node.name, {0: frame.inverse()(constant.load())}),)
 
 
-@ties.register
+@ties.register(Lookup)
 def _lookup(op: Lookup, site: Site) -> tuple[Tie, ...]:
     """The rows of a c' + d are a times those of c', plus d, along every axis but that of the rows."""
     if site.x not in site.graph.values:

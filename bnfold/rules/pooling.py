@@ -9,20 +9,20 @@ from bnfold.views import Kept
 from bnfold.why import Why
 
 
-@ties.register
+@ties.register(MaxPool)
 def _max_pool(op: MaxPool, site: Site) -> tuple[Tie, ...]:
     """max(a x + d) == a max(x) + d, for a > 0; padding is -inf, so it never wins."""
     return (Carried(site.x, site.y, _spatial(site), positive=Why.ORDER, lost=Why.AXIS),)
 
 
-@ties.register
+@ties.register(AvgPool)
 def _avg_pool(op: AvgPool, site: Site) -> tuple[Tie, ...]:
     """The weights of a mean add up to 1, unless zeros of the padding have a part in it."""
     still = Why.SPREAD if op.counts_padding else None
     return (Carried(site.x, site.y, _spatial(site), still=still, lost=Why.AXIS),)
 
 
-@ties.register
+@ties.register(Reduce)
 def _reduce(op: Reduce, site: Site) -> tuple[Tie, ...]:
     """A mean passes any affine, an extremum a positive scale, and a sum over n positions has n times the shift."""
     if op.kind not in ("mean", "sum", "max", "min"):
@@ -39,7 +39,7 @@ def _reduce(op: Reduce, site: Site) -> tuple[Tie, ...]:
     return (Carried(site.x, site.y, view, times=float(math.prod(numbers)), lost=Why.AXIS),)
 
 
-@ties.register
+@ties.register(Resize)
 def _resize(op: Resize, site: Site) -> tuple[Tie, ...]:
     """Each number of y is a mean of numbers of x, with weights that add up to 1."""
     before, after = site.shape(site.x), site.shape(site.y)

@@ -17,7 +17,7 @@ from bnfold.rules.base import pinned, rewritten, ties
 from bnfold.why import Why
 
 
-@ties.register
+@ties.register(Recurrent)
 def _recurrent(op: Recurrent, site: Site) -> tuple[Tie, ...]:
     """The states that it starts from are as little to be moved as those that it gives."""
     weights = [site.constant(weight) for weight, _ in op.parts]
@@ -29,7 +29,7 @@ def _recurrent(op: Recurrent, site: Site) -> tuple[Tie, ...]:
     return (Pinned(held, Why.RECURRENT), Absorbed(site.x, len(site.shape(site.x)) - 1))
 
 
-@rewritten.register
+@rewritten.register(Recurrent)
 def _rewrite_recurrent(op: Recurrent, site: Site, frames: Frames) -> tuple[Edit, ...]:
     frame = frames.get(site.x)
     if frame is None or frame.is_identity:

@@ -6,8 +6,8 @@ from fnmatch import fnmatchcase
 
 import numpy as np
 
-from bnfold.affine import Affine, every, some
-from bnfold.dead_channels import way_to
+from bnfold.affine import Affine, Floats, every, of_batch_norm, some
+from bnfold.batches import in_rows
 from bnfold.graph import Graph, Node
 from bnfold.ops import Affine as AffineOp
 from bnfold.ops import BatchNorm
@@ -42,15 +42,18 @@ class Candidate:
 
 def candidates(graph: Graph, only: Sequence[str] = (), skip: Sequence[str] = ()) -> list[Candidate]:
     """Find every affine, in the graph's order. only, skip: shell patterns of names."""
-    found = [_candidate(graph, node, only, skip) for node in graph.nodes if isinstance(node.op, (BatchNorm, AffineOp))]
+    nodes = [node for node in graph.nodes if isinstance(node.op, (BatchNorm, AffineOp))]
+    sound = _sound(graph, nodes)
+    found = [_candidate(graph, node, sound.get(node.name), only, skip) for node in nodes]
     return [_with_whole_units(graph, candidate, found) for candidate in found]
 
 
-def _candidate(graph: Graph, node: Node, only: Sequence[str], skip: Sequence[str]) -> Candidate:
+def _candidate(graph: Graph, node: Node, sound: Affine | None, only: Sequence[str], skip: Sequence[str]) -> Candidate:
+    """Look at one affine. sound: what it computes, where that is known."""
     axis = node.op.axis if isinstance(node.op, AffineOp) else 1
     tie = Mapped(node.inputs[0], node.output, axis)
     why = node.limits.get("remove")
-    function = why if why is not None and why in UNSOUND else _function(graph, node)
+    function = why if why is not None and why in UNSOUND else sound or _function(graph, node)
     if isinstance(function, Why):
         return Candidate(node, tie, None, Reason(node.name, function), held=True)
     held = "constants" in node.limits
@@ -61,6 +64,8 @@ def _candidate(graph: Graph, node: Node, only: Sequence[str], skip: Sequence[str
     dead = function.scale == 0
     if not some(dead):
         return Candidate(node, tie, function, None, held)
+    from bnfold.dead_channels import way_to  # few affines have such channels
+
     way = way_to(graph, node, axis, dead, lambda other: _known(graph, other))
     if way is None:
         return Candidate(node, tie, function, Reason(node.name, Why.GAMMA_ZERO), held)
@@ -80,6 +85,33 @@ def is_selected(name: str, only: Sequence[str], skip: Sequence[str]) -> bool:
     """Whether an affine's name is one of `only`, where there are such, and none of `skip`."""
     wanted = not only or any(fnmatchcase(name, pattern) for pattern in only)
     return wanted and not any(fnmatchcase(name, pattern) for pattern in skip)
+
+
+def _sound(graph: Graph, nodes: Sequence[Node]) -> dict[str, Affine]:
+    """Compute BatchNorms, many at once; those against which something may speak are for a look at each."""
+    names: list[str] = []
+    layers: list[tuple[Floats, ...]] = []
+    for node in nodes:
+        shapes = [graph.constants[name].shape for name in node.inputs[1:5] if name in graph.constants]
+        if isinstance(node.op, BatchNorm) and len(shapes) == 4 and len({*shapes}) == 1 == len(shapes[0]):
+            channels = shapes[0][0]
+            if _fits(graph, node, channels):
+                names.append(node.name)
+                loaded = (graph.constants[name].load() for name in node.inputs[1:5])
+                layers.append((*loaded, np.full(channels, node.op.eps)))
+    found: dict[str, Affine] = {}
+    for place, (gamma, beta, mean, variance, eps) in in_rows(layers):
+        with np.errstate(all="ignore"):
+            joined = of_batch_norm(1, gamma, beta, mean, variance, eps)
+        size = np.abs(joined.scale)  # of what isn't finite, or has no root, it isn't a number in between
+        sound = np.isfinite(beta) & np.isfinite(mean) & (size >= NORMAL) & (size < np.inf)
+        start = 0
+        while start < len(sound):
+            end = start + len(layers[place][0])
+            if every(sound[start:end]):
+                found[names[place]] = Affine(1, joined.scale[start:end], joined.shift[start:end])
+            start, place = end, place + 1
+    return found
 
 
 def _function(graph: Graph, node: Node) -> Affine | Why:

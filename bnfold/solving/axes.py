@@ -16,12 +16,13 @@ FLOATS = frozenset({"float16", "bfloat16", "float32", "float64"})
 
 def frame_axes(graph: Graph, ties: Ties) -> dict[str, int]:
     """Give the axis of every value that an affine's frame reaches; the first to reach a value claims it."""
-    by_value: dict[str, list[Tie]] = {}
+    by_value: dict[str, list[tuple[Tie, tuple[str, ...]]]] = {}
     claims: deque[tuple[str, int]] = deque()
     for node in graph.nodes:
         for tie in ties[node.name]:
-            for name in dict.fromkeys(tied(tie)):
-                by_value.setdefault(name, []).append(tie)
+            names = tied(tie)
+            for name in dict.fromkeys(names):
+                by_value.setdefault(name, []).append((tie, names))
             if isinstance(tie, Mapped):
                 claims += [(tie.source, tie.axis), (tie.target, tie.axis)]
     axes: dict[str, int] = {}
@@ -31,16 +32,19 @@ def frame_axes(graph: Graph, ties: Ties) -> dict[str, int]:
             if name in axes or not may_have_frame(graph, name, axis):
                 continue
             axes[name] = axis
-            for tie in by_value.get(name, ()):
-                claims.extend(neighbours(graph, tie, name, axis))
+            for tie, names in by_value.get(name, ()):
+                if not axes.keys() >= set(names):
+                    claims.extend(neighbours(graph, tie, name, axis))
         claims.extend(_behind_biasless(graph, ties, axes))
     return axes
 
 
 def bias_is_operator(graph: Graph, node: str, tie: Contracted) -> bool:
     """Whether a bias costs an Add: an Einsum takes none, and a MatMul only of matrices, which makes it a Gemm."""
-    op, matrices = graph.by_name[node].op, all(len(graph.shape(end) or ()) == 2 for end in (tie.source, tie.target))
-    return not tie.bias and (isinstance(op, Einsum) or (isinstance(op, MatMul) and not matrices))
+    op = graph.by_name[node].op
+    if tie.bias or not isinstance(op, MatMul):
+        return not tie.bias and isinstance(op, Einsum)
+    return any(len(graph.shape(end) or ()) != 2 for end in (tie.source, tie.target))
 
 
 def lacks_bias(graph: Graph, node: str, tie: Contracted) -> bool:
@@ -93,6 +97,9 @@ def aligned(graph: Graph, name: str, target: str) -> Aligned:
 def neighbours(graph: Graph, tie: Tie, name: str, axis: int) -> Iterator[tuple[str, int]]:
     """Follow a value's axis through a tie: the values that have it too, each with its place there."""
     match tie:
+        case Mapped():
+            yield tie.source, axis
+            yield tie.target, axis
         case Carried(source, target, view):
             yield from _follow(graph, view, source, target, name, axis)
         case Summed(terms, target):
@@ -107,9 +114,6 @@ def neighbours(graph: Graph, tie: Tie, name: str, axis: int) -> Iterator[tuple[s
                     yield tie.target, after
                 if name == tie.target and axis == after:
                     yield tie.source, before
-        case Mapped():
-            yield tie.source, axis
-            yield tie.target, axis
 
 
 def _follow(graph: Graph, view: View, source: str, target: str, name: str, axis: int) -> Iterator[tuple[str, int]]:
@@ -118,8 +122,7 @@ def _follow(graph: Graph, view: View, source: str, target: str, name: str, axis:
         if image:
             yield target, image.axis
     if name == target:
-        shape = graph.values[source].shape or ()
-        for candidate in sorted(range(len(shape)), key=lambda k: (k != axis, k != 1, -k)):
+        for candidate in _likely(axis, len(graph.values[source].shape or ())):
             image = image_of(graph, view, source, candidate)
             if image and image.axis == axis:
                 yield source, candidate
@@ -128,3 +131,10 @@ def _follow(graph: Graph, view: View, source: str, target: str, name: str, axis:
         image = image_of(graph, back, target, axis) if back else None
         if image:
             yield source, image.axis
+
+
+def _likely(axis: int, rank: int) -> Iterator[int]:
+    """Give the axes of a tensor: that of the same number first, then that of channels, then from the last on."""
+    first = dict.fromkeys(place for place in (axis, 1) if place < rank)
+    yield from first
+    yield from (place for place in reversed(range(rank)) if place not in first)

@@ -87,10 +87,12 @@ class Elimination:
         pivot = self._pivot(rest.terms)
         divisor = rest.terms[pivot]
         others = {
-            unknown: _tidy(-value / divisor, self.modulus) for unknown, value in rest.terms.items() if unknown != pivot
+            unknown: _tidy(_quotient(value, -divisor), self.modulus)
+            for unknown, value in rest.terms.items()
+            if unknown != pivot
         }
-        size = rest.size / _magnitude(divisor)
-        self._set(pivot, Expression(others, self._wrap(-rest.right / divisor), size, rest.rows))
+        size = _quotient(rest.size, _magnitude(divisor))
+        self._set(pivot, Expression(others, self._wrap(_quotient(rest.right, -divisor)), size, rest.rows))
 
     def is_homogeneous(self) -> bool:
         """Whether every right-hand side is 0, so that all unknowns may be."""
@@ -102,11 +104,15 @@ class Elimination:
         for pivot in list(self.pivots):
             solved = self._solved(pivot)
             if some(solved.right):
-                np.copyto(values[pivot], solved.right, where=~(np.abs(solved.right) <= ROUNDING * solved.size))
+                nothing = np.abs(solved.right) <= ROUNDING * solved.size
+                values[pivot] = np.where(nothing, 0.0, solved.right) if some(nothing) else solved.right
         return values
 
     def fewest_changes(self, weight: Floats) -> Floats:
-        """Give (unknowns, lanes) with as much weight (of that shape) at 0 as moving each free unknown once gives."""
+        """Give (unknowns, lanes) with as much weight at 0 as moving each free unknown once gives.
+
+        weight: (unknowns, lanes), or (unknowns, 1) where it is the same in all lanes.
+        """
         values = self.solution(len(weight))
         followers: dict[int, list[tuple[int, Numbers]]] = {}
         for pivot, expression in self.pivots.items():
@@ -115,19 +121,21 @@ class Elimination:
         for free in sorted(followers):
             members = [member for member, _ in followers[free]]
             slopes = self._stacked([slope for _, slope in followers[free]])
-            step = _heaviest(values[members] / slopes, weight[members])
+            before = values[members]
+            step = _heaviest(before if slopes is None else before / slopes, weight[members])
             if not some(step):
                 continue
-            moved = values[members] - slopes * step
-            moved[np.abs(moved) <= ROUNDING * (np.abs(values[members]) + np.abs(slopes * step))] = 0.0
+            change = step if slopes is None else slopes * step
+            moved = before - change
+            moved[np.abs(moved) <= ROUNDING * (np.abs(before) + np.abs(change))] = 0.0
             values[members] = self._wrap(moved)
         return values
 
-    def _stacked(self, coefficients: Sequence[Numbers]) -> Floats:
-        """Give (n, lanes), or (n, 1) where no coefficient differs from lane to lane."""
+    def _stacked(self, coefficients: Sequence[Numbers]) -> Floats | None:
+        """Give (n, lanes), or (n, 1) where no coefficient differs from lane to lane; None where all are 1."""
         numbers = [value for value in coefficients if isinstance(value, float)]
         if len(numbers) == len(coefficients):
-            return np.array(numbers)[:, None]
+            return None if set(numbers) == {1.0} else np.array(numbers)[:, None]
         return np.stack([np.broadcast_to(value, self.lanes) for value in coefficients])
 
     def _pivot(self, terms: dict[int, Numbers]) -> int:
@@ -138,7 +146,7 @@ class Elimination:
         ]
         if not sound:
             raise Divided(np.asarray(next(iter(terms.values()))) == 0)
-        return min(sound, key=lambda unknown: self.preference[unknown])
+        return min(sound, key=self.preference.__getitem__)
 
     def _set(self, pivot: int, expression: Expression) -> None:
         self._trail.append((pivot, self.pivots.get(pivot)))
@@ -147,7 +155,8 @@ class Elimination:
     def _wrap(self, right: Numbers) -> Numbers:
         if not self.modulus or isinstance(right, float):
             return _tidy(right, self.modulus)
-        wrapped: Floats = right - self.modulus * np.floor(right / self.modulus)  # `%` takes ten times as long
+        turns = np.floor(right * (1 / self.modulus))  # `%` takes ten times as long
+        wrapped: Floats = right - self.modulus * turns
         return wrapped
 
     def _reduced(self, expression: Expression) -> Expression:
@@ -159,11 +168,14 @@ class Elimination:
 
     def _solved(self, pivot: int) -> Expression:
         """Give a pivot's expression with no pivot in it, and keep that (chains are walked once)."""
+        found = self.pivots[pivot]
+        if self.pivots.keys().isdisjoint(found.terms):
+            return found
         stack = [pivot]
         while stack:
             unknown = stack[-1]
             inner = [other for other in self.pivots[unknown].terms if other in self.pivots]
-            deeper = [other for other in inner if any(name in self.pivots for name in self.pivots[other].terms)]
+            deeper = [other for other in inner if not self.pivots.keys().isdisjoint(self.pivots[other].terms)]
             if deeper:
                 stack.extend(deeper)
                 continue
@@ -183,8 +195,8 @@ class Elimination:
                 continue
             rows |= meaning.rows
             if not isinstance(meaning.size, float) or meaning.size:
-                right = self._wrap(right + coefficient * meaning.right)
-                size = _larger(size, _magnitude(coefficient) * meaning.size)
+                right = self._wrap(right + _product(coefficient, meaning.right))
+                size = _larger(size, _product(_magnitude(coefficient), meaning.size))
             for other, value in meaning.terms.items():
                 _add(terms, other, coefficient * value, self.modulus)
         return Expression(terms, right, size, rows)
@@ -193,10 +205,12 @@ class Elimination:
 def _heaviest(values: Floats, weight: Floats) -> Floats:
     """Give, by lane, the one of (n, lanes) values at which most weight stands; 0 where that has as much as any."""
     at_zero = (weight * (values == 0)).sum(axis=0)
+    whole = weight.sum(axis=0) if weight.shape == values.shape else np.add.accumulate(weight)[-1]  # in the same order
     chosen = np.zeros(values.shape[1])
-    unsettled = np.flatnonzero(at_zero < weight.sum(axis=0) - at_zero)
+    unsettled = np.flatnonzero(at_zero < whole - at_zero)
     if unsettled.size:
-        chosen[unsettled] = _heaviest_run(values[:, unsettled], weight[:, unsettled], at_zero[unsettled])
+        weight = np.broadcast_to(weight, values.shape)[:, unsettled]
+        chosen[unsettled] = _heaviest_run(values[:, unsettled], weight, at_zero[unsettled])
     return chosen
 
 
@@ -211,6 +225,20 @@ def _heaviest_run(values: Floats, weight: Floats, best: Floats) -> Floats:
         chosen = np.where(run > best, here, chosen)
         best = np.maximum(best, run)
     return chosen
+
+
+def _product(factor: Numbers, numbers: Numbers) -> Numbers:
+    """Multiply; a factor is nearly always 1 or -1, for which there is less to do in all lanes."""
+    if isinstance(factor, float) and abs(factor) == 1:
+        return numbers if factor > 0 else -numbers
+    return factor * numbers
+
+
+def _quotient(numbers: Numbers, divisor: Numbers) -> Numbers:
+    """Divide, as `_product` multiplies."""
+    if isinstance(divisor, float) and abs(divisor) == 1:
+        return numbers if divisor > 0 else -numbers
+    return numbers / divisor
 
 
 def _magnitude(numbers: Numbers) -> Numbers:
@@ -229,8 +257,8 @@ def _add(terms: dict[int, Numbers], unknown: int, value: Numbers, modulus: int) 
     """terms[unknown] += value; what cancels in every lane goes, what cancels in some becomes exactly 0 there."""
     before = terms.get(unknown)
     if before is None:
-        tidied = _tidy(value, modulus)
-        if tidied if isinstance(tidied, float) else tidied.any():
+        tidied = _tidy(value, modulus) if modulus else value
+        if some(tidied):
             terms[unknown] = tidied
         return
     total = _tidy(before + value, modulus)

@@ -11,9 +11,12 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from bnfold.affine import every
 from bnfold.record import record
-from bnfold.solving.rows import Kind, Numbers, Row
+from bnfold.solving.rows import Kind, Numbers, Row, Terms
 from bnfold.views import Indices
+
+LaneTerms: TypeAlias = tuple[tuple[int, Numbers], ...]
 
 
 @record(eq=False)
@@ -22,7 +25,7 @@ class LaneRow:
 
     source: int  # which of the rows it comes from; in a joined group, that of the first part
     kind: Kind
-    terms: tuple[tuple[int, Numbers], ...]
+    terms: LaneTerms
     right: Numbers
 
 
@@ -49,7 +52,7 @@ def groups(rows: Sequence[Row], starts: Indices) -> list[Group]:
     found: list[Group] = []
     rest: list[int] = []
     tensors = _Tensors(starts)
-    touched = [[tensors.of(unknowns) for unknowns, _ in row.terms] for row in rows]
+    touched = [tensors.of(row.terms) for row in rows]
     for members in _tied_tensors(touched, tensors):
         group = _aligned(rows, touched, members, tensors)
         if group is None:
@@ -62,35 +65,49 @@ def groups(rows: Sequence[Row], starts: Indices) -> list[Group]:
     return sorted(found, key=lambda group: int(group.unknowns[0, 0]))
 
 
-_Touched: TypeAlias = Sequence[tuple[list[int], bool]]  # by term: its tensors, and whether it takes one whole
+_Touched: TypeAlias = tuple[list[int], bool]  # a row's tensors, in the terms' order; whether each term takes one whole
 
 
 class _Tensors:
-    """Which tensors unknowns belong to, each named by its first unknown. Rows share arrays: each is looked at once."""
+    """Which tensors unknowns belong to, each named by its first unknown.
+
+    Rows share terms, and these their arrays: each is looked at once.
+    """
 
     def __init__(self, starts: Indices) -> None:
         self.starts = starts
         self.ends = dict(itertools.pairwise(starts.tolist()))
-        self._seen: dict[int, tuple[Indices, tuple[list[int], bool]]] = {}
+        self.number = {start: number for number, start in enumerate(self.ends)}
+        self._every = np.arange(starts[-1])
+        self._by_terms: dict[int, _Touched] = {}  # by the identity of what the rows hold on to
+        self._by_unknowns: dict[int, _Touched] = {}
 
-    def of(self, unknowns: Indices) -> tuple[list[int], bool]:
-        """Give the tensors, and whether the unknowns are the whole of one, in order."""
-        seen = self._seen.get(id(unknowns))
-        if seen is None:
-            seen = self._seen[id(unknowns)] = unknowns, self._look(unknowns)  # held: so its id stays its own
-        return seen[1]
+    def of(self, terms: Terms) -> _Touched:
+        """Give the tensors of a row."""
+        found = self._by_terms.get(id(terms))
+        if found is None:
+            parts = [self._of_unknowns(unknowns) for unknowns, _ in terms]
+            named = [tensor for own, _ in parts for tensor in own]
+            found = self._by_terms[id(terms)] = named, all(whole for _, whole in parts)
+        return found
 
-    def _look(self, unknowns: Indices) -> tuple[list[int], bool]:
+    def _of_unknowns(self, unknowns: Indices) -> _Touched:
+        found = self._by_unknowns.get(id(unknowns))
+        if found is None:
+            found = self._by_unknowns[id(unknowns)] = self._look(unknowns)
+        return found
+
+    def _look(self, unknowns: Indices) -> _Touched:
         first = int(unknowns[0])
         end = self.ends.get(first, -1)
-        if len(unknowns) == end - first and np.array_equal(unknowns, np.arange(first, end)):
+        if len(unknowns) == end - first and every(unknowns == self._every[first:end]):
             return [first], True
         numbers = np.searchsorted(self.starts, unknowns, side="right") - 1
         return sorted(set(self.starts[numbers].tolist())), False
 
 
 def _tied_tensors(touched: Sequence[_Touched], tensors: _Tensors) -> list[list[int]]:
-    """Group the rows by the tensors that they tie together. touched: what `tensors.of` says of each row's terms."""
+    """Group the rows by the tensors that they tie together. touched: what `tensors.of` says of each row."""
     leader = {start: start for start in tensors.ends}
 
     def find(tensor: int) -> int:
@@ -99,16 +116,16 @@ def _tied_tensors(touched: Sequence[_Touched], tensors: _Tensors) -> list[list[i
             tensor = leader[tensor]
         return tensor
 
-    heads = []
-    for terms in touched:
-        named = [tensor for own, _ in terms for tensor in own]
-        head = find(named[0])
+    before = None
+    for named, _ in touched:
+        if named is before:
+            continue  # rows that share their terms follow each other
+        before, head = named, find(named[0])
         for tensor in named[1:]:
             leader[find(tensor)] = head
-        heads.append(head)
     found: dict[int, list[int]] = {}
-    for number, head in enumerate(heads):
-        found.setdefault(find(head), []).append(number)
+    for number, (named, _) in enumerate(touched):
+        found.setdefault(find(named[0]), []).append(number)
     return list(found.values())
 
 
@@ -116,20 +133,25 @@ def _aligned(
     rows: Sequence[Row], touched: Sequence[_Touched], members: Sequence[int], tensors: _Tensors
 ) -> Group | None:
     """Make one group, a lane a channel, of rows that all take their tensors whole; None where one doesn't."""
-    if not all(whole for number in members for _, whole in touched[number]):
+    if not all(touched[number][1] for number in members):
         return None
-    starts = sorted({own[0] for number in members for own, _ in touched[number]})
+    starts = sorted({start for number in members for start in touched[number][0]})
     length = tensors.ends[starts[0]] - starts[0]
-    if any(tensors.ends[start] - start != length for start in starts):
+    if {tensors.ends[start] - start for start in starts} != {length}:
         return None
     place = {start: index for index, start in enumerate(starts)}
-    lane_rows = []
+    lane_rows: list[LaneRow] = []
+    before: Terms = ()
+    terms: LaneTerms = ()
     for number in members:
         row = rows[number]
-        terms = tuple((place[own[0]], value) for (own, _), (_, value) in zip(touched[number], row.terms, strict=True))
+        if row.terms is not before:
+            before = row.terms
+            terms = tuple([(place[start], value) for start, (_, value) in zip(touched[number][0], before, strict=True)])
         lane_rows.append(LaneRow(number, row.kind, terms, row.right))
     first = np.array(starts)[:, None]
-    return Group(first + np.arange(length), np.searchsorted(tensors.starts, first, side="right") - 1, tuple(lane_rows))
+    numbers = np.array([tensors.number[start] for start in starts])[:, None]
+    return Group(first + np.arange(length), numbers, tuple(lane_rows))
 
 
 class _Table:

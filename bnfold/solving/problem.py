@@ -157,8 +157,9 @@ class _Problem:
     def _sums_alone(self, found: Sequence[Candidate]) -> Iterator[list[Row]]:
         """Ask that affines which only add have one scale at both ends, or a kept one would have to multiply, too."""
         for candidate in found:
-            adds = candidate.function is not None and every(candidate.function.scale == 1)
-            if adds and isinstance(candidate.node.op, ops.Affine) and not off_axis(self.lowering, candidate):
+            if not isinstance(candidate.node.op, ops.Affine) or candidate.function is None:
+                continue
+            if every(candidate.function.scale == 1) and not off_axis(self.lowering, candidate):
                 yield self.lowering.equal_scales(candidate.tie.source, candidate.tie.target)
 
     def spread_rows(self, frames: Mapping[str, Affine]) -> list[Row]:
@@ -234,8 +235,8 @@ class _Problem:
             if candidate in held:
                 why = candidate.refusal.why if candidate.refusal else candidate.node.limits["constants"]
                 lowering.pin([candidate.tie.source, candidate.tie.target], Reason(candidate.node.name, why))
-            else:
-                lowering.pin(off_axis(lowering, candidate), Reason(candidate.node.name, Why.AXIS))
+            elif apart := off_axis(lowering, candidate):
+                lowering.pin(apart, Reason(candidate.node.name, Why.AXIS))
         for unit, calls in units(self.graph).items():
             if unit not in gone:
                 equate(lowering, calls)

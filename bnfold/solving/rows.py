@@ -30,17 +30,19 @@ class Kind(IntEnum):
 
 
 Numbers: TypeAlias = float | Floats  # the same for all channels, or one for each
+Terms: TypeAlias = tuple[tuple[Indices, Numbers], ...]
 
 
 @record(eq=False)
 class Row:
     """sum over terms of coefficient * unknown == right, for n channels at once.
 
-    Each term has n unknowns. cause: what demands it; None for plain equality.
+    Each term has n unknowns. Rows that demand the same of scales, signs and shifts share their terms, so that these are
+    looked at once. cause: what demands it; None for plain equality.
     """
 
     kind: Kind
-    terms: tuple[tuple[Indices, Numbers], ...]
+    terms: Terms
     right: Numbers
     cause: Reason | None = None
 
@@ -67,48 +69,51 @@ class Lowering:
     def add(self, node: Node, tie: Tie) -> None:
         """Append the rows of a tie, as its node's limits allow."""
         match tie:
-            case Pinned(values, why):
-                self.pin(values, Reason(node.name, why))
+            case Mapped():
+                pass
+            case Contracted():
+                self._contract(node, tie)
             case Carried():
                 self._carry(node, tie)
             case Summed():
                 self._sum(node, tie)
+            case Pinned(values, why):
+                self.pin(values, Reason(node.name, why))
             case Multiplied():
                 self._multiply(node, tie)
-            case Contracted():
-                self._contract(node, tie)
             case Absorbed():
                 self._absorb(node, tie)
-            case Mapped():
-                pass
 
     def pin(self, names: Sequence[str], cause: Reason) -> None:
         """Hold the frames of these values at the identity."""
         for name in names:
-            self.hold_scale(name, cause)
-            self.hold_shift(name, cause)
+            if name in self.axes:
+                terms = ((self.unknowns.of(name), 1.0),)
+                for kind in Kind:
+                    self._row(kind, terms, cause)
 
     def hold_scale(self, name: str, cause: Reason) -> None:
         """scale == 1."""
         if name in self.axes:
-            unknowns = self.unknowns.of(name)
-            for kind in (Kind.SCALE, Kind.SIGN):
-                self._row(kind, [(unknowns, 1.0)], cause)
+            terms = ((self.unknowns.of(name), 1.0),)
+            self._row(Kind.SCALE, terms, cause)
+            self._row(Kind.SIGN, terms, cause)
 
     def hold_shift(self, name: str, cause: Reason) -> None:
         """shift == 0."""
         if name in self.axes:
-            self._row(Kind.SHIFT, [(self.unknowns.of(name), 1.0)], cause)
+            self._row(Kind.SHIFT, ((self.unknowns.of(name), 1.0),), cause)
 
     def equate(self, left: Indices, right: Indices, cause: Reason | None = None) -> None:
         """Give two runs of unknowns equal frames."""
-        self.equate_scales(left, right, cause)
-        self._row(Kind.SHIFT, [(left, 1.0), (right, -1.0)], cause)
+        self._row(Kind.SHIFT, self.equate_scales(left, right, cause), cause)
 
-    def equate_scales(self, left: Indices, right: Indices, cause: Reason | None = None) -> None:
-        """Give two runs of unknowns equal scales."""
-        for kind in (Kind.SCALE, Kind.SIGN):
-            self._row(kind, [(left, 1.0), (right, -1.0)], cause)
+    def equate_scales(self, left: Indices, right: Indices, cause: Reason | None = None) -> Terms:
+        """Give two runs of unknowns equal scales. Gives the terms of that."""
+        terms = ((left, 1.0), (right, -1.0))
+        self._row(Kind.SCALE, terms, cause)
+        self._row(Kind.SIGN, terms, cause)
+        return terms
 
     def equal_scales(self, source: str, target: str) -> list[Row]:
         """Give the rows of values, framed along one axis, whose scales are the same."""
@@ -128,14 +133,15 @@ class Lowering:
         if self.axes.get(tie.source) == tie.axis:
             ratio.append((self.unknowns.of(tie.source), -1.0))
             moved.append((self.unknowns.of(tie.source), -function.scale))
+        scales = tuple(ratio)
         return [
-            Row(Kind.SCALE, tuple(ratio), np.log(np.abs(function.scale))),
-            Row(Kind.SIGN, tuple(ratio), _negative(function.scale)),
+            Row(Kind.SCALE, scales, np.log(np.abs(function.scale))),
+            Row(Kind.SIGN, scales, _negative(function.scale)),
             Row(Kind.SHIFT, tuple(moved), function.shift),
         ]
 
-    def _row(self, kind: Kind, terms: Sequence[tuple[Indices, Numbers]], cause: Reason | None) -> None:
-        self.rows.append(Row(kind, tuple(terms), 0.0, cause))
+    def _row(self, kind: Kind, terms: Terms, cause: Reason | None) -> None:
+        self.rows.append(Row(kind, terms, 0.0, cause))
 
     def _carry(self, node: Node, tie: Carried) -> None:
         source, target = tie.source, tie.target
@@ -156,15 +162,15 @@ class Lowering:
         if tie.times != 1 or not np.array_equal(x, y):
             several = cause if len(x) > len(set(y.tolist())) else None  # channels of x must have one frame
             self.equate_scales(y, x, several)
-            self._row(Kind.SHIFT, [(y, 1.0), (x, -tie.times)], several)
+            self._row(Kind.SHIFT, ((y, 1.0), (x, -tie.times)), several)
         self._hold(node, tie, x)
 
     def _hold(self, node: Node, tie: Carried, x: Indices) -> None:
         """Demand what a tie says of the unknowns of its source alone."""
         if tie.positive:
-            self._row(Kind.SIGN, [(x, 1.0)], Reason(node.name, tie.positive))
+            self._row(Kind.SIGN, ((x, 1.0),), Reason(node.name, tie.positive))
         if tie.still:
-            self._row(Kind.SHIFT, [(x, 1.0)], Reason(node.name, tie.still))
+            self._row(Kind.SHIFT, ((x, 1.0),), Reason(node.name, tie.still))
         if tie.uniform and len(x) > 1:
             self.equate(x[1:], np.repeat(x[:1], len(x) - 1), Reason(node.name, tie.uniform))
 
@@ -204,14 +210,14 @@ class Lowering:
         for x, y in pairs.values():
             self.equate_scales(y, x, Reason(node.name, Why.SUM))
         shifts = [(pairs[name][0], -coefficient) for name, coefficient in tie.terms if name in pairs]
-        self._row(Kind.SHIFT, [(self.unknowns.of(tie.target), 1.0), *shifts], None)
+        self._row(Kind.SHIFT, ((self.unknowns.of(tie.target), 1.0), *shifts), None)
 
     def _multiply(self, node: Node, tie: Multiplied) -> None:
         pairs = self._operands(node, tie.factors, tie.target)
         if pairs is None:
             return
         count = {name: float(tie.factors.count(name)) for name in pairs}
-        ratio = [(self.unknowns.of(tie.target), 1.0), *((pairs[name][0], -count[name]) for name in pairs)]
+        ratio = ((self.unknowns.of(tie.target), 1.0), *((pairs[name][0], -count[name]) for name in pairs))
         self._row(Kind.SCALE, ratio, None)
         self._row(Kind.SIGN, ratio, None)
         for name in (*pairs, tie.target):

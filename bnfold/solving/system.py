@@ -98,12 +98,16 @@ class System:
         for group, kinds in zip(self.groups, self.eliminations, strict=True):
             if kinds[kind].is_homogeneous():
                 continue
-            shape = group.unknowns.shape
-            values = kinds[kind].fewest_changes(np.broadcast_to(weight[group.tensors], shape))
+            values = kinds[kind].fewest_changes(weight[group.tensors])
             moved = values != 0
-            some = moved.any(axis=1)
-            found.values[group.unknowns[some]] = values[some]
-            found.tensors[np.broadcast_to(group.tensors, shape)[moved]] = True
+            rows = np.flatnonzero(moved.any(axis=1))
+            if group.tensors.shape[1] > 1:
+                found.values[group.unknowns[rows]] = values[rows]
+                found.tensors[group.tensors[moved]] = True
+                continue
+            found.tensors[group.tensors[rows]] = True
+            for row, start in zip(rows, group.unknowns[rows, 0].tolist(), strict=True):  # which is a tensor
+                found.values[start : start + values.shape[1]] = values[row]
         return found
 
     def _mark(self, numbers: Iterable[int]) -> Mark:

@@ -10,8 +10,9 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from bnfold.solving.lanes import Group, LaneRow, of_lanes
+from bnfold.solving.lanes import Group, LaneRow, LaneTerms, of_lanes
 from bnfold.solving.rows import Numbers
+from bnfold.views import Indices
 
 
 def joined(found: Sequence[Group], owner: Sequence[int], absorbs: NDArray[np.bool_]) -> list[Group]:
@@ -36,15 +37,14 @@ def divided(found: Sequence[Group], number: int, lanes: NDArray[np.bool_]) -> li
 
 def _structure(group: Group, owner: Sequence[int], absorbs: NDArray[np.bool_]) -> Hashable:
     """Give all of a group but the numbers that a lane has of its own."""
-    rows = tuple(
-        (
-            row.kind,
-            owner[row.source] < 0,
-            tuple((place, value if isinstance(value, float) else None) for place, value in row.terms),
-        )
-        for row in group.rows
-    )
-    return absorbs[group.tensors[:, 0]].tobytes(), rows
+    rows: list[Hashable] = []
+    before: LaneTerms = ()
+    for row in group.rows:
+        if row.terms is not before:
+            before = row.terms
+            terms = tuple([(place, value if isinstance(value, float) else None) for place, value in before])
+        rows.append((row.kind, owner[row.source] < 0, terms))
+    return absorbs[group.tensors[:, 0]].tobytes(), tuple(rows)
 
 
 def _join(parts: Sequence[Group]) -> Group:
@@ -52,17 +52,32 @@ def _join(parts: Sequence[Group]) -> Group:
         return parts[0]
     lanes = [part.unknowns.shape[1] for part in parts]
     rows = []
+    before: list[int] = []
+    terms: LaneTerms = ()
     for twins in zip(*(part.rows for part in parts), strict=True):
-        coefficients = zip(*([value for _, value in row.terms] for row in twins), strict=True)
-        terms = tuple(
-            (place, value if isinstance(value, float) else np.concatenate(values))
-            for (place, value), values in zip(twins[0].terms, coefficients, strict=True)
-        )
+        own = [id(row.terms) for row in twins]
+        if own != before:  # those of a scale's row are those of the sign's
+            before, terms = own, _terms_behind_another(twins)
         rows.append(
             LaneRow(twins[0].source, twins[0].kind, terms, _behind_another([row.right for row in twins], lanes))
         )
-    tensors = np.hstack([np.broadcast_to(part.tensors, part.unknowns.shape) for part in parts])
-    return Group(np.hstack([part.unknowns for part in parts]), tensors, tuple(rows), tuple(parts))
+    return Group(np.hstack([part.unknowns for part in parts]), _tensors(parts, lanes), tuple(rows), tuple(parts))
+
+
+def _tensors(parts: Sequence[Group], lanes: Sequence[int]) -> Indices:
+    """Give the tensor of each unknown, (unknowns of a component, lanes)."""
+    if all(part.tensors.shape[1] == 1 for part in parts):
+        return np.repeat(np.hstack([part.tensors for part in parts]), lanes, axis=1)
+    return np.hstack([np.broadcast_to(part.tensors, part.unknowns.shape) for part in parts])
+
+
+def _terms_behind_another(twins: Sequence[LaneRow]) -> LaneTerms:
+    """Join the coefficients of several runs of lanes."""
+    coefficients = zip(*([value for _, value in row.terms] for row in twins), strict=True)
+    return tuple(
+        (place, value if isinstance(value, float) else np.concatenate(values))
+        for (place, value), values in zip(twins[0].terms, coefficients, strict=True)
+    )
 
 
 def _behind_another(numbers: Sequence[Numbers], lanes: Sequence[int]) -> Numbers:
@@ -70,7 +85,8 @@ def _behind_another(numbers: Sequence[Numbers], lanes: Sequence[int]) -> Numbers
     first = numbers[0]
     if isinstance(first, float) and all(isinstance(other, float) and other == first for other in numbers):
         return first
-    return np.concatenate([np.broadcast_to(one, count) for one, count in zip(numbers, lanes, strict=True)])
+    pairs = zip(numbers, lanes, strict=True)
+    return np.concatenate([np.full(count, one) if isinstance(one, float) else one for one, count in pairs])
 
 
 def _parted(group: Group, lanes: NDArray[np.bool_]) -> list[Group]:

@@ -31,6 +31,8 @@ class Unknowns:
             self.tensor[name] = self.tensor[first]
         self.starts = np.array(starts)
         self.alike = np.bincount(list(self.tensor.values()), minlength=len(starts) - 1).astype(np.float64)
+        self._every: Indices = np.arange(starts[-1])
+        self._every.flags.writeable = False
         self._places: dict[int, Indices] = {}
 
     def span(self, name: str) -> slice:
@@ -41,10 +43,10 @@ class Unknowns:
     def of(self, name: str) -> Indices:
         """Give the unknowns of a framed value, in an array that all who ask share."""
         number = self.tensor[name]
-        if number not in self._places:
-            self._places[number] = np.arange(self.starts[number], self.starts[number + 1])
-            self._places[number].flags.writeable = False
-        return self._places[number]
+        found = self._places.get(number)
+        if found is None:
+            found = self._places[number] = self._every[self.span(name)]
+        return found
 
     def _channels(self, name: str) -> int:
         return channels(self.graph, name, self.axes[name])

@@ -6,7 +6,6 @@ from dataclasses import replace
 import numpy as np
 
 from bnfold.affine import Affine, Chain, Chains, Frames
-from bnfold.balancing import with_balance
 from bnfold.candidates import Candidate
 from bnfold.graph import Graph, Node
 from bnfold.numerics import unbearable
@@ -14,6 +13,7 @@ from bnfold.ops import Clip, Pad
 from bnfold.plan import Edit, Folded, Kept, Outcome, Plan, Reason, Remove, ScaleWeight, SetBias
 from bnfold.record import record
 from bnfold.relation import Site
+from bnfold.rounding import HALF
 from bnfold.rules import rewritten
 from bnfold.rules.linear import bias_of, bias_shape, channels_of, contraction
 from bnfold.solving.axes import may_have_frame
@@ -50,8 +50,7 @@ class Attempt:
 def attempt(graph: Graph, found: Sequence[Candidate], level: str, relaxed: frozenset[str]) -> Attempt:
     """Fold all that the relations allow. relaxed: activations that may bend from the start."""
     solution, bent = _solve(graph, found, level, relaxed)
-    sites = {node.name: Site(node, graph, node.name in bent, level == "max") for node in graph.nodes}
-    edits = _edits(found, solution, sites)
+    edits = _edits(graph, found, solution, bent, level)
     frames = {name: (frame,) for name, frame in solution.frames.items()}
     trouble = tuple(unbearable(graph, found, solution.frames, edits))
     return Attempt(tuple(found), solution.taken, frames, solution.reasons, solution.related, edits, trouble)
@@ -59,7 +58,7 @@ def attempt(graph: Graph, found: Sequence[Candidate], level: str, relaxed: froze
 
 def plan_of(graph: Graph, one: Attempt) -> Plan:
     """Say what an attempt does, with what half precision needs to be rounded well."""
-    edits = (*with_balance(graph, one.frames, one.edits), *one.tail)
+    edits = (*_balanced(graph, one), *one.tail)
     outcomes = _outcomes(graph, one, edits)
     merged = {name: merge.node for merge in one.plan.merges for name in merge.nodes}
     outcomes = tuple(
@@ -67,6 +66,15 @@ def plan_of(graph: Graph, one: Attempt) -> Plan:
         for each in outcomes
     )
     return Plan(outcomes, edits, _told(one))
+
+
+def _balanced(graph: Graph, one: Attempt) -> tuple[Edit, ...]:
+    """Tell the edits of weights in half precision what to make up for; in other models nobody asks for that."""
+    if not any(constant.dtype in HALF for constant in graph.constants.values()):
+        return one.edits
+    from bnfold.balancing import with_balance
+
+    return with_balance(graph, one.frames, one.edits)
 
 
 def _solve(
@@ -106,17 +114,24 @@ def _taken(found: Sequence[Candidate], taken: Set[str]) -> list[Candidate]:
     return [candidate for candidate in found if candidate.node.name in taken]
 
 
-def _edits(found: Sequence[Candidate], solution: Solution, sites: Mapping[str, Site]) -> tuple[Edit, ...]:
-    """Ask every operator how its constants follow from the frames, and take the folded affines out."""
+def _edits(
+    graph: Graph, found: Sequence[Candidate], solution: Solution, bent: Set[str], level: str
+) -> tuple[Edit, ...]:
+    """Ask every operator beside a frame how its constants follow, and take the folded affines out."""
     zeroed: dict[str, np.ndarray] = {}
     for candidate in _taken(found, solution.taken):
         for name, mask in candidate.zeroed.items():
             zeroed[name] = mask | zeroed.get(name, False)
     edits: list[Edit] = []
-    for name, site in sites.items():
+    framed = solution.frames.keys()
+    for node in graph.nodes:
+        name = node.name
         if name in solution.taken:
             edits.append(Remove(name))
             continue
+        if name not in zeroed and framed.isdisjoint(node.inputs) and framed.isdisjoint(node.outputs):
+            continue
+        site = Site(node, graph, name in bent, level == "max")
         own = rewritten(site.node.op, site, solution.frames)
         edits += _with_dead_rows(site, own, zeroed[name], solution.frames) if name in zeroed else own
     return tuple(edits)

@@ -12,6 +12,7 @@ from bnfold.relation import Site
 from bnfold.rules.affine import affine_of
 
 DEPTH = 8  # Sums within each other: what a person writes
+FAR = 64  # values that are looked at behind an operand
 
 
 @record(eq=False)
@@ -26,6 +27,27 @@ class Branch:
     def conv(self) -> Node | None:
         """The convolution; None of x itself."""
         return next((node for node in self.nodes if isinstance(node.op, ops.Conv)), None)
+
+
+def may_merge(graph: Graph, node: Node) -> bool:
+    """Whether the operands of a Sum may be linear in one tensor, by the kinds of the operators before them alone.
+
+    What folds and merges take out doesn't matter to that: the operands of a residual block have no such tensor.
+    """
+    behind = [_may_be_linear_in(graph, name) for name in node.inputs]
+    return any(len(found) > FAR for found in behind) or bool(set.intersection(*behind))
+
+
+def _may_be_linear_in(graph: Graph, value: str) -> set[str]:
+    found, ahead = {value}, [value]
+    while ahead and len(found) <= FAR:
+        made = graph.producer.get(ahead.pop())
+        if made is None or not isinstance(made.op, ops.Conv | ops.BatchNorm | ops.Affine | ops.Sum):
+            continue
+        inputs = made.inputs if isinstance(made.op, ops.Sum) else made.inputs[:1]
+        ahead += [name for name in inputs if name not in found]
+        found.update(inputs)
+    return found
 
 
 def branches_of(

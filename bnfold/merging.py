@@ -15,8 +15,7 @@ import numpy as np
 
 from bnfold import ops
 from bnfold.affine import Floats
-from bnfold.balancing import merged
-from bnfold.branches import Branch, affine_behind, affines_of, branches_of
+from bnfold.branches import Branch, affine_behind, affines_of, branches_of, may_merge
 from bnfold.graph import Graph, Node
 from bnfold.plan import Merge, Plan, Remove
 from bnfold.record import record
@@ -30,7 +29,7 @@ def merges_after(graph: Graph, plan: Plan, spared: Collection[str] = ()) -> tupl
 
     graph: the one that the plan was made for. spared: affines that no merge may take in.
     """
-    if not any(isinstance(node.op, ops.Sum) for node in graph.nodes):
+    if not any(isinstance(node.op, ops.Sum) and may_merge(graph, node) for node in graph.nodes):
         return ()
     from bnfold.adapters.memory import written  # which carries out merges itself
 
@@ -85,6 +84,7 @@ def fused_after(graph: Graph, plan: Plan, merge: Merge) -> tuple[Floats, Floats]
     graph: the one before the plan.
     """
     from bnfold.adapters.memory import written
+    from bnfold.balancing import merged
 
     edits = [edit for edit in plan.edits if isinstance(edit, Remove) or edit.node in merge.nodes]
     result = written(graph, Plan((), tuple(edits)), is_exact=True)

@@ -42,6 +42,8 @@ def with_clips(graph: Graph) -> Graph:
         clip = _clip(node, graph)
         if clip is not None:
             found[node.output] = _joined(clip, found, graph)
+    if not found:
+        return graph
     hidden = {node.name for clip in found.values() for node in clip.nodes[:-1]}
     made = {clip.nodes[-1].name: clip for clip in found.values() if clip.nodes[-1].name not in hidden}
     constants = dict(graph.constants)

@@ -11,7 +11,7 @@ from bnfold.raising.arithmetic import Link
 
 def chained(links: list[Link], graph: Graph) -> list[Link]:
     """Compose links that follow each other and that nobody else reads; in the order of their last nodes."""
-    units = _units(graph)
+    units = _units(graph) if links else {}
     ends: dict[str, Link] = {}
     for link in links:
         last: Link | None = link

@@ -43,18 +43,18 @@ def evaluated(
     raise KeyError(type(op).__name__)
 
 
-@evaluated.register
+@evaluated.register(ops.Binary)
 def _(op: ops.Binary, operands: Sequence[Floats], shapes: Sequence[tuple[int, ...]], dtype: str) -> Sequence[Floats]:
     left, right = operands
     return (_BINARY[op.kind](left, right if op.alpha == 1 else op.alpha * right),)
 
 
-@evaluated.register
+@evaluated.register(ops.Unary)
 def _(op: ops.Unary, operands: Sequence[Floats], shapes: Sequence[tuple[int, ...]], dtype: str) -> Sequence[Floats]:
     return (_UNARY[op.kind](operands[0]),)
 
 
-@evaluated.register
+@evaluated.register(ops.Reduce)
 def _(op: ops.Reduce, operands: Sequence[Floats], shapes: Sequence[tuple[int, ...]], dtype: str) -> Sequence[Floats]:
     return (np.asarray(_REDUCE[op.kind](operands[0], axis=op.axes, keepdims=op.keepdims)),)
 
@@ -80,43 +80,43 @@ def _(op: ops.Op, operands: Sequence[Floats], shapes: Sequence[tuple[int, ...]],
     return (operands[0].astype(kind).astype(np.float64),)  # a narrower type rounds, and that is meant
 
 
-@evaluated.register
+@evaluated.register(ops.Transpose)
 def _(op: ops.Transpose, operands: Sequence[Floats], shapes: Sequence[tuple[int, ...]], dtype: str) -> Sequence[Floats]:
     return (operands[0].transpose(op.permutation),)
 
 
-@evaluated.register
+@evaluated.register(ops.Take)
 def _(op: ops.Take, operands: Sequence[Floats], shapes: Sequence[tuple[int, ...]], dtype: str) -> Sequence[Floats]:
     return (np.take(operands[0], op.indices, axis=op.axis),)
 
 
-@evaluated.register
+@evaluated.register(ops.Select)
 def _(op: ops.Select, operands: Sequence[Floats], shapes: Sequence[tuple[int, ...]], dtype: str) -> Sequence[Floats]:
     return (np.asarray(np.take(operands[0], op.index, axis=op.axis)),)
 
 
-@evaluated.register
+@evaluated.register(ops.Split)
 def _(op: ops.Split, operands: Sequence[Floats], shapes: Sequence[tuple[int, ...]], dtype: str) -> Sequence[Floats]:
     parts = np.split(operands[0], np.cumsum(op.sizes)[:-1], axis=op.axis)
     return [part.squeeze(op.axis) for part in parts] if op.drop else parts
 
 
-@evaluated.register
+@evaluated.register(ops.Flip)
 def _(op: ops.Flip, operands: Sequence[Floats], shapes: Sequence[tuple[int, ...]], dtype: str) -> Sequence[Floats]:
     return (np.flip(operands[0], op.axes),)
 
 
-@evaluated.register
+@evaluated.register(ops.Tile)
 def _(op: ops.Tile, operands: Sequence[Floats], shapes: Sequence[tuple[int, ...]], dtype: str) -> Sequence[Floats]:
     return (np.tile(operands[0], op.repeats),)
 
 
-@evaluated.register
+@evaluated.register(ops.Stack)
 def _(op: ops.Stack, operands: Sequence[Floats], shapes: Sequence[tuple[int, ...]], dtype: str) -> Sequence[Floats]:
     return (np.stack(operands, axis=op.axis),)
 
 
-@evaluated.register
+@evaluated.register(ops.Concat)
 def _(op: ops.Concat, operands: Sequence[Floats], shapes: Sequence[tuple[int, ...]], dtype: str) -> Sequence[Floats]:
     return (np.concatenate(operands, axis=op.axis),)
 
@@ -128,13 +128,17 @@ def with_constants(graph: Graph) -> Graph:
     nodes: list[Node] = []
     joined = _joined_to_tensors(graph)
     for node in graph.nodes:
-        level = 1 + max((depth.get(name, 0) for name in node.inputs), default=0)
-        made = _outputs(node, graph, constants) if level <= DEPTH and node.name not in joined else ()
+        made: tuple[Constant, ...] = ()
+        if node.inputs and constants.keys() >= set(node.inputs) and node.name not in joined:
+            level = 1 + max(depth.get(name, 0) for name in node.inputs)
+            made = _outputs(node, graph, constants) if level <= DEPTH else ()
         if not made:
             nodes.append(node)
         for constant in made:
             constants[constant.name] = constant
             depth[constant.name] = level
+    if len(nodes) == len(graph.nodes) and constants.keys().isdisjoint(graph.values):
+        return graph
     values = {name: value for name, value in graph.values.items() if name not in constants}
     return replace(graph, nodes=tuple(nodes), values=values, constants=constants)
 
@@ -154,11 +158,11 @@ def _joined_to_tensors(graph: Graph) -> set[str]:
 
 
 def _outputs(node: Node, graph: Graph, constants: dict[str, Constant]) -> tuple[Constant, ...]:
-    """Give the constants that stand for the node's outputs; none where it must stay a node."""
-    operands = [constants[name] for name in node.inputs if name in constants]
-    shapes = [_output_shape(node, name, graph, operands) for name in node.outputs]
-    if len(operands) != len(node.inputs) or not operands or not _is_known(node.op):
+    """Give the constants that stand for the outputs of a node that reads constants; none where it must stay a node."""
+    if not _is_known(node.op):
         return ()
+    operands = [constants[name] for name in node.inputs]
+    shapes = [_output_shape(node, name, graph, operands) for name in node.outputs]
     if any(shape is None or int(np.prod(shape)) > LIMIT for shape in shapes):
         return ()
     if any(int(np.prod(operand.shape)) > LIMIT for operand in operands) or any(

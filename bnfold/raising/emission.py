@@ -15,6 +15,8 @@ _SEPARATORS = "/.:"
 
 def with_affines(graph: Graph, links: list[Link]) -> Graph:
     """Put one Affine node where the last node of each link stands."""
+    if not links:
+        return graph
     members = {node.name: link for link in links for node in link.nodes}
     count = Counter(prefix for node in graph.nodes for prefix in _prefixes(node.name))
     taken = {node.name for node in graph.nodes}

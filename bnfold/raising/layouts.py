@@ -29,6 +29,8 @@ def with_rearrangements(graph: Graph) -> Graph:
         if layouts >= LONG and any(isinstance(step.op, Transpose) for step in chain):
             joined[node.name] = _joined(graph, chain)
             inner |= {step.name for step in chain[:-1]}
+    if not joined:
+        return graph
     gone = {name for node in graph.nodes if node.name in inner for name in node.outputs}
     return replace(
         graph,

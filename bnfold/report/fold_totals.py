@@ -1,7 +1,7 @@
 """How much a model holds and computes, before and after a fold."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 
 from bnfold import ops
 from bnfold.graph import Dim, Graph, Node
@@ -44,16 +44,17 @@ class Totals:
 
 def totals(graph: Graph, plan: Plan) -> tuple[Totals, Totals]:
     """Count before and after; no weight is loaded."""
-    return _count(graph, graph.nodes, 0), _after(graph, plan)
+    costs = {id(node): _multiply_adds(graph, node) for node in graph.nodes}
+    return _count(graph, graph.nodes, 0, costs), _after(graph, plan, costs)
 
 
-def _after(graph: Graph, plan: Plan) -> Totals:
+def _after(graph: Graph, plan: Plan, costs: Mapping[int, int | None]) -> Totals:
     gone = {edit.node for edit in plan.edits if isinstance(edit, Remove)}
     gone |= plan.merged - {merge.node for merge in plan.merges}
     stand_in = {merge.node: _merged(graph, merge) for merge in plan.merges}
     left = [stand_in.get(node.name, node) for node in graph.nodes if node.name not in gone]
     new = sum(_new_numbers(graph, edit) for edit in (*plan.own, *plan.merges))
-    return _count(graph, left, new)
+    return _count(graph, left, new, costs)
 
 
 def _new_numbers(graph: Graph, edit: object) -> int:
@@ -80,15 +81,15 @@ def _merged(graph: Graph, merge: Merge) -> Node:
     return Node(merge.node, merge.op, (merge.x, widest), sum_node.outputs)
 
 
-def _count(graph: Graph, nodes: Iterable[Node], more: int) -> Totals:
-    nodes = list(nodes)
+def _count(graph: Graph, nodes: Sequence[Node], more: int, costs: Mapping[int, int | None]) -> Totals:
+    """Count nodes. more: numbers that none of them reads. costs: the multiply-adds of the graph's own, by identity."""
     norms = sum(isinstance(node.op, ops.BatchNorm) for node in nodes)
     affines = sum(isinstance(node.op, ops.Affine) for node in nodes)
     read = {name for node in nodes for name in node.inputs if name in graph.constants}
     numbers = sum(math.prod(graph.constants[name].shape) for name in read) + more
-    costs = [_multiply_adds(graph, node) for node in nodes]
-    known = [cost for cost in costs if cost is not None]
-    cost = sum(known) if len(known) == len(costs) else None
+    each = [costs[id(node)] if id(node) in costs else _multiply_adds(graph, node) for node in nodes]
+    known = [cost for cost in each if cost is not None]
+    cost = sum(known) if len(known) == len(each) else None
     operators = sum(len(node.sources) or 1 for node in nodes if not isinstance(node.op, ops.Parameter))
     return Totals(norms, affines, operators, numbers, cost)
 

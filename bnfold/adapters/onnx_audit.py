@@ -8,23 +8,19 @@ what the frames mean, T = scale * T' + shift, and shares neither the rules nor t
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import field
 
 import numpy as np
 
 from bnfold import ops
 from bnfold.adapters.onnx_blocks import channels_of_block
-from bnfold.adapters.onnx_content import Content, Dense, Scaled, Scratch, rounded
-from bnfold.adapters.onnx_evaluators import Array
+from bnfold.adapters.onnx_comparing import AuditError, as_bytes, check, dense
+from bnfold.adapters.onnx_content import Content, Dense, Scaled, Scratch
 from bnfold.affine import Floats, every, some
 from bnfold.auditing.affines import gone, identity_error
-from bnfold.auditing.comparing import FORMATS
+from bnfold.auditing.at_once import PlainBiases, are_identities
 from bnfold.auditing.frames import Seen, Term, UntoldError, ratios, refuse_unlike, seen
-from bnfold.auditing.merges import UnlikeError, last_of, merged
-from bnfold.dtypes import numpy_dtype
-from bnfold.errors import BnfoldError
 from bnfold.graph import Graph
 from bnfold.plan import Plan, Remove, ScaleWeight, SetBias, SetConstants
 from bnfold.record import record
@@ -32,31 +28,34 @@ from bnfold.relation import Contracted, Site
 from bnfold.rounding import HALF
 from bnfold.rules.linear import channels_of, contraction
 
+__all__ = ["Audit", "AuditError"]
+
 _SAME = 1e-9  # relative to the terms: frames and factors come from one solution, by different arithmetic
-
-
-class AuditError(BnfoldError):
-    """What would be written isn't what the plan says. Nothing is written."""
 
 
 @record(eq=False)
 class Audit:
-    """The plan that is carried out, on the raised graph that it was made for."""
+    """The plan that is carried out, on the raised graph that it was made for.
+
+    ends: the frames before and behind the linear nodes that were looked at, by their outputs.
+    """
 
     graph: Graph
     plan: Plan
     scratch: Scratch = field(default_factory=Scratch)
+    ends: dict[str, tuple[Seen, Seen]] = field(default_factory=dict)
 
     def removed(self) -> None:
         """Check that each removed affine is what its tensors' frames say: scale_y = s scale_x, and so the shift.
 
         A channel whose frame has scale 0 says nothing of the tensor before; it is left out.
         """
-        for edit in self.plan.edits:
-            node = self.graph.by_name[edit.node]
-            if not isinstance(edit, Remove) or not isinstance(node.op, ops.BatchNorm | ops.Affine):
-                continue
-            with _told(node.name):
+        nodes = [self.graph.by_name[edit.node] for edit in self.plan.edits if isinstance(edit, Remove)]
+        nodes = [node for node in nodes if isinstance(node.op, ops.BatchNorm | ops.Affine)]
+        if are_identities(nodes, self.graph, self.plan.frames, _SAME):
+            return
+        for node in nodes:
+            with _Told(node.name):
                 one = gone(node, self.graph, self.plan.frames)
                 wrong = identity_error(one.line, one.x, one.y) > _SAME
             if some(wrong & (one.x.scale != 0) & (one.y.scale != 0) & (one.line.slope != 0)):
@@ -72,8 +71,9 @@ class Audit:
         own, inside = self.plan.own, self.plan.merged
         scaled = {edit.node: edit for edit in own if isinstance(edit, ScaleWeight)}
         biases = {edit.node: edit.bias for edit in own if isinstance(edit, SetBias)}
+        plain = PlainBiases()
         for node in self.graph.nodes:
-            framed = any(name in self.plan.frames for name in node.inputs + node.outputs)
+            framed = not self.plan.frames.keys().isdisjoint(node.inputs + node.outputs)
             if node.name in inside or not (framed or node.name in biases):
                 continue
             contracted = contraction(Site(node, self.graph))
@@ -81,19 +81,28 @@ class Audit:
                 if node.name in biases:
                     raise AuditError(f"{node.name}: gets a bias, and is no linear node; nothing was written")
                 continue
-            with _told(node.name):
+            with _Told(node.name):
                 x, y = self._ends(contracted)
                 refuse_unlike(x.elsewhere, y.elsewhere)
                 if node.name not in scaled and any(some(np.abs(end.scale / y.scale[0] - 1) > _SAME) for end in (x, y)):
                     raise UntoldError("scales that its weight doesn't take up")
                 if node.name not in scaled or every(scaled[node.name].out_factor):
-                    self._bias(contracted, x, y, biases.get(node.name))
+                    old, new = self._old_bias(contracted), biases.get(node.name)
+                    if x.shifts or not plain.add(node.name, old, old if new is None else new, y):
+                        self._bias(contracted, x, y, old, new)
+        if name := plain.wrong(_SAME):
+            raise AuditError(f"{name}: its bias isn't what the frames say; nothing was written")
 
     def merges(self, numbers: Mapping[str, tuple[Floats, Floats]]) -> None:
         """Check the weight and bias of each Conv that stands for branches. numbers: both, by the merge's node.
 
         Left out are biases of dead channels.
         """
+        if not self.plan.merges:
+            return
+        from bnfold.auditing.comparing import FORMATS
+        from bnfold.auditing.merges import UnlikeError, last_of, merged
+
         for merge in self.plan.merges:
             try:
                 wanted = merged(self.graph, self.plan, merge, numbers[merge.node][0].shape)
@@ -134,7 +143,7 @@ class Audit:
                 continue
             from bnfold.auditing.partial import expected
 
-            with _told(node.name):
+            with _Told(node.name):
                 items = list(expected(node, self.graph, self._frame))
             for item in items:
                 old = node.inputs[item.operand] if item.operand < len(node.inputs) else ""
@@ -144,9 +153,11 @@ class Audit:
                 if now.size not in (1, item.numbers.size) or np.any(np.abs(now - item.numbers) > _SAME * item.sizes):
                     raise AuditError(f"{node.name}: its {item.part} isn't what the frames say; nothing was written")
 
-    def _bias(self, contracted: Contracted, x: Seen, y: Seen, new: Floats | None) -> None:
+    def _old_bias(self, contracted: Contracted) -> Floats:
+        return contracted.beta * self.graph.constants[contracted.bias].load() if contracted.bias else np.zeros(1)
+
+    def _bias(self, contracted: Contracted, x: Seen, y: Seen, old: Floats, new: Floats | None) -> None:
         """Raise UntoldError where a bias isn't (b + W d_x - d_y) / a_y. new: None where it stays."""
-        old = contracted.beta * self.graph.constants[contracted.bias].load() if contracted.bias else np.zeros(1)
         before, now = old.reshape(-1), (old if new is None else new).reshape(-1)
         if {len(before), len(now)} - {1, len(y.scale)}:
             if y.elsewhere or any(term.elsewhere for term in (*x.shifts, *y.shifts)):
@@ -174,6 +185,12 @@ class Audit:
 
     def _ends(self, contracted: Contracted) -> tuple[Seen, Seen]:
         """Look at the frames before and behind a linear node, from its channels."""
+        found = self.ends.get(contracted.target)
+        if found is None:
+            found = self.ends[contracted.target] = self._seen(contracted)
+        return found
+
+    def _seen(self, contracted: Contracted) -> tuple[Seen, Seen]:
         inputs, outputs = channels_of(contracted, self.graph.constants[contracted.weight].shape)
         passed = {axis: axis for _, axis in contracted.passes}
         before, behind = (self.plan.frames.get(name, ()) for name in (contracted.source, contracted.target))
@@ -186,7 +203,7 @@ class Audit:
         To be called under `row_by_row`. Raises AuditError, or BnfoldError where the dtype overflows.
         """
         if isinstance(content, Dense):
-            write(_dense(content, name))
+            write(dense(content, name))
             return
         assert isinstance(content, Scaled)
         factors = self._factors(content)
@@ -194,8 +211,8 @@ class Audit:
             after = content.scaled(block, before, self.scratch)
             places = (channels_of_block(content.contracted, content.shape, block, side) for _, side in factors)
             factor = math.prod(factor[place] for (factor, _), place in zip(factors, places, strict=True))
-            _check(after, before, factor, content.dtype, self.scratch, name)
-            write(_bytes(after))
+            check(after, before, factor, content.dtype, self.scratch, name)
+            write(as_bytes(after))
 
     def _frame(self, value: str, axis: int, channels: int) -> tuple[Floats, Floats]:
         """Give scale and shift along the axis; UntoldError where there are frames along others."""
@@ -210,78 +227,14 @@ class Audit:
         return [(factor, side) for factor, side in ((source.scale, 1), (by_output, 0)) if some(factor != 1)]
 
 
-@contextmanager
-def _told(node: str) -> Iterator[None]:
-    """Let what the frames don't tell of a node be a fault of the plan."""
-    try:
-        yield
-    except UntoldError as error:
-        raise AuditError(f"{node}: {error}; nothing was written") from error
+@record(eq=False)
+class _Told:
+    """Lets what the frames don't tell of a node be a fault of the plan, in a `with` block."""
 
+    node: str
 
-def _check(after: Array, before: Array, factor: Floats | int, dtype: str, scratch: Scratch, name: str) -> None:
-    """Hold W' against W * factor, which broadcasts against it; weights that were NaN or infinite before stay so.
+    def __enter__(self) -> None: ...
 
-    Raises AuditError where numbers are more than 1 ULP apart (8 in float64), BnfoldError where they overflow.
-    """
-    ulps = 8 if dtype == "float64" else 1  # there both sides round at each of their three steps
-    _refuse_overflow(after, before, name)
-    if dtype == "bfloat16":
-        wanted = rounded(before.astype(np.float64) * factor, dtype)
-        held = bytearray(_bytes(wanted))
-    else:
-        held = scratch.bytes("wanted", before.nbytes)
-        wanted = np.frombuffer(held, before.dtype, before.size).reshape(before.shape)
-        np.multiply(before, factor, out=wanted, dtype=np.float64, casting="unsafe")
-    # Three times as quick as NumPy's comparison; beyond these bytes stand those of a larger block.
-    if after.shape == wanted.shape and held.startswith(_bytes(after)):
-        return
-    expected = before.astype(np.float64) * factor
-    apart = np.abs(after.astype(np.float64) - expected) > ulps * _ulp(wanted, dtype)
-    if np.any(apart & np.isfinite(expected)):
-        raise AuditError(
-            f"{name}: {int(apart.sum())} numbers are more than {ulps} ULP from what the frames say; nothing was written"
-        )
-
-
-def _dense(content: Dense, name: str) -> memoryview:
-    after = rounded(content.numbers, content.dtype)
-    _refuse_overflow(after, content.numbers, name)
-    if content.nbytes < after.nbytes:  # a zero point of four bits: two share a byte
-        from onnx import numpy_helper
-
-        return memoryview(numpy_helper.from_array(after).raw_data)
-    return _bytes(after)
-
-
-def _bytes(array: Array) -> memoryview:
-    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
-
-
-def _ulp(wanted: Array, dtype: str) -> Floats:
-    """The spacing of the dtype's numbers at these."""
-    if dtype == "bfloat16":
-        exponent = np.frexp(wanted.astype(np.float64))[1]
-        spacing: Floats = np.ldexp(1.0, np.maximum(exponent - 8, -133))
-        return spacing
-    with np.errstate(all="ignore"):
-        found: Floats = np.spacing(np.abs(wanted.astype(numpy_dtype(dtype)))).astype(np.float64)
-    return found
-
-
-def _all_finite(numbers: Array) -> bool:
-    """Whether all are finite, for certain: the squares of large ones may overflow, and then it says no."""
-    if numbers.dtype.itemsize < 4:
-        return numbers.size == 0 or (math.isfinite(numbers.max()) and math.isfinite(numbers.min()))
-    flat = numbers.reshape(-1)
-    return math.isfinite(np.dot(flat, flat))  # a third of the time that the largest and the smallest take
-
-
-def _refuse_overflow(after: Array, before: Array | Floats, name: str) -> None:
-    """Refuse infinities and NaN where there were numbers."""
-    if _all_finite(after):
-        return
-    with np.errstate(all="ignore"):
-        lost = ~np.isfinite(after.astype(np.float64)) & np.isfinite(np.asarray(before, np.float64))
-    if lost.any():
-        raise BnfoldError(f"{name}: {int(lost.sum())} numbers would overflow {after.dtype.name}; nothing was written")
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, UntoldError):
+            raise AuditError(f"{self.node}: {error}; nothing was written") from error

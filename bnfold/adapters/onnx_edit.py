@@ -6,7 +6,6 @@ import numpy as np
 
 from bnfold import ops
 from bnfold.adapters.biases import wants_add
-from bnfold.adapters.onnx_balanced import Balanced
 from bnfold.adapters.onnx_clips import clip_steps, open_bounds
 from bnfold.adapters.onnx_constants import Dequantized, Known, dequantized
 from bnfold.adapters.onnx_content import Content, Dense, Scaled
@@ -145,6 +144,8 @@ class _Editor:
             return
         content = Scaled(known, contracted, edit.out_factor, edit.in_factor)
         if edit.balance is not None and known.dtype in HALF:
+            from bnfold.adapters.onnx_balanced import Balanced
+
             content = Balanced(known, contracted, edit.out_factor, edit.in_factor, edit.balance)
         self._use(work, index, content, work.inputs[index])
 

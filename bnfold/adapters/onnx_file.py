@@ -19,7 +19,6 @@ from bnfold.adapters.onnx_skeleton import Skeleton, skeleton
 from bnfold.adapters.onnx_validity import blaming
 from bnfold.adapters.onnx_wire import File, Memory
 from bnfold.adapters.onnx_write import EXTERNAL_DATA, to_file, to_memory
-from bnfold.completeness import refuse_incomplete
 from bnfold.errors import BnfoldError
 from bnfold.graph import Graph
 from bnfold.merging import merges_after
@@ -106,6 +105,8 @@ def _planned(found: Reading, plan: Plan | None, make: Callable[[Graph], Plan]) -
     graph = raised_for_onnx(found.model.graph)
     if plan is None:
         return graph, make(graph)
+    from bnfold.completeness import refuse_incomplete
+
     refuse_incomplete(graph, plan)  # the audit of what is written can't see what is missing
     return graph, plan
 

@@ -46,8 +46,12 @@ def line(node: Node, graph: Graph) -> Line:
         slope, shift = (graph.constants[name].load() for name in node.inputs[1:3])
         return Line(slope, shift, np.abs(shift))
     assert isinstance(node.op, ops.BatchNorm)
-    gamma, beta, mean, variance = parameters(node, graph)
-    slope = gamma * (variance + node.op.eps) ** -0.5
+    return line_of(*parameters(node, graph), node.op.eps)
+
+
+def line_of(gamma: Floats, beta: Floats, mean: Floats, variance: Floats, eps: Floats | float) -> Line:
+    """Give what a BatchNorm computes."""
+    slope = gamma / np.sqrt(variance + eps)
     moved = slope * mean
     shift = beta - moved
     return Line(slope, shift, np.maximum(np.abs(shift), np.abs(moved)))
@@ -70,7 +74,7 @@ def identity_error(affine: Line, x: Seen, y: Seen) -> Floats:
 def around(node: Node, frames: Chains, channels: int) -> tuple[Seen, Seen]:
     """Look at the frames before and behind an affine from its channels; every other axis passes."""
     axis, before, behind = axis_of(node), frames.get(node.inputs[0], ()), frames.get(node.output, ())
-    passes = {frame.axis: frame.axis for frame in (*before, *behind) if frame.axis != axis}
+    passes = {frame.axis: frame.axis for frame in before + behind if frame.axis != axis}
     return seen(before, axis, channels, passes), seen(behind, axis, channels, passes)
 
 

@@ -126,7 +126,7 @@ def _parted(product: Product, axis: int, channels: int, passes: Mapping[int, int
 
 def refuse_unlike(x: Product, y: Product) -> None:
     """Raise UntoldError where the scales along an axis that passes by aren't the same before and behind the node."""
-    for axis in {*x, *y}:
+    for axis in {*x, *y} if x or y else ():
         one, other = (product.get(axis, np.ones(1)) for product in (x, y))
         if len({len(one), len(other)} - {1}) > 1 or np.any(np.abs(one - other) > SAME * np.abs(other)):
             raise UntoldError(f"scales along axis {axis} that aren't the same before and behind")
@@ -139,6 +139,12 @@ def ratios(terms: Iterable[Term], scale: Seen) -> Iterator[tuple[Floats, Floats]
     """
     terms = list(terms)
     products = [scale.elsewhere, *(term.elsewhere for term in terms)]
+    if terms and not any(products):  # nearly always: one position
+        total, size = terms[0].channels, terms[0].size
+        for term in terms[1:]:
+            total, size = total + term.channels, np.maximum(size, term.size)
+        yield (total / scale.scale)[None], (size / np.abs(scale.scale))[None]
+        return
     for where in _positions(products, len(scale.scale)):
         if scale.elsewhere:
             alive = np.flatnonzero(_at(scale.elsewhere, where))

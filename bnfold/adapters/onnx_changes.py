@@ -1,8 +1,8 @@
 """What an edited model means for the file: names for new tensors, renamed values, and what nobody reads any more."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import field
 
 from bnfold.adapters.onnx_content import Content
 from bnfold.adapters.onnx_model import Initializer, Model
@@ -41,7 +41,7 @@ class NewTensor:
     replaces: Initializer | None
 
 
-@dataclass(eq=False)
+@record(eq=False, frozen=False)
 class Changes:
     """The file's changes, in its own names.
 
@@ -98,9 +98,10 @@ class _Settling:
                 self._identity(gone, root)
             elif free and (gone in self.outputs or (gone not in self.frames and root in self.frames)):
                 self.renamed[root] = gone
+        names = {name: self._name(name) for name in (*self.edited.alias, *self.renamed)}
         for work in self._final():
-            work.inputs = [self._name(name) for name in work.inputs]
-            work.outputs = [self._name(name) for name in work.outputs]
+            work.inputs = [names.get(name, name) for name in work.inputs]
+            work.outputs = [names.get(name, name) for name in work.outputs]
 
     def _root(self, name: str) -> str:
         while name in self.edited.alias:
@@ -121,9 +122,8 @@ class _Settling:
         work.replaced = [Work(work.node, [root], [gone], proto)]
         self.edited.alias = {k: v for k, v in self.edited.alias.items() if k != gone}
 
-    def _final(self) -> Iterator[Work]:
-        for work in self.edited.works.values():
-            yield from work.final
+    def _final(self) -> list[Work]:
+        return [step for work in self.edited.works.values() for step in work.final]
 
     # Tensors.
 
@@ -138,7 +138,7 @@ class _Settling:
             else:
                 same.append(use)
         uses = Counter(use.old for use in self.edited.uses)
-        readers = Counter(name for work in self._final() for name in work.inputs)
+        readers = Counter([name for work in self._final() for name in work.inputs])
         for old, group in ((old, group) for old, groups in by_old.items() for group in groups):
             alone = bool(old) and len(group) == uses[old] == readers[old] and old not in self.outputs
             self._place(group, old, alone)
@@ -185,7 +185,7 @@ class _Settling:
 
     def _drop_unread(self) -> None:
         """Take out what only edited nodes read: initializers, and nodes that depended on nothing else."""
-        reads = Counter(name for work in self._final() for name in work.inputs)
+        reads = Counter([name for work in self._final() for name in work.inputs])
         makers = {name: work for work in self.edited.works.values() for name in work.node.outputs if name}
         open_ends = [name for name in self.edited.touched if name]
         while open_ends:

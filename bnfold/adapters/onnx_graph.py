@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import cast
 
 import numpy as np
 
@@ -17,7 +18,6 @@ from bnfold.adapters.onnx_completing import completed, is_settled, of_branches
 from bnfold.adapters.onnx_constants import EVALUATED, Known, evaluated, literal, stored
 from bnfold.adapters.onnx_external import Folder
 from bnfold.adapters.onnx_model import Initializer, Model
-from bnfold.adapters.onnx_node_shapes import inferred_values
 from bnfold.adapters.onnx_plain import plain_shapes
 from bnfold.adapters.onnx_protos import TensorProto
 from bnfold.adapters.onnx_scopes import FileNode, Scope, scopes
@@ -43,7 +43,7 @@ def model(file: Skeleton, folder: Folder | None, freeze_inputs: bool = False) ->
         raise BnfoldError(f"{reader.name}: has opset {reader.opset}; wanted {OLDEST} or newer (onnx.version_converter)")
     _refuse_unknown(reader)
     for scope in reader.scopes.scopes:
-        _read_initializers(reader, scope)
+        _read_initializers(reader, scope, plain or {})
     refuse_overlaps((item.tensor for item in reader.initializers.values()), reader.name)
     types = {id(scope): _types(reader, scope, plain) for scope in reader.scopes.scopes}
     for scope in reader.scopes.scopes:
@@ -77,14 +77,16 @@ def _types(reader: Model, scope: Scope, plain: Shapes | None) -> Shapes:
     return settled(shapes(scope.inferred), scope.graph.input, nodes, sizes)
 
 
-def _read_initializers(reader: Model, scope: Scope) -> None:
+def _read_initializers(reader: Model, scope: Scope, plain: Shapes) -> None:
     around = scope.path[-1]
     places = reader.file.layout(around.body, around.end).get(INITIALIZER, [])
     for index, (proto, place) in enumerate(zip(scope.graph.initializer, places, strict=True)):
-        name = scope.names[proto.name] if proto.name else ""
+        local = proto.name
+        name = scope.names[local] if local else ""
         if not name or name in reader.initializers:
-            raise BnfoldError(f"{reader.name}: two initializers are named {proto.name!r}")
-        found = tensor(proto, place.body, reader.file, reader.folder)
+            raise BnfoldError(f"{reader.name}: two initializers are named {local!r}")
+        shape = cast("tuple[int, ...]", plain[local][0]) if local in plain else None
+        found = tensor(proto, place.body, reader.file, reader.folder, shape)
         reader.initializers[name] = Initializer(found, scope, index, place)
         if found.dtype != "str":
             reader.known[name] = stored(name, found)
@@ -115,8 +117,8 @@ def _value(name: str, found: tuple[tuple[Dim, ...] | None, str] | None) -> Value
 
 def _read_node(reader: Model, node: FileNode, types: Shapes) -> None:
     """Add the node's outputs to what is known, or the node to the Graph."""
-    local = dict(zip(node.outputs, node.proto.output, strict=True))
-    outputs = {name: _value(name, types.get(local[name])) for name in node.outputs if name}
+    local = zip(node.outputs, node.proto.output, strict=True)  # a value's name in the Graph, and in the file
+    outputs = {name: _value(name, types.get(own)) for name, own in local if name}
     if node.kind in EVALUATED and len(node.outputs) == 1 and (node.proto.domain, node.kind) not in reader.functions:
         known = _known(reader, node, outputs[node.outputs[0]])
         if known is not None:
@@ -162,6 +164,8 @@ def _completed(reader: Model, node: FileNode, outputs: Mapping[str, Value]) -> d
     if not settled and not is_own and node.kind == node.proto.op_type and any(computed):
         pairs = zip(node.proto.input, node.inputs, strict=True)
         known = {local: reader.known[name] for local, name in pairs if name in reader.known}
+        from bnfold.adapters.onnx_node_shapes import inferred_values  # few models have such nodes
+
         found = inferred_values(found, node.proto, operands, known, reader.opset)
     reader.completed |= {value.name for value in found if value.name and value != outputs[value.name]}
     return {value.name: value for value in found if value.name}

@@ -14,18 +14,22 @@ from bnfold.graph import Dim
 
 Shape: TypeAlias = tuple[Dim, ...]
 Attributes: TypeAlias = Mapping[str, AttributeProto]
-Rule: TypeAlias = Callable[[Attributes, Sequence[Shape]], Shape | None]
+Rule: TypeAlias = Callable[[NodeProto, Sequence[Shape]], Shape | None]
 _UNKNOWN = (None, "unknown")
+_NO_TYPE = ("unknown", 0)
 
 
 def plain_shapes(proto: ModelProto) -> Shapes | None:
-    """Give the shape and dtype of every input and value; None where a node has no rule here, or a size isn't known."""
+    """Give the shape and dtype of every input, initializer and value.
+
+    None where a node has no rule here, or a size isn't known.
+    """
     graph = proto.graph
     if proto.functions or graph.sparse_initializer:
         return None
     found: Shapes = {}
     for item in graph.initializer:
-        found[item.name] = tuple(item.dims), DTYPES[item.data_type][0] if item.data_type in DTYPES else "unknown"
+        found.setdefault(item.name, (tuple(item.dims), DTYPES.get(item.data_type, _NO_TYPE)[0]))
     for given in graph.input:
         shape, dtype = type_of(given.type)
         if shape is None or None in shape or found.setdefault(given.name, (shape, dtype)) != (shape, dtype):
@@ -46,25 +50,30 @@ def _made(node: NodeProto, found: Shapes) -> tuple[Shape, str] | None:
     shapes = [shape for shape, _ in operands if shape is not None]
     if not shapes or len(shapes) < len(operands):
         return None
-    shape = rule({item.name: item for item in node.attribute}, shapes)
+    shape = rule(node, shapes)
     return None if shape is None else (shape, operands[0][1])
 
 
-def _same(attributes: Attributes, shapes: Sequence[Shape]) -> Shape:
+def _attributes(node: NodeProto) -> Attributes:
+    return {item.name: item for item in node.attribute}
+
+
+def _same(node: NodeProto, shapes: Sequence[Shape]) -> Shape:
     return shapes[0]
 
 
-def _conv(attributes: Attributes, shapes: Sequence[Shape]) -> Shape | None:
+def _conv(node: NodeProto, shapes: Sequence[Shape]) -> Shape | None:
     if len(shapes) < 2 or len(shapes[0]) < 3 or len(shapes[0]) != len(shapes[1]):
         return None
-    kernel = shapes[1][2:]
+    kernel, attributes = shapes[1][2:], _attributes(node)
     given = attributes.get("kernel_shape")
     if given is not None and tuple(given.ints) != kernel:
         return None
     return _slid(attributes, shapes[0], shapes[1][0], kernel)
 
 
-def _pool(attributes: Attributes, shapes: Sequence[Shape]) -> Shape | None:
+def _pool(node: NodeProto, shapes: Sequence[Shape]) -> Shape | None:
+    attributes = _attributes(node)
     kernel, ceil = attributes.get("kernel_shape"), attributes.get("ceil_mode")
     if kernel is None or (ceil is not None and ceil.i) or len(shapes[0]) != len(kernel.ints) + 2:
         return None
@@ -91,12 +100,12 @@ def _slid(attributes: Attributes, x: Shape, channels: Dim, kernel: Shape) -> Sha
     return (x[0], channels, *sizes)
 
 
-def _pool_all(attributes: Attributes, shapes: Sequence[Shape]) -> Shape | None:
+def _pool_all(node: NodeProto, shapes: Sequence[Shape]) -> Shape | None:
     x = shapes[0]
     return (*x[:2], *(1,) * (len(x) - 2)) if len(x) > 2 else None
 
 
-def _broadcast(attributes: Attributes, shapes: Sequence[Shape]) -> Shape | None:
+def _broadcast(node: NodeProto, shapes: Sequence[Shape]) -> Shape | None:
     """NumPy's rule, where equal lengths and ones are enough to tell."""
     first, *others = shapes
     for other in others:
@@ -111,23 +120,24 @@ def _broadcast(attributes: Attributes, shapes: Sequence[Shape]) -> Shape | None:
     return first
 
 
-def _flatten(attributes: Attributes, shapes: Sequence[Shape]) -> Shape | None:
-    axis, x = attributes.get("axis"), shapes[0]
+def _flatten(node: NodeProto, shapes: Sequence[Shape]) -> Shape | None:
+    axis, x = _attributes(node).get("axis"), shapes[0]
     sizes = [dim for dim in x[1:] if isinstance(dim, int)]
     if (axis is not None and axis.i != 1) or len(x) < 2 or len(sizes) != len(x) - 1:
         return None
     return x[0], math.prod(sizes)
 
 
-def _gemm(attributes: Attributes, shapes: Sequence[Shape]) -> Shape | None:
+def _gemm(node: NodeProto, shapes: Sequence[Shape]) -> Shape | None:
     if len(shapes) < 2 or len(shapes[0]) != 2 or len(shapes[1]) != 2:
         return None
+    attributes = _attributes(node)
     trans_a, trans_b = (attributes[name].i if name in attributes else 0 for name in ("transA", "transB"))
     return shapes[0][1 if trans_a else 0], shapes[1][0 if trans_b else 1]
 
 
-def _concat(attributes: Attributes, shapes: Sequence[Shape]) -> Shape | None:
-    axis, rank = attributes.get("axis"), len(shapes[0])
+def _concat(node: NodeProto, shapes: Sequence[Shape]) -> Shape | None:
+    axis, rank = _attributes(node).get("axis"), len(shapes[0])
     if axis is None or not 0 <= axis.i < rank or {len(shape) for shape in shapes} != {rank}:
         return None
     lengths = [shape[axis.i] for shape in shapes]

@@ -6,7 +6,7 @@ like the model's, and what it captures from outside is read like any other value
 
 import heapq
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from bnfold.adapters.onnx_protos import AttributeProto, GraphProto, ModelProto, NodeProto
 from bnfold.adapters.onnx_skeleton import (
@@ -19,9 +19,12 @@ from bnfold.adapters.onnx_skeleton import (
 )
 from bnfold.adapters.onnx_wire import Field
 from bnfold.errors import BnfoldError
+from bnfold.record import record
+
+_GRAPHS = frozenset((AttributeProto.UNDEFINED, AttributeProto.GRAPH, AttributeProto.GRAPHS))
 
 
-@dataclass(eq=False)
+@record(eq=False, frozen=False)
 class Scope:
     """One graph of the file.
 
@@ -51,32 +54,29 @@ class Scope:
         return f"{self.prefix}/{name}" if self.prefix else name
 
 
-@dataclass(eq=False)
+@record(eq=False, frozen=False)
 class FileNode:
-    """A node of the file, under a unique name; inputs and outputs by their names in the Graph."""
+    """A node of the file, under a unique name; inputs and outputs by their names in the Graph.
+
+    kind: its operator, the type, with the domain where that isn't ONNX's own. attributes: by name, the first of each.
+    """
 
     name: str
     scope: Scope
     index: int
     proto: NodeProto
+    kind: str
+    attributes: Mapping[str, AttributeProto]
     inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
     bodies: list[Scope] = field(default_factory=list)
-    kind: str = field(init=False)  # its operator: the type, with the domain where that isn't ONNX's own
-    attributes: Mapping[str, AttributeProto] = field(init=False)  # by name; the first of each
-
-    def __post_init__(self) -> None:
-        """Read the proto's parts once: every access to one costs."""
-        kind, domain = self.proto.op_type, self.proto.domain
-        self.kind = kind if domain in ("", "ai.onnx") else f"{domain}.{kind}"
-        self.attributes = {item.name: item for item in reversed(self.proto.attribute)}
 
     def attribute(self, name: str) -> AttributeProto | None:
         """Give an attribute; None where the node has none of that name."""
         return self.attributes.get(name)
 
 
-@dataclass(eq=False)
+@record(eq=False, frozen=False)
 class Scopes:
     """Every graph and node of the file. nodes: in an order in which each comes after what it reads."""
 
@@ -109,23 +109,24 @@ class _Naming:
         given = {item.name for item in graph.input}
         given |= {item.name for item in graph.initializer} | {item.values.name for item in graph.sparse_initializer}
         scope.names = {name: scope.qualified(name) for name in given if name}
+        scope.nodes = [_file_node(scope, index, proto) for index, proto in enumerate(graph.node)]
         made: dict[str, int] = {}
-        for index, proto in enumerate(graph.node):
-            for name in filter(None, proto.output):
+        for node in scope.nodes:
+            for name in node.proto.output:
                 if name in made or name in scope.names:
                     raise BnfoldError(f"{self.file.source.name}: value {name!r} is computed twice, or also given")
-                made[name] = index
-        bodies = {index: list(self._bodies(index, proto, scope)) for index, proto in enumerate(graph.node)}
+                if name:
+                    made[name] = node.index
+        bodies = {node.index: list(self._bodies(node, scope)) for node in scope.nodes if _may_hold_graphs(node)}
         scope.names |= {name: scope.qualified(name) for name in made}
-        scope.nodes = [FileNode("", scope, index, proto) for index, proto in enumerate(graph.node)]
         for index in self._order(graph, made, {k: [body[0] for body in v] for k, v in bodies.items()}):
-            self._node(scope.nodes[index], bodies[index])
+            self._node(scope.nodes[index], bodies.get(index, ()))
 
-    def _node(self, node: FileNode, bodies: list[tuple[GraphProto, GraphProto, tuple[Field, ...], str]]) -> None:
+    def _node(self, node: FileNode, bodies: Sequence[tuple[GraphProto, GraphProto, tuple[Field, ...], str]]) -> None:
         scope, proto = node.scope, node.proto
         node.name = self._unique(scope.qualified(proto.name or next(filter(None, proto.output), proto.op_type)))
-        node.inputs = tuple(self._resolved(name, node) for name in proto.input)
-        node.outputs = tuple(scope.names[name] if name else "" for name in proto.output)
+        node.inputs = tuple([scope.names.get(name) or self._resolved(name, node) for name in proto.input])
+        node.outputs = tuple([scope.names[name] if name else "" for name in proto.output])
         for graph, inferred, path, attribute in bodies:
             body = Scope(graph, inferred, path, f"{node.name}.{attribute}", scope)
             node.bodies.append(body)
@@ -147,12 +148,9 @@ class _Naming:
             raise BnfoldError(f"{self.file.source.name}: node {node.name!r} reads {name!r}, which nothing computes")
         return found
 
-    def _bodies(
-        self, index: int, proto: NodeProto, scope: Scope
-    ) -> Iterator[tuple[GraphProto, GraphProto, tuple[Field, ...], str]]:
+    def _bodies(self, node: FileNode, scope: Scope) -> Iterator[tuple[GraphProto, GraphProto, tuple[Field, ...], str]]:
         """Find the graphs among a node's attributes, each with its place in the file and its attribute's name."""
-        if not any(item.HasField("g") or item.graphs for item in proto.attribute):
-            return
+        index, proto = node.index, node.proto
         around = scope.path[-1]
         place = self.file.layout(around.body, around.end)[NODE][index]
         fields = self.file.layout(place.body, place.end)[ATTRIBUTE]
@@ -169,7 +167,9 @@ class _Naming:
         self, graph: GraphProto, made: Mapping[str, int], bodies: Mapping[int, list[GraphProto]]
     ) -> Sequence[int]:
         """Sort the nodes by what they read; those of a sorted file stay in their order."""
-        reads = [_reads(proto, bodies.get(index, [])) for index, proto in enumerate(graph.node)]
+        reads = [
+            _reads(proto, bodies[index]) if index in bodies else proto.input for index, proto in enumerate(graph.node)
+        ]
         if all(made.get(name, -1) < index for index, names in enumerate(reads) for name in names):
             return range(len(reads))
         needs = [{made[name] for name in names if name in made} for names in reads]
@@ -192,6 +192,18 @@ class _Naming:
                 f"{self.file.source.name}: node {stuck.name or stuck.op_type!r} depends on its own output"
             )
         return order
+
+
+def _file_node(scope: Scope, index: int, proto: NodeProto) -> FileNode:
+    """Read the proto's parts once: every access to one costs."""
+    kind, domain = proto.op_type, proto.domain
+    attributes = {item.name: item for item in reversed(proto.attribute)}
+    return FileNode("", scope, index, proto, kind if domain in ("", "ai.onnx") else f"{domain}.{kind}", attributes)
+
+
+def _may_hold_graphs(node: FileNode) -> bool:
+    """Whether one of the attributes, of which nearly all nodes have others, may be a graph or a list of them."""
+    return not _GRAPHS.isdisjoint([item.type for item in node.attributes.values()])
 
 
 def _reads(proto: NodeProto, bodies: list[GraphProto]) -> set[str]:

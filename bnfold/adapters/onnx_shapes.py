@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterable, Mapping
 
-from bnfold.adapters.onnx_functions import every_node
 from bnfold.adapters.onnx_protos import (
     GraphProto,
     ModelProto,
@@ -13,7 +12,6 @@ from bnfold.adapters.onnx_protos import (
     TypeProto,
     ValueInfoProto,
 )
-from bnfold.adapters.onnx_sizes import settle
 from bnfold.adapters.onnx_tensors import DTYPES
 from bnfold.graph import Dim
 
@@ -30,6 +28,9 @@ def inferred(proto: ModelProto) -> ModelProto:
     knows what an operator of another domain gives.
     """
     from onnx.shape_inference import InferenceError, infer_shapes
+
+    from bnfold.adapters.onnx_functions import every_node
+    from bnfold.adapters.onnx_sizes import settle
 
     bare = ModelProto()
     bare.CopyFrom(proto)
@@ -66,6 +67,8 @@ def ends_inference(node: NodeProto) -> bool:
 
 def _are_few(proto: ModelProto) -> bool:
     """Whether the nodes inside of all calls of functions are few: ONNX's inference goes through each call."""
+    from bnfold.adapters.onnx_functions import every_node
+
     functions = {item.name for item in proto.functions}
     if any(node.op_type in functions for item in proto.functions for node in every_node(item.node)):
         return False

@@ -88,11 +88,11 @@ class _Scan:
         parts: list[bytes] = []
         known: dict[int, list[Field]] | None = {} if kind in ("model", "graph") else None
         copied = start
-        for item in fields(self.source, start, end):
+        for item in fields(self.source, start, end, _SMALL if known is None else -1):
             if known is not None:
                 known.setdefault(item.number, []).append(item)
-            if item.wire != BYTES or item.end - item.body <= _SMALL:
-                continue
+                if item.end - item.body <= _SMALL or item.wire != BYTES:
+                    continue
             new = self._large(kind, item, start, depth)
             if new is not None:
                 parts += [self.source.exactly(copied, item.start - copied), new]

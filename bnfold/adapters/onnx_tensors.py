@@ -17,6 +17,7 @@ from bnfold.errors import BnfoldError, UnsafeError
 from bnfold.record import record
 
 _T = TensorProto
+_STRING, _EXTERNAL = _T.STRING, _T.EXTERNAL  # every access to one costs
 # TensorProto.DataType to (NumPy's or ml_dtypes' name, bits of an element).
 DTYPES: Mapping[int, tuple[str, int]] = {
     _T.FLOAT: ("float32", 32),
@@ -118,13 +119,15 @@ class Tensor:
         return self.stored().astype(np.float64).reshape(self.shape)
 
 
-def tensor(proto: TensorProto, start: int, file: Skeleton, folder: Folder | None) -> Tensor:
-    """Locate the numbers of a tensor whose message begins at `start`.
+def tensor(
+    proto: TensorProto, start: int, file: Skeleton, folder: Folder | None, shape: tuple[int, ...] | None = None
+) -> Tensor:
+    """Locate the numbers of a tensor whose message begins at `start`. shape: the proto's, for whoever knows it.
 
     Raises BnfoldError where dtype, shape and bytes disagree; UnsafeError where its data file is out of bounds.
     """
-    shape, code = tuple(proto.dims), proto.data_type
-    if code == _T.STRING:
+    shape, code = tuple(proto.dims) if shape is None else shape, proto.data_type
+    if code == _STRING:
         return Tensor(proto.name, shape, "str", proto, None)
     if code not in DTYPES:
         raise BnfoldError(f"{_called(proto, file)} has the unknown type {code}")
@@ -132,7 +135,7 @@ def tensor(proto: TensorProto, start: int, file: Skeleton, folder: Folder | None
         raise BnfoldError(f"{_called(proto, file)} has a negative dimension: {shape}")
     dtype, bits = DTYPES[code]
     wanted = -(-math.prod(shape) * bits // 8)
-    if proto.data_location == _T.EXTERNAL:
+    if proto.data_location == _EXTERNAL:
         return _external(proto, shape, dtype, wanted, folder, file)
     payload = file.payloads.get(start)
     if payload is None:
@@ -154,8 +157,7 @@ def _demand(got: int, shape: tuple[int, ...], dtype: str, wanted: int, proto: Te
 
 def _inline(proto: TensorProto, shape: tuple[int, ...], dtype: str, wanted: int, file: Skeleton) -> Tensor:
     """A tensor whose numbers are all in the skeleton."""
-    if proto.HasField("raw_data"):
-        data = proto.raw_data
+    if (data := proto.raw_data) or proto.HasField("raw_data"):
         _demand(len(data), shape, dtype, wanted, proto, file)
         return Tensor(proto.name, shape, dtype, proto, Memory(data, file.source.name))
     typed = (proto.float_data, proto.int32_data, proto.int64_data, proto.double_data, proto.uint64_data)

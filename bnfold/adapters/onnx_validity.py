@@ -6,9 +6,7 @@ A model is not checked beforehand: that takes longer than the fold, and the mode
 import contextlib
 from collections.abc import Iterator
 
-from bnfold.adapters.onnx_functions import every_node
 from bnfold.adapters.onnx_protos import ModelProto, TensorProto
-from bnfold.adapters.onnx_shapes import ends_inference
 from bnfold.adapters.onnx_skeleton import Skeleton
 from bnfold.errors import BnfoldError
 
@@ -32,6 +30,9 @@ def _fault(file: Skeleton) -> str | None:
     from onnx import checker
     from onnx.shape_inference import InferenceError, infer_shapes
 
+    from bnfold.adapters.onnx_functions import every_node
+    from bnfold.adapters.onnx_shapes import ends_inference
+
     bare = ModelProto()
     bare.CopyFrom(file.proto)
     bare.graph.ClearField("value_info")
@@ -52,6 +53,8 @@ def _fault(file: Skeleton) -> str | None:
 def _check_nodes(proto: ModelProto) -> None:
     """Check each node by itself."""
     from onnx import checker
+
+    from bnfold.adapters.onnx_functions import every_node
 
     context = checker.C.CheckerContext()
     context.ir_version = proto.ir_version

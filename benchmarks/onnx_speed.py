@@ -31,8 +31,8 @@ LOAD_SAVE = "import sys, onnx; onnx.save(onnx.load(sys.argv[1]), sys.argv[2])"
 TOOLS = {
     "copy": "import sys, shutil; shutil.copyfile(*sys.argv[1:])",
     "bnfold": (
-        "import sys; from bnfold.commands import main;"
-        "sys.argv = ['bnfold', 'fold', sys.argv[1], '-o', sys.argv[2]]; main()"
+        "import sys; from bnfold.commands import script;"
+        "sys.argv = ['bnfold', 'fold', sys.argv[1], '-o', sys.argv[2]]; script()"
     ),
     "onnx, load and save": LOAD_SAVE,
     "onnxruntime, basic": (

@@ -1,6 +1,6 @@
 """`python -m bnfold ...`: the command line, where the console script is not on the path."""
 
-from bnfold.commands import main
+from bnfold.commands import script
 
 if __name__ == "__main__":
-    main()
+    script()

@@ -9,7 +9,7 @@ from typing import NoReturn
 import click
 
 from bnfold import __version__
-from bnfold.commands.lean import leave_the_rest, with_collector, without_collector
+from bnfold.commands.lean import end_at_once, leave_the_rest, with_collector, without_collector
 from bnfold.errors import BnfoldError
 
 COMMANDS = {
@@ -122,6 +122,16 @@ def main() -> None:
         _crash()
     leave_the_rest()
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def script() -> None:
+    """Be the process: run the command line and end with its exit status, at once where that is safe."""
+    try:
+        main()
+    except SystemExit as end:
+        if isinstance(end.code, int):
+            end_at_once(end.code)
+        raise
 
 
 def _write_no_more() -> None:

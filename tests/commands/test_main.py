@@ -70,3 +70,27 @@ def test_a_shell_can_complete_the_commands(monkeypatch: pytest.MonkeyPatch, caps
         monkeypatch.setenv(name, value)
     assert commands.run([]) == 0
     assert capsys.readouterr().out.split() == ["plain,export", "plain,explain"]
+
+
+@pytest.mark.parametrize(("arguments", "status"), [(["--version"], 0), (["nothing"], 2), (["fold", "no.onnx"], 2)])
+def test_what_is_to_happen_at_the_exit_happens(arguments: list[str], status: int) -> None:
+    code = (
+        "import atexit, sys; from bnfold.commands import script\n"
+        "atexit.register(lambda: print('at the exit', end=''))\n"
+        f"sys.argv = ['bnfold', *{arguments!r}]\n"
+        "script()"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ended.returncode == status
+    assert ended.stdout.endswith("at the exit")
+
+
+def test_other_threads_end_before_the_process() -> None:
+    code = (
+        "import sys, threading, time; from bnfold.commands import script\n"
+        "threading.Thread(target=lambda: (time.sleep(0.2), print('ended', flush=True))).start()\n"
+        "sys.argv = ['bnfold', '--version']\n"
+        "script()"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout.splitlines()[-1]) == (0, "ended")

@@ -40,6 +40,11 @@ def gives_nothing(node: fx.Node) -> bool:
     return node.meta.get("val") is None
 
 
+def acts(node: fx.Node) -> bool:
+    """Whether a node does something, whoever reads it: what gives nothing asserts, though fx may take it for pure."""
+    return node.is_impure() or (isinstance(node.target, torch._ops.OpOverload) and not node.target._schema.returns)
+
+
 def is_metadata(node: fx.Node) -> bool:
     """Whether a node computes with shapes, or asserts one, and gives no tensor."""
     name = getattr(node.target, "__name__", str(node.target))

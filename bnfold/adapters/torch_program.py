@@ -1,6 +1,7 @@
 """ExportedProgram to ExportedProgram: a plan carried out on the graph, where what is only code can go as well."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,10 +13,12 @@ from bnfold.adapters import torch_truth
 from bnfold.adapters.biases import fold_sparingly, without_biases
 from bnfold.adapters.torch_capture import Arguments, quietly
 from bnfold.adapters.torch_captured import of_program
+from bnfold.adapters.torch_nodes import acts
 from bnfold.adapters.torch_program_write import write_program
-from bnfold.adapters.torch_reading import read_captured
+from bnfold.adapters.torch_reading import Reading, read_captured
 from bnfold.adapters.torch_runs import MORE, enough, run, standard
 from bnfold.errors import BnfoldError
+from bnfold.graph import Graph
 from bnfold.plan import Plan
 from bnfold.raising import raised
 from bnfold.result import FoldResult
@@ -40,7 +43,7 @@ def fold_program(
     """
     functional = functionalised(program)
     reading = read_captured(of_program(functional))
-    graph = without_biases(raised(reading.graph))
+    graph = without_biases(raised(_alive(reading)))
     if plan is None:
         plan = fold_sparingly(graph, level=level, only=only, skip=skip, merge=merge)
     if dry_run or not plan.edits:
@@ -48,6 +51,18 @@ def fold_program(
     folded = write_program(functional, reading, graph, plan)
     notes = _verified(program, folded) if verify else ()
     return FoldResult(folded, plan, graph, notes)
+
+
+def _alive(reading: Reading) -> Graph:
+    """Give the graph without what nobody needs: it isn't written, and holds no frame."""
+    alive = {node for node in reading.captured.graph.nodes if node.op == "output" or acts(node)}
+    ahead = list(alive)
+    while ahead:
+        more = set(ahead.pop().all_input_nodes) - alive
+        alive |= more
+        ahead += more
+    nodes = tuple(node for node in reading.graph.nodes if reading.sources[node.name] in alive)
+    return replace(reading.graph, nodes=nodes)
 
 
 def functionalised(program: ExportedProgram) -> ExportedProgram:

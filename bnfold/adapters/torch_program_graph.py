@@ -18,6 +18,7 @@ from torch.export.graph_signature import (
 )
 
 from bnfold.adapters.torch_names import value_name
+from bnfold.adapters.torch_nodes import acts
 from bnfold.adapters.torch_numbers import finite, rounded
 from bnfold.affine import Floats
 
@@ -87,7 +88,7 @@ class ProgramGraph:
     def finished(self) -> ExportedProgram:
         """Give the program, without what nobody reads any more."""
         graph = self.module.graph
-        graph.eliminate_dead_code()
+        graph.eliminate_dead_code(acts)
         self._drop_unused()
         self._take_over_names()
         graph.lint()

@@ -55,6 +55,32 @@ def test_networks_with_a_batch_of_any_size(name, level, tmp_path):
         torch.testing.assert_close(again(many), run(result.model, many))
 
 
+class Idle(nn.Module):
+    """A ReLU that nobody reads, which a shift couldn't pass; or one that a check of the program's needs."""
+
+    def __init__(self, checked: bool) -> None:
+        super().__init__()
+        self.bn, self.conv, self.checked = nn.BatchNorm2d(3), nn.Conv2d(3, 4, 3), checked
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.bn(x)
+        y = torch.relu(x)
+        if self.checked:
+            torch._assert_async((y >= 0).all())
+        return self.conv(x)
+
+
+@pytest.mark.parametrize("checked", [False, True])
+def test_what_nobody_reads_holds_nothing(checked):
+    program = exported(randomised(Idle(checked)), image((2, 3, 6, 6)))
+    assert calls(program, "relu") == 1
+    result = fold_program(program)
+    assert len(result.plan.kept) == checked
+    assert calls(result.model, "relu") == checked
+    torch.testing.assert_close(run(result.model, x := image((2, 3, 6, 6))), run(program, x), rtol=1e-4, atol=1e-5)
+    assert not fold_program(result.model).plan.folded
+
+
 def test_parallel_branches_become_one_convolution():
     module = randomise_(create("repvgg"), 0).eval()
     program = exported(module, image((2, 1, 28, 28)))

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import cast
 
 import numpy as np
 
@@ -18,7 +17,7 @@ from bnfold.adapters.onnx_completing import completed, is_settled, of_branches
 from bnfold.adapters.onnx_constants import EVALUATED, Known, evaluated, literal, stored
 from bnfold.adapters.onnx_external import Folder
 from bnfold.adapters.onnx_model import Initializer, Model
-from bnfold.adapters.onnx_plain import plain_shapes
+from bnfold.adapters.onnx_plain import initializer_shapes, plain_shapes
 from bnfold.adapters.onnx_protos import TensorProto
 from bnfold.adapters.onnx_scopes import FileNode, Scope, scopes
 from bnfold.adapters.onnx_shapes import Shapes, inferred, settled, shapes
@@ -37,13 +36,14 @@ _SEVERAL_OUTPUTS = (ops.Split, ops.MaxPool, ops.BatchNorm, ops.Recurrent)  # tha
 
 def model(file: Skeleton, folder: Folder | None, freeze_inputs: bool = False) -> Model:
     """Read the file's structure as a Graph. Raises BnfoldError where the model is no valid one."""
-    plain = plain_shapes(file.proto)
+    dims = initializer_shapes(file.proto)
+    plain = plain_shapes(file.proto, dims)
     reader = Model(file, folder, freeze_inputs, scopes(file, inferred(file.proto) if plain is None else file.proto))
     if 0 < reader.opset < OLDEST:
         raise BnfoldError(f"{reader.name}: has opset {reader.opset}; wanted {OLDEST} or newer (onnx.version_converter)")
     _refuse_unknown(reader)
     for scope in reader.scopes.scopes:
-        _read_initializers(reader, scope, plain or {})
+        _read_initializers(reader, scope, dims if scope.parent is None else {})
     refuse_overlaps((item.tensor for item in reader.initializers.values()), reader.name)
     types = {id(scope): _types(reader, scope, plain) for scope in reader.scopes.scopes}
     for scope in reader.scopes.scopes:
@@ -77,7 +77,8 @@ def _types(reader: Model, scope: Scope, plain: Shapes | None) -> Shapes:
     return settled(shapes(scope.inferred), scope.graph.input, nodes, sizes)
 
 
-def _read_initializers(reader: Model, scope: Scope, plain: Shapes) -> None:
+def _read_initializers(reader: Model, scope: Scope, dims: Mapping[str, tuple[int, ...]]) -> None:
+    """dims: the shapes of those that are known."""
     around = scope.path[-1]
     places = reader.file.layout(around.body, around.end).get(INITIALIZER, [])
     for index, (proto, place) in enumerate(zip(scope.graph.initializer, places, strict=True)):
@@ -85,8 +86,7 @@ def _read_initializers(reader: Model, scope: Scope, plain: Shapes) -> None:
         name = scope.names[local] if local else ""
         if not name or name in reader.initializers:
             raise BnfoldError(f"{reader.name}: two initializers are named {local!r}")
-        shape = cast("tuple[int, ...]", plain[local][0]) if local in plain else None
-        found = tensor(proto, place.body, reader.file, reader.folder, shape)
+        found = tensor(proto, place.body, reader.file, reader.folder, dims.get(local))
         reader.initializers[name] = Initializer(found, scope, index, place)
         if found.dtype != "str":
             reader.known[name] = stored(name, found)

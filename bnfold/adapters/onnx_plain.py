@@ -19,17 +19,25 @@ _UNKNOWN = (None, "unknown")
 _NO_TYPE = ("unknown", 0)
 
 
-def plain_shapes(proto: ModelProto) -> Shapes | None:
-    """Give the shape and dtype of every input, initializer and value.
+def initializer_shapes(proto: ModelProto) -> dict[str, tuple[int, ...]]:
+    """Give the shape of every initializer of the main graph; of two of one name, which no model may have, the first's.
 
-    None where a node has no rule here, or a size isn't known.
+    To be asked once: every access to a proto costs.
+    """
+    return {item.name: tuple(item.dims) for item in reversed(proto.graph.initializer)}
+
+
+def plain_shapes(proto: ModelProto, dims: Mapping[str, tuple[int, ...]]) -> Shapes | None:
+    """Give the shape and dtype of every input and value; None where a node has no rule here, or a size isn't known.
+
+    dims: the `initializer_shapes`.
     """
     graph = proto.graph
     if proto.functions or graph.sparse_initializer:
         return None
     found: Shapes = {}
     for item in graph.initializer:
-        found.setdefault(item.name, (tuple(item.dims), DTYPES.get(item.data_type, _NO_TYPE)[0]))
+        found[item.name] = dims[item.name], DTYPES.get(item.data_type, _NO_TYPE)[0]
     for given in graph.input:
         shape, dtype = type_of(given.type)
         if shape is None or None in shape or found.setdefault(given.name, (shape, dtype)) != (shape, dtype):

@@ -206,12 +206,12 @@ class Audit:
             write(dense(content, name))
             return
         assert isinstance(content, Scaled)
-        factors = self._factors(content)
+        factors, contracted, shape, dtype = self._factors(content), content.contracted, content.shape, content.dtype
         for block, before in content.blocks(self.scratch):
             after = content.scaled(block, before, self.scratch)
-            places = (channels_of_block(content.contracted, content.shape, block, side) for _, side in factors)
-            factor = math.prod(factor[place] for (factor, _), place in zip(factors, places, strict=True))
-            check(after, before, factor, content.dtype, self.scratch, name)
+            parts = [factor[channels_of_block(contracted, shape, block, side)] for factor, side in factors]
+            factor = math.prod(parts[1:], start=parts[0]) if parts else 1
+            check(after, before, factor, dtype, self.scratch, name)
             write(as_bytes(after))
 
     def _frame(self, value: str, axis: int, channels: int) -> tuple[Floats, Floats]:

@@ -22,4 +22,5 @@ def channels_of_block(contracted: Contracted, shape: tuple[int, ...], block: Blo
 
 def _along(axis: int, shape: tuple[int, ...], block: Block) -> Places:
     """Number a block's elements along an axis."""
-    return np.arange(shape[axis])[block[axis]].reshape([-1 if k == axis else 1 for k in range(len(shape))])
+    places = np.arange(*block[axis].indices(shape[axis]))
+    return places.reshape([-1 if k == axis else 1 for k in range(len(shape))])

@@ -130,14 +130,18 @@ class Scaled(Content):
     def scaled(self, block: Block, before: Array, scratch: Scratch) -> Array:
         """Give the new numbers of a block, rounded once; they hold until the next block's are asked for."""
         factors = [self._of_block(factor, axis, block) for factor, axis in self._factors]
-        if len(factors) == 1 and self.dtype != "bfloat16":
-            after: Array = scratch.array("after", before.shape, numpy_dtype(self.dtype))
-            np.multiply(before, factors[0], out=after, dtype=np.float64, casting="unsafe")
-            return after
-        numbers = before.astype(np.float64)
-        for factor in factors:
-            numbers *= factor
-        return rounded(numbers, self.dtype)
+        if not factors or self.dtype == "bfloat16":
+            numbers = before.astype(np.float64)
+            for factor in factors:
+                numbers *= factor
+            return rounded(numbers, self.dtype)
+        *first, last = factors
+        for factor in first:
+            wide = scratch.array("wide", before.shape, np.dtype(np.float64))
+            before = np.multiply(before, factor, out=wide, dtype=np.float64)
+        after: Array = scratch.array("after", before.shape, numpy_dtype(self.dtype))
+        np.multiply(before, last, out=after, dtype=np.float64, casting="unsafe")
+        return after
 
     @cached_property
     def _factors(self) -> list[tuple[Floats, int]]:

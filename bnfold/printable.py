@@ -1,7 +1,5 @@
 """Text that other people's files bring, made fit to print."""
 
-import unicodedata
-
 _HIDDEN = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")  # controls, bidirectional overrides, lone surrogates, ...
 
 
@@ -12,6 +10,8 @@ def visible(text: str) -> str:
     """
     if text.isprintable():
         return text
+    import unicodedata
+
     line = " ".join(text.splitlines())
     return "".join(_escaped(char) if unicodedata.category(char) in _HIDDEN else char for char in line)
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bnfold.atomic import check_writable, replacing
+from bnfold.atomic import check_writable, is_special, replacing
 from bnfold.errors import BnfoldError
 
 if TYPE_CHECKING:
@@ -30,6 +30,8 @@ def parse(text: str) -> dict[str, Path]:
         known(kind)
         if not equals or not path:
             raise BnfoldError(f"--report {part!r}: wanted {kind}=FILE")
+        if kind in wanted or (Path(path) in wanted.values() and not is_special(path)):
+            raise BnfoldError(f"--report {part!r}: {kind if kind in wanted else path} is given twice")
         check_writable(path)
         wanted[kind] = Path(path)
     return wanted

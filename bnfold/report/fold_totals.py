@@ -3,7 +3,10 @@
 import math
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from bnfold import ops
+from bnfold.affine import Floats
 from bnfold.graph import Dim, Graph, Node
 from bnfold.plan import Merge, Plan, Remove, ReplaceByClip, SetBias
 from bnfold.record import record
@@ -29,7 +32,8 @@ _FREE = frozenset(
 
 @record
 class Totals:
-    """batch_norms, affines: normalisation layers, and affines of any other form. operators: nodes of the model.
+    """batch_norms, affines: normalisation layers, and affines of any other form. operators: nodes of the model; a clip
+    by channel is one for each side that it has a bound on, the Max and the Min of an ONNX file.
 
     parameters: the numbers that the operators read, running statistics among them. multiply_adds: of linear operators
     and affines, for one sample; None where a size is known only when the model runs.
@@ -45,7 +49,7 @@ class Totals:
 def totals(graph: Graph, plan: Plan) -> tuple[Totals, Totals]:
     """Count before and after; no weight is loaded."""
     costs = {id(node): _multiply_adds(graph, node) for node in graph.nodes}
-    return _count(graph, graph.nodes, 0, costs), _after(graph, plan, costs)
+    return _count(graph, graph.nodes, 0, costs, {}), _after(graph, plan, costs)
 
 
 def _after(graph: Graph, plan: Plan, costs: Mapping[int, int | None]) -> Totals:
@@ -54,7 +58,8 @@ def _after(graph: Graph, plan: Plan, costs: Mapping[int, int | None]) -> Totals:
     stand_in = {merge.node: _merged(graph, merge) for merge in plan.merges}
     left = [stand_in.get(node.name, node) for node in graph.nodes if node.name not in gone]
     new = sum(_new_numbers(graph, edit) for edit in (*plan.own, *plan.merges))
-    return _count(graph, left, new, costs)
+    sides = {edit.node: _sides(edit.lo, edit.hi) for edit in plan.own if isinstance(edit, ReplaceByClip)}
+    return _count(graph, left, new, costs, sides)
 
 
 def _new_numbers(graph: Graph, edit: object) -> int:
@@ -81,8 +86,27 @@ def _merged(graph: Graph, merge: Merge) -> Node:
     return Node(merge.node, merge.op, (merge.x, widest), sum_node.outputs)
 
 
-def _count(graph: Graph, nodes: Sequence[Node], more: int, costs: Mapping[int, int | None]) -> Totals:
-    """Count nodes. more: numbers that none of them reads. costs: the multiply-adds of the graph's own, by identity."""
+def _sides(lo: Floats, hi: Floats) -> int:
+    return max(int(np.isfinite(lo).any()) + int(np.isfinite(hi).any()), 1)
+
+
+def _operators(graph: Graph, node: Node) -> int:
+    match node.op:
+        case ops.Parameter():
+            return 0
+        case ops.ChannelClip() if not node.sources:
+            return _sides(*(graph.constants[name].load() for name in node.inputs[1:3]))
+        case _:
+            return len(node.sources) or 1
+
+
+def _count(
+    graph: Graph, nodes: Sequence[Node], more: int, costs: Mapping[int, int | None], sides: Mapping[str, int]
+) -> Totals:
+    """Count nodes. more: numbers that none of them reads. costs: the multiply-adds of the graph's own, by identity.
+
+    sides: how many operators those are that become clips by channel.
+    """
     norms = sum(isinstance(node.op, ops.BatchNorm) for node in nodes)
     affines = sum(isinstance(node.op, ops.Affine) for node in nodes)
     read = {name for node in nodes for name in node.inputs if name in graph.constants}
@@ -90,7 +114,7 @@ def _count(graph: Graph, nodes: Sequence[Node], more: int, costs: Mapping[int, i
     each = [costs[id(node)] if id(node) in costs else _multiply_adds(graph, node) for node in nodes]
     known = [cost for cost in each if cost is not None]
     cost = sum(known) if len(known) == len(each) else None
-    operators = sum(len(node.sources) or 1 for node in nodes if not isinstance(node.op, ops.Parameter))
+    operators = sum(sides[node.name] if node.name in sides else _operators(graph, node) for node in nodes)
     return Totals(norms, affines, operators, numbers, cost)
 
 

@@ -42,7 +42,8 @@ def histogram(reference: Sequence[Bin], candidate: Sequence[Bin], edge: Callable
             marks.append(_column(_LEFT + step * (i + 0.1 + 0.4 * j), step * 0.38, side[i] / peak, name, tip))
     named = [(i, edge(low)) for i, (low, _) in enumerate(bins) if edge(low)]
     marks += [
-        _text(_LEFT + step * i, _HEIGHT - 18, name, "middle") for i, name in named[:: math.ceil(len(named) / _NAMES)]
+        _text(_LEFT + step * i, _HEIGHT - 18, name, "middle")
+        for i, name in named[:: max(math.ceil(len(named) / _NAMES), 1)]
     ]
     marks.append(_text(_WIDTH - 8, _HEIGHT - 3, what, "end"))
     return _svg(_WIDTH, _HEIGHT, f"Histogram of {what}", marks)

@@ -129,6 +129,12 @@ def test_histogram_gives_each_side_its_shares():
     assert heights[1] == heights[4] == 0
 
 
+def test_a_histogram_whose_bins_have_no_name():
+    """One number on either side, an error between two decades."""
+    only = (r.Bin(-7.5, -7.0, 1),)
+    assert "100.00% of the elements from -7.5 to -7" in svg.histogram(only, only, lambda low: "", "log10")
+
+
 def test_a_bar_beyond_its_budget_is_longer_and_marked():
     drawn = svg.bars([svg.Ratio("a", 9.0, 3.0), svg.Ratio("b", 1.5, 3.0), svg.Ratio("c", math.nan, 3.0)], "what")
     found = re.findall(r'<rect class="(over|candidate)".*?width="([\d.]+)"', drawn)

@@ -213,6 +213,8 @@ def test_the_command_line_form(tmp_path):
         ("junit", "wanted junit=FILE"),
         ("junit=", "wanted junit=FILE"),
         ("junit=nowhere/a.xml", "can't be written"),
+        ("html=/tmp/a,html=/tmp/b", "html is given twice"),
+        ("html=/tmp/a,json=/tmp/a", "/tmp/a is given twice"),
     ],
 )
 def test_the_command_line_form_refuses(text, message):

@@ -11,7 +11,7 @@ import pytest
 from bnfold import ops
 from bnfold.folding import fold
 from bnfold.graph import Graph
-from bnfold.plan import Folded, Kept, Plan, Reason
+from bnfold.plan import Folded, Kept, Plan, Reason, ReplaceByClip
 from bnfold.report.fold_json import fold_json
 from bnfold.report.fold_layers import around_kept, drawing
 from bnfold.report.fold_picture import picture
@@ -84,6 +84,13 @@ operators                           5              4
 parameters                        322            304
 multiply-adds                  18,048         17,664"""
     )
+
+
+def test_a_clip_is_the_max_and_the_min_that_are_written() -> None:
+    graph = network()
+    for lo, hi, count in (([-1, 2], [np.inf, np.inf], 5), ([-np.inf, 2], [1, np.inf], 6)):
+        plan = Plan((), (ReplaceByClip("relu", 1, np.array(lo), np.array(hi)),))
+        assert [total.operators for total in totals(graph, plan)] == [5, count]
 
 
 def test_merged_branches_are_told_and_counted() -> None:

@@ -111,13 +111,7 @@ def main() -> None:
         _write_no_more()
         sys.exit(NOBODY_READS)
     except OSError as error:
-        from bnfold.atomic import NO_ROOM
-
-        if error.errno not in NO_ROOM:
-            _crash()
-        _write_no_more()
-        click.echo(f"bnfold: the output can't be written ({error.strerror})", err=True)
-        sys.exit(BnfoldError.exit_status)
+        _end_by(error)
     except Exception:  # noqa: BLE001 - Python's own status for a traceback is 1, which says "different" here
         _crash()
     leave_the_rest()
@@ -137,6 +131,23 @@ def script() -> None:
 def _write_no_more() -> None:
     """Let the interpreter's last flush go nowhere."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _end_by(error: OSError) -> NoReturn:
+    """Say in one line what the system says of a file, or of the output; the rest is an error of ours."""
+    import errno
+
+    from bnfold.atomic import NO_ROOM
+    from bnfold.printable import visible
+
+    if error.filename is not None and error.errno in (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP):
+        click.echo(f"bnfold: {visible(str(error.filename))}: can't be used ({error.strerror})", err=True)
+    elif error.filename is None and error.errno in NO_ROOM:
+        _write_no_more()
+        click.echo(f"bnfold: the output can't be written ({error.strerror})", err=True)
+    else:
+        _crash()
+    sys.exit(BnfoldError.exit_status)
 
 
 def _crash() -> NoReturn:

@@ -1,5 +1,6 @@
 """The exit status of the whole program."""
 
+import errno
 import os
 import shlex
 import subprocess
@@ -15,7 +16,14 @@ from tests.checking.building import networks
 
 @pytest.mark.parametrize(
     ("error", "status"),
-    [(RuntimeError("boom"), 2), (KeyboardInterrupt(), 130), (BnfoldError("bad"), 2)],
+    [
+        (RuntimeError("boom"), 2),
+        (KeyboardInterrupt(), 130),
+        (BnfoldError("bad"), 2),
+        (PermissionError(errno.EACCES, "Permission denied", "locked/x.npz"), 2),
+        (OSError(errno.EINVAL, "Invalid argument", "x"), 2),
+    ],
+    ids=repr,
 )
 def test_a_crash_is_no_difference(
     error: BaseException, status: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -28,7 +36,7 @@ def test_a_crash_is_no_difference(
         commands.main()
     assert exit_.value.code == status
     shown = capsys.readouterr().err
-    assert ("Traceback" in shown) == isinstance(error, RuntimeError)
+    assert ("Traceback" in shown) == (type(error) in (RuntimeError, OSError))
     assert "bnfold: " in shown
 
 

@@ -16,6 +16,9 @@ _PARTS: Mapping[Any, Callable[..., Any]] = get_decompositions(
     [_ATEN.native_batch_norm, _ATEN.native_layer_norm, _ATEN.native_group_norm, _ATEN._native_batch_norm_legit]
 )
 _SUMS = ("mean", "sum", "var", "var_mean", "std", "std_mean", "linalg_vector_norm")
+_OF_EQUALS = ("mean", "sum")
+_LANES = 8  # of the narrowest vectors that runtimes add with
+_SINGLE = 2.0**-24  # sums of half precision are added up in this
 # Computed as a number of size 1, or as one times x, from which most is subtracted where x is negative.
 _OF_ONE, _OF_INPUT = ("sigmoid", "softplus"), ("silu", "gelu", "mish")
 
@@ -51,7 +54,7 @@ class NoiseMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         def moved(value: Any) -> Any:
             if not _is_float(value):
                 return value
-            return nudge(value, self._unit, self._generator, _size(func, read[0], value))
+            return nudge(value, self._unit, self._generator, _size(func, args, read[0], value, self._unit))
 
         if not func._schema.is_mutable:
             return tree_map(moved, results)
@@ -60,7 +63,7 @@ class NoiseMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return results
 
 
-def _size(func: Any, x: Tensor, result: Tensor) -> Tensor | float:
+def _size(func: Any, args: tuple[Any, ...], x: Tensor, result: Tensor, unit: float) -> Tensor | float:
     """What the rounding of a result is relative to.
 
     Added one by one, n like numbers round at k / n of their sum for k = 1 to n, at random: sqrt(n / 3) times it in all.
@@ -71,9 +74,28 @@ def _size(func: Any, x: Tensor, result: Tensor) -> Tensor | float:
         return 1.0
     if name in _OF_INPUT:
         return x.abs()
-    if name in _SUMS:
-        return result.abs() * math.sqrt(max(x.numel() / (3 * max(result.numel(), 1)), 1.0))
-    return result.abs()
+    if name not in _SUMS:
+        return result.abs()
+    count = x.numel() / max(result.numel(), 1)
+    times = math.sqrt(max(count / 3, 1.0))
+    if name not in _OF_EQUALS or count <= _LANES or unit > _SINGLE:
+        return result.abs() * times
+    return result.abs() * (_equals(x, args, count * unit).reshape(result.shape) / (2 * _LANES)).clamp(min=times)
+
+
+def _equals(x: Tensor, args: tuple[Any, ...], near: float) -> Tensor:
+    """How many numbers of each sum or mean are like the one before them, but for `near` of the mean size.
+
+    They don't round at random (an image of one colour, averaged): each addition errs as the one before it does, by half
+    of their number in the worst case, of what each lane of a vector adds up. Zeros err by nothing.
+    """
+    named = args[1] if len(args) > 1 else None
+    axes = tuple(axis % x.ndim for axis in named) if named else tuple(range(x.ndim))
+    along = max(axes, key=lambda axis: x.shape[axis])
+    bound = near * x.abs().mean(axes, keepdim=True)
+    later = x.narrow(along, 1, x.shape[along] - 1)
+    alike = (x.diff(dim=along).abs() <= bound) & (later.abs() > bound)
+    return alike.sum(axes, dtype=torch.float64)
 
 
 def _is_float(value: object) -> bool:

@@ -15,6 +15,7 @@ from tests.checking.building import Layer, Network
 
 UNIT = 2.0**-24
 SEEDS = (0, 1, 4, 10, 11, 45)
+RISING = torch.linspace(0.5, 1.5, 3000, dtype=torch.float64)[:, None]
 
 
 def drawn(module, seed):
@@ -162,6 +163,34 @@ def test_a_golden_file_serves_a_candidate_of_one_batch_size():
         assert {shape for record in result.inputs for _, shape in record.shapes} == {(batch, 7)}
 
 
+class Averaged(nn.Module):
+    """The mean of a large image; `by_parts`: added up one by one in four lanes, as runtimes do in eight or more."""
+
+    def __init__(self, by_parts):
+        super().__init__()
+        self.conv, self.by_parts = nn.Conv2d(3, 5, 1), by_parts
+
+    def forward(self, x):
+        x = torch.relu(self.conv(x)).flatten(2)
+        if not self.by_parts:
+            return x.mean(2)
+        total = torch.zeros(4)
+        for lanes in x.split(4, 2):
+            total = total + lanes
+        return total.sum(2) / x.shape[2]
+
+
+def test_equal_numbers_round_alike():
+    """Of an image of one colour, each addition errs as the one before it."""
+    plain, parts = (drawn(Averaged(by_parts), 0) for by_parts in (False, True))
+    x = torch.randn(1, 3, 96, 96, generator=torch.Generator().manual_seed(0))
+    result = check(plain, parts, (x,), localise=False, audit=())
+    assert result.passed, result.reasons
+    assert result.runs[0].outputs[0].error_ratio > 20
+    spoil(parts)
+    assert check(plain, parts, (x,), localise=False, audit=()).verdict is Verdict.DIFFERENT
+
+
 def test_deep_standardisation_is_verified_on_the_inputs_that_tell():
     """Constant inputs have no variance: each layer multiplies what is rounded by up to 316, and the first rounds."""
     plain, parts = (
@@ -226,7 +255,9 @@ def test_noise_leaves_views_and_writing_in_place_as_they_are():
     ("run", "size"),
     [
         pytest.param(lambda x: x + x, 2.0, id="relative to the result"),
-        pytest.param(lambda x: x.mean(0), np.sqrt(3000 / 3), id="n like numbers"),
+        pytest.param(lambda x: (x * RISING).mean(0), np.sqrt(3000 / 3), id="n like numbers"),
+        pytest.param(lambda x: x.mean(0), 3000 / 16, id="n equal numbers"),
+        pytest.param(lambda x: x.sum((0,)) / 3000, 3000 / 16, id="their sum"),
         pytest.param(lambda x: torch.sigmoid(-40 * x), 1.0, id="a number of size 1"),
         pytest.param(lambda x: torch.nn.functional.silu(-40 * x), 40.0, id="one times x"),
         pytest.param(lambda x: torch.arange(12.0).double(), 0.0, id="made of no float"),

@@ -122,14 +122,12 @@ class Check:
         return self._result()
 
     def _examine_reference(self) -> None:
-        from bnfold.checking.provenance import folded_by_its_exporter
+        from bnfold.checking.provenance import folded_by_its_exporter, lost_since
 
         found = folded_by_its_exporter(self.reference)
-        if not found:
-            return
-        if not self.options.allow_folded_reference:
+        if found and not self.options.allow_folded_reference:
             raise UnverifiedError(found)
-        self.warnings.append(found)
+        self.warnings += filter(None, (found, lost_since(self.reference)))
 
     def _run_samples(self, inputs: Any) -> None:
         recorder = self.reference.recorder

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from bnfold.checking.torch_noise import NoiseMode, nudge
 from bnfold.checking.torch_ops import MissingOperatorError, Node, implementation, spell, to_tensor
+from bnfold.checking.torch_ops.quantization import KINDS
 from bnfold.errors import UnverifiedError
 
 Watch = Callable[[Node, tuple[Tensor | None, ...], tuple[Tensor, ...]], None]
@@ -66,6 +67,7 @@ class Executor:
         self._body = self._prepare(model.graph)
         self._sizes = _sizes(self._body)
         missing = sorted({spell(node) for node in _every_node(self._body) if implementation(node) is None})
+        missing += sorted({f"QuantizeLinear to {kind}" for kind in _narrow_results(model.graph)})
         if missing:
             raise MissingOperatorError(tuple(missing))
         self.inputs = tuple(name for name in self._body.inputs if name not in self._body.constants)
@@ -177,6 +179,23 @@ class Executor:
 
     def _cast(self, value: Tensor) -> Tensor:
         return value.to(self.dtype) if value.is_floating_point() else value
+
+
+def _narrow_results(graph: onnx.GraphProto) -> Iterator[str]:
+    """Name the dtypes of QuantizeLinear's results that no tensor of torch has: int4, float8 and the like."""
+    zeros = {x.name: x.data_type for x in graph.initializer}
+    for node in graph.node:
+        attributes = {x.name: x for x in node.attribute}
+        if node.op_type == "Constant" and "value" in attributes:
+            zeros[node.output[0]] = attributes["value"].t.data_type
+        if node.op_type == "QuantizeLinear":
+            told = attributes["output_dtype"].i if "output_dtype" in attributes else 0
+            kind = zeros.get(node.input[2], told) if len(node.input) > 2 else told
+            if kind not in KINDS:
+                yield onnx.TensorProto.DataType.Name(kind).lower()
+        for attribute in attributes.values():
+            for inner in (*([attribute.g] if attribute.HasField("g") else ()), *attribute.graphs):
+                yield from _narrow_results(inner)
 
 
 def _densify(sparse: onnx.SparseTensorProto) -> np.ndarray[Any, Any]:

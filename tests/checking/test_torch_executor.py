@@ -99,6 +99,26 @@ def test_missing_operators_are_named():
         Executor(model(*nodes))
 
 
+@pytest.mark.parametrize("kind", ["INT4", "UINT4", "FLOAT8E4M3FN"])
+@pytest.mark.parametrize("told", ["by a zero point", "by an attribute"])
+def test_results_of_few_bits_are_named(kind, told):
+    dtype = getattr(TensorProto, kind)
+    zero = helper.make_tensor("z", dtype, [1], [0])
+    node = helper.make_node("QuantizeLinear", ["x", "s", "z"], ["y"])
+    if told == "by an attribute":
+        node = helper.make_node("QuantizeLinear", ["x", "s"], ["y"], output_dtype=dtype)
+    scale = onnx.numpy_helper.from_array(np.ones(1, np.float32), "s")
+    with pytest.raises(MissingOperatorError, match=f"QuantizeLinear to {kind.lower()}"):
+        Executor(model(node, opset=23, initializers=[scale, zero]))
+
+
+def test_quantised_to_what_an_attribute_tells():
+    node = helper.make_node("QuantizeLinear", ["x", "s"], ["y"], output_dtype=TensorProto.INT8)
+    scale = onnx.numpy_helper.from_array(np.ones(1, np.float32), "s")
+    executor = Executor(model(node, inputs=(("x", (3,)),), opset=23, initializers=[scale]))
+    assert executor.run({"x": torch.tensor([-200.0, -3, 200])})["y"].tolist() == [-128, -3, 127]
+
+
 def test_half_weights_are_upcast_and_casts_round_nothing():
     weight = np.array([1 / 3], np.float16)
     nodes = [

@@ -3,11 +3,20 @@
 from typing import Any
 
 import torch
+from onnx import TensorProto
 from torch import Tensor
 
 from bnfold.checking.torch_ops.linear import conv
 from bnfold.checking.torch_ops.registry import Node, operator
 
+# What QuantizeLinear gives, by its output_dtype; 0 where that is not told. uint16 is computed as int64.
+KINDS = {
+    0: torch.uint8,
+    TensorProto.UINT8: torch.uint8,
+    TensorProto.INT8: torch.int8,
+    TensorProto.UINT16: torch.int64,
+    TensorProto.INT16: torch.int16,
+}
 _RANGE = {torch.uint8: (0, 255), torch.int8: (-128, 127), torch.int64: (0, 65535), torch.int16: (-32768, 32767)}
 
 
@@ -32,7 +41,7 @@ def dequantize(node: Node, x: Tensor, scale: Tensor, zero: Tensor | None = None)
 @operator("QuantizeLinear")
 def quantize(node: Node, x: Tensor, scale: Tensor, zero: Tensor | None = None) -> Tensor:
     """round(x / scale) + zero, saturated to the zero point's dtype (uint8 by default)."""
-    kind = torch.uint8 if zero is None else zero.dtype
+    kind = KINDS[node.whole("output_dtype", 0)] if zero is None else zero.dtype
     offset = 0 if zero is None else _along(zero, node, x).to(x.dtype)
     return (torch.round(x / _along(scale, node, x)) + offset).clamp(*_RANGE[kind]).to(kind)
 

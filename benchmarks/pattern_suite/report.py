@@ -125,7 +125,7 @@ def _lines(results: Json, pattern: Json, tools: list[str]) -> Iterator[str]:
         said = next((result.get("message", result["status"]) for result in ours), "no result")
         yield f"- {pattern['name']}: no result ({said}); {_folding(better, others, pattern)}"
     elif best[0] > pattern["least"] or better:
-        counts = f"{best[0]} affines, {best[1]} operators; least {pattern['least']}"
+        counts = f"{best[0]} affine{'s' * (best[0] != 1)}, {best[1]} operators; least {pattern['least']}"
         yield f"- {pattern['name']}: {counts}; {_folding(better, others, pattern)}"
 
 

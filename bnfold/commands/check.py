@@ -157,8 +157,12 @@ def _correspondence(plan: Path | None, reference: Path, candidates: tuple[Path, 
     from bnfold.adapters.onnx_file import raised_for_onnx, read
     from bnfold.checking.onnx_files import load_onnx
     from bnfold.checking.plans import correspondence_of
+    from bnfold.formats import Kind, kind_of
     from bnfold.plan_json import loads
 
+    for path in (reference, *candidates):
+        if kind_of(path) is not Kind.ONNX:
+            raise BnfoldError(f"{path}: --plan maps the values of two ONNX models, and this is none; leave it out")
     graph = raised_for_onnx(read(reference))
     nodes = load_onnx(candidates[0]).graph.node
     names = {name for node in nodes for name in node.output}

@@ -19,6 +19,8 @@ def command(model: Path, svg: Path | None, as_graph: bool, as_json: bool, **opti
     """Show every affine of MODEL with what it would fold into, or what keeps it. Writes no model."""
     from bnfold.folding_files import fold_file
 
+    if as_graph and as_json:
+        raise click.UsageError("--graph prints text; leave out --json.")
     request = requested(model, options, dry_run=True)
     result = fold_file(request)
     if svg is not None:

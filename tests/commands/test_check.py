@@ -21,6 +21,7 @@ NETWORKS = {network.name: network for network in networks()}
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "model.pt").write_bytes(b"\x80\x02}.")
     network = NETWORKS["residual"]
     good = network.model(fold=True)
     bad = with_weight(good, "c2.bias", weights_of(good)["c2.bias"] * np.float32(1.01))
@@ -193,6 +194,9 @@ def test_annotations_in_a_github_workflow(run, monkeypatch):
         pytest.param(("reference.onnx", "good.onnx", "--inputs", "none"), "no such file", id="inputs"),
         pytest.param(("reference.onnx", "good.onnx", "--report", "jnit=x"), "did you mean junit", id="report"),
         pytest.param(("--replay", "reference.onnx"), "not a replay file", id="replay"),
+        pytest.param(
+            ("model.pt", "good.onnx", "--plan", "x"), "model.pt: --plan maps the values", id="a module's plan"
+        ),
         pytest.param(("reference.onnx", "good.onnx", "--save", "none/x.npz"), "can't be written", id="save"),
         pytest.param(
             ("reference.onnx", "good.onnx", "--input", "1x3x8x8", "--inputs", "x"), "one of the two", id="two"

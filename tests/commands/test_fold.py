@@ -76,6 +76,12 @@ def test_it_writes_beside_the_model_and_says_what_became_of_every_batch_norm(mod
     assert f"wrote {model.with_name('model.folded.onnx')}" in lines
 
 
+def test_a_graph_is_no_json(model: Path) -> None:
+    result = CliRunner().invoke(group, ["inspect", str(model), "--graph", "--json"])
+    assert result.exit_code == 2
+    assert "--graph prints text" in result.output
+
+
 def test_a_dry_run_and_inspect_write_nothing(model: Path) -> None:
     output("fold", model, "--dry-run")
     text = output("inspect", model)

@@ -66,7 +66,8 @@ class Side:
 
     def _add_logs(self, error: Array, scale: float) -> None:
         exact = error == 0
-        logs = np.log10(error[~exact] / (scale or 1.0))
+        with np.errstate(divide="ignore"):  # what is so far below the scale goes into the lowest bin
+            logs = np.log10(error[~exact] / (scale or 1.0))
         self.log_counts[0] += int(exact.sum())
         self.log_counts[1:] += np.histogram(np.clip(logs, _LOG_EDGES[1], None), _LOG_EDGES[1:])[0]
 

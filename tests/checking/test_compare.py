@@ -64,6 +64,13 @@ def test_a_difference_comes_before_a_doubt():
     assert one.record().verdict is Verdict.DIFFERENT
 
 
+def test_an_error_that_is_nothing_beside_the_scale_has_a_bin():
+    side = Side("float32")
+    truth = np.array([1e38, 0.0])
+    side.add(truth, np.array([1e38, 5e-324]), np.ones(2, bool))
+    assert side.log_counts.tolist()[:2] == [1, 1]
+
+
 def test_an_empty_sample_is_told():
     truth, reference, candidate = numbers()
     one = comparison()

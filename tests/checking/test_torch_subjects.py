@@ -291,6 +291,24 @@ def test_another_dtype_of_an_input_is_told():
     assert assumption == "g was given x as float64, which the reference takes as float32"
 
 
+@pytest.mark.parametrize(("factor", "status"), [(1.0, 0), (1.25, 1)])
+def test_bfloat16_goes_in_and_out(factor, status):
+    def model(factor):
+        nodes = [
+            helper.make_node("Cast", ["x"], ["a"], to=onnx.TensorProto.FLOAT),
+            helper.make_node("Mul", ["a", "f"], ["b"]),
+            helper.make_node("Cast", ["b"], ["y"], to=onnx.TensorProto.BFLOAT16),
+        ]
+        values = [helper.make_tensor_value_info(name, onnx.TensorProto.BFLOAT16, ["N", 4]) for name in "xy"]
+        constant = onnx.numpy_helper.from_array(np.array(factor, np.float32), "f")
+        graph = helper.make_graph(nodes, "g", values[:1], values[1:], [constant])
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+
+    result = check(model(1.0), model(factor))
+    assert result.exit_status == status, result.reasons
+    assert result.runs[0].outputs[0].dtype == "bfloat16"
+
+
 def test_texts_are_not_compared():
     model = one_node(["N", 4])
     model.graph.node[0].CopyFrom(helper.make_node("Cast", ["x"], ["y"], to=onnx.TensorProto.STRING))

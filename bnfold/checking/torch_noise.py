@@ -15,8 +15,8 @@ _ATEN = torch.ops.aten
 _PARTS: Mapping[Any, Callable[..., Any]] = get_decompositions(
     [_ATEN.native_batch_norm, _ATEN.native_layer_norm, _ATEN.native_group_norm, _ATEN._native_batch_norm_legit]
 )
-_SUMS = ("mean", "sum", "var", "var_mean", "std", "std_mean", "linalg_vector_norm")
-_OF_EQUALS = ("mean", "sum")
+_PLAIN, _CENTRED = ("mean", "sum"), ("var", "var_mean", "std", "std_mean")  # whose second argument are the axes
+_SUMS = (*_PLAIN, *_CENTRED, "linalg_vector_norm")
 _LANES = 8  # of the narrowest vectors that runtimes add with
 _SINGLE = 2.0**-24  # sums of half precision are added up in this
 # Computed as a number of size 1, or as one times x, from which most is subtracted where x is negative.
@@ -78,24 +78,26 @@ def _size(func: Any, args: tuple[Any, ...], x: Tensor, result: Tensor, unit: flo
         return result.abs()
     count = x.numel() / max(result.numel(), 1)
     times = math.sqrt(max(count / 3, 1.0))
-    if name not in _OF_EQUALS or count <= _LANES or unit > _SINGLE:
+    if name not in (*_PLAIN, *_CENTRED) or count <= _LANES or unit > _SINGLE:
         return result.abs() * times
-    return result.abs() * (_equals(x, args, count * unit).reshape(result.shape) / (2 * _LANES)).clamp(min=times)
+    equal = _equals(x, args, count * unit, zeros=name in _CENTRED).reshape(result.shape)
+    return result.abs() * (equal / (2 * _LANES)).clamp(min=times)
 
 
-def _equals(x: Tensor, args: tuple[Any, ...], near: float) -> Tensor:
+def _equals(x: Tensor, args: tuple[Any, ...], near: float, *, zeros: bool) -> Tensor:
     """How many numbers of each sum or mean are like the one before them, but for `near` of the mean size.
 
     They don't round at random (an image of one colour, averaged): each addition errs as the one before it does, by half
-    of their number in the worst case, of what each lane of a vector adds up. Zeros err by nothing.
+    of their number in the worst case, of what each lane of a vector adds up. `zeros`: whether they count, as in a
+    variance, to which each adds the square of the mean; in a plain sum they err by nothing.
     """
     named = args[1] if len(args) > 1 else None
     axes = tuple(axis % x.ndim for axis in named) if named else tuple(range(x.ndim))
     along = max(axes, key=lambda axis: x.shape[axis])
     bound = near * x.abs().mean(axes, keepdim=True)
     later = x.narrow(along, 1, x.shape[along] - 1)
-    alike = (x.diff(dim=along).abs() <= bound) & (later.abs() > bound)
-    return alike.sum(axes, dtype=torch.float64)
+    alike = x.diff(dim=along).abs() <= bound
+    return (alike if zeros else alike & (later.abs() > bound)).sum(axes, dtype=torch.float64)
 
 
 def _is_float(value: object) -> bool:

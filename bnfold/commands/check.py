@@ -136,6 +136,7 @@ def _reduce(reference: Path, candidates: tuple[Path, ...], result: CheckResult, 
     from bnfold.checking.reduce import reduce_files
 
     different = {run.candidate for run in result.runs if run.verdict is Verdict.DIFFERENT}
+    different |= {row.candidate for row in result.audit if not row.passed}
     for candidate, label in zip(candidates, result.candidates, strict=True):
         if label not in different:
             continue

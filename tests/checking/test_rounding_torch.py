@@ -15,6 +15,8 @@ from tests.checking.building import Layer, Network
 
 UNIT = 2.0**-24
 SEEDS = (0, 1, 4, 10, 11, 45)
+SHUT = torch.cat([torch.zeros(1500, 1), torch.linspace(0.5, 1.5, 1500)[:, None]]).double()
+SHUT_MEAN, SHUT_VAR = float(SHUT.mean()), float(SHUT.var())
 RISING = torch.linspace(0.5, 1.5, 3000, dtype=torch.float64)[:, None]
 
 
@@ -258,6 +260,8 @@ def test_noise_leaves_views_and_writing_in_place_as_they_are():
         pytest.param(lambda x: (x * RISING).mean(0), np.sqrt(3000 / 3), id="n like numbers"),
         pytest.param(lambda x: x.mean(0), 3000 / 16, id="n equal numbers"),
         pytest.param(lambda x: x.sum((0,)) / 3000, 3000 / 16, id="their sum"),
+        pytest.param(lambda x: (x * SHUT).mean(0) / SHUT_MEAN, np.sqrt(3000 / 3), id="zeros err by nothing"),
+        pytest.param(lambda x: (x * SHUT).var(0) / SHUT_VAR, 1500 / 16, id="but in a variance"),
         pytest.param(lambda x: torch.sigmoid(-40 * x), 1.0, id="a number of size 1"),
         pytest.param(lambda x: torch.nn.functional.silu(-40 * x), 40.0, id="one times x"),
         pytest.param(lambda x: torch.arange(12.0).double(), 0.0, id="made of no float"),

@@ -98,6 +98,18 @@ def test_reduce_leaves_the_verdict(run, tmp_path):
     assert "bnfold: bad.onnx was not reduced: file: can't be made (File exists)" in output
 
 
+def test_weights_that_no_output_shows_are_not_reduced(run, tmp_path):
+    good = onnx.load(tmp_path / "good.onnx")
+    weight = weights_of(good)["c2.weight"].copy()
+    weight[0, 0, 0, 0] *= np.float32(1 + 2**-17)
+    onnx.save(with_weight(good, "c2.weight", weight), tmp_path / "tiny.onnx")
+    status, output = run("reference.onnx", "tiny.onnx", "--reduce", "small")
+    assert status == 1
+    assert "audit: 1 constant other than recomputed" in output
+    assert "tiny.onnx  cpu [float32]  fc      ok" in output
+    assert "bnfold: tiny.onnx was not reduced: nothing to reduce: no value inside the two differs" in output
+
+
 def test_what_can_not_be_saved_is_a_warning(run, tmp_path):
     (tmp_path / "bnfold-replay.npz").mkdir()
     status, output = run("reference.onnx", "bad.onnx")

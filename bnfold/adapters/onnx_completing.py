@@ -8,6 +8,7 @@ from itertools import zip_longest
 from typing import TypeAlias
 
 from bnfold.adapters.onnx_protos import NodeProto
+from bnfold.adapters.onnx_shapes import contracted
 from bnfold.graph import Constant, Dim, Value
 
 Operand: TypeAlias = Value | Constant | None
@@ -35,6 +36,17 @@ def completed(value: Value, kind: str, proto: NodeProto, operands: Sequence[Oper
         return value if shape is None else Value(value.name, _numbered(value.shape, shape), value.dtype)
     weight = operands[1] if len(operands) > 1 else None
     return Value(value.name, shape, weight.dtype if weight is not None and x.dtype == "unknown" else x.dtype)
+
+
+def told_by_weight(x: Value, proto: NodeProto, weight: tuple[int, ...]) -> Value:
+    """Give a node's first input with the length that its weight, of this shape, tells of one axis."""
+    axis, length = contracted(proto, weight)
+    if length is None or x.shape is None or not -len(x.shape) <= axis < len(x.shape):
+        return x
+    shape = list(x.shape)
+    if not isinstance(shape[axis], int):
+        shape[axis] = length
+    return x if tuple(shape) == x.shape else Value(x.name, tuple(shape), x.dtype)
 
 
 def is_settled(value: Value) -> bool:

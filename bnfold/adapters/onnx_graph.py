@@ -13,7 +13,7 @@ from bnfold.adapters import (  # noqa: F401 - importing a family registers its r
     onnx_pooling,
     onnx_recurrent,
 )
-from bnfold.adapters.onnx_completing import completed, is_settled, of_branches
+from bnfold.adapters.onnx_completing import completed, is_settled, of_branches, told_by_weight
 from bnfold.adapters.onnx_constants import EVALUATED, Known, evaluated, literal, stored
 from bnfold.adapters.onnx_external import Folder
 from bnfold.adapters.onnx_model import Initializer, Model
@@ -136,6 +136,7 @@ def _read_node(reader: Model, node: FileNode, types: Shapes) -> None:
     ):
         reader.dequantized.update(outputs)
     if not all(map(is_settled, outputs.values())):
+        _tell(reader, node)
         reader.values |= _completed(reader, node, outputs)
     parts = _parts(reader, node)
     if isinstance(parts, Why):
@@ -143,6 +144,17 @@ def _read_node(reader: Model, node: FileNode, types: Shapes) -> None:
         reader.nodes.append(Node(node.name, ops.Unknown(node.kind), node.inputs, node.outputs, limits))
         return
     _append(reader, node, parts)
+
+
+def _tell(reader: Model, node: FileNode) -> None:
+    """Let a weight tell a length of what it is applied to."""
+    x, *operands = node.inputs or ("",)
+    weight = reader.known.get(operands[0]) if operands else None
+    if weight is not None and weight.name not in reader.overridable and x in reader.values:
+        told = told_by_weight(reader.values[x], node.proto, weight.shape)
+        if told is not reader.values[x]:
+            reader.values[x] = told
+            reader.completed.add(x)
 
 
 def _chosen(reader: Model, node: FileNode, output: Value) -> Value:

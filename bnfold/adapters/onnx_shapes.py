@@ -164,7 +164,7 @@ def settled(
         shape, weight = (
             (found.get(node.input[0], (None, ""))[0], sizes.get(node.input[1])) if node.input[1:] else ((), ())
         )
-        axis, length = _contracted(node, weight or ())
+        axis, length = contracted(node, weight or ())
         if shape is not None and length is not None and -len(shape) <= axis < len(shape):
             lengths.setdefault(shape[axis], set()).add(length)
     known: dict[Dim, Dim] = {dim: length.pop() for dim, length in lengths.items() if dim in made and len(length) == 1}
@@ -180,13 +180,13 @@ def _ranked(found: Shapes, nodes: Iterable[NodeProto], sizes: Mapping[str, Shape
     for node in nodes:
         weight = sizes.get(node.input[1]) if node.input[1:] else None
         shape, dtype = found.get(node.input[0], (None, "unknown")) if weight else ((), "")
-        axis, length = _contracted(node, weight or ())
+        axis, length = contracted(node, weight or ())
         if shape is None and weight and length is not None and node.op_type in ("Conv", "ConvTranspose", "Gemm"):
             told[node.input[0]] = (tuple(length if place == axis else None for place in range(len(weight))), dtype)
     return told
 
 
-def _contracted(node: NodeProto, weight: Shape) -> tuple[int, int | None]:
+def contracted(node: NodeProto, weight: Shape) -> tuple[int, int | None]:
     """Which axis of its first input the shape of a node's weight tells, and its length; None where it tells none."""
     numbers = {item.name: item.i for item in node.attribute}
     match node.op_type, len(weight):

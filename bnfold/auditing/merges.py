@@ -128,7 +128,8 @@ class _Follower:
         """Read x, in the frame of this name of it."""
         self.sources.add(start)
         shape = self.graph.shape(value)
-        if shape is not None and (len(shape) != self.rank + 2 or shape[1] not in (self.channels, None)):
+        wide = shape is not None and isinstance(shape[1], int) and shape[1] != self.channels
+        if wide or (shape is not None and len(shape) != self.rank + 2):
             raise UnlikeError(f"{value}: of shape {shape}")
         scale, shift = self._frame(value, self.channels)
         one = scale.reshape(-1, 1)

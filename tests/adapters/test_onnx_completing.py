@@ -6,7 +6,7 @@ import pytest
 from numpy.testing import assert_allclose
 from onnx import TensorProto, helper, parser
 
-from bnfold.adapters.onnx_completing import completed, of_branches
+from bnfold.adapters.onnx_completing import completed, of_branches, told_by_weight
 from bnfold.adapters.onnx_file import fold_file
 from bnfold.graph import Constant, Value
 from tests.adapters.onnx_cases import batch_norm, feeds_of, fold_and_check, kinds, model, run
@@ -60,6 +60,24 @@ def test_a_symbol_gives_way_to_a_number_and_nothing_else_changes():
     assert completed(other_rank, "MatMul", node, operands) == other_rank
     settled = Value("y", ("n", 7), "float32")
     assert completed(settled, "MatMul", node, operands) == settled
+
+
+@pytest.mark.parametrize(
+    ("text", "before", "weight", "after"),
+    [
+        ("BatchNormalization(x, w, w, w, w)", ("n", None, "h"), (6,), ("n", 6, "h")),
+        ("BatchNormalization(x, w, w, w, w)", ("n", "c", "h"), (6,), ("n", 6, "h")),
+        ("Conv<group=2>(x, w)", ("n", None, None), (4, 3, 1), ("n", 6, None)),
+        ("MatMul(x, w)", ("n", None, None), (6, 4), ("n", None, 6)),
+        ("Gemm<transA=1>(x, w)", (None, None), (6, 4), (6, None)),
+        ("MatMul(x, w)", ("n", 5), (6, 4), ("n", 5)),
+        ("Conv(x, w)", ("n",), (4, 6, 1), ("n",)),
+        ("Add(x, w)", ("n", None), (6,), ("n", None)),
+    ],
+)
+def test_a_weight_tells_a_length_of_what_it_is_applied_to(text, before, weight, after):
+    (node,) = parser.parse_graph(f"g (float[N] x) => (float[M] y) {{ y = {text} }}").node
+    assert told_by_weight(value(*before), node, weight).shape == after
 
 
 @pytest.mark.parametrize(
@@ -135,6 +153,17 @@ def test_a_batch_norm_folds_behind_every_output_of_a_split(tmp_path):
     folded, result = fold_and_check(model(text, **tensors, **batch_norm(3)), tmp_path)
     assert result.plan.kept == ()
     assert kinds(folded) == ["Shape", "Compress", "Reshape", "If", "Split", "Relu", "Add", "Conv", "Relu"]
+
+
+def test_a_batch_norm_tells_how_many_channels_it_works_on(tmp_path):
+    """They were rows before, of a number that nothing else in the file tells."""
+    text = """(float[2,3,4,6] x) => (float[2,5,3,6] z)
+        { s = Shape(x) i = Compress(s, all) r = Reshape(x, i) c = Conv<kernel_shape=[1,1]>(r, u)
+          t = Transpose<perm=[0,2,1,3]>(c) y = BN(t) z = Conv<kernel_shape=[1,1]>(y, w) }"""
+    tensors = {"u": (3, 3, 1, 1), "w": (5, 4, 1, 1), "all": np.ones(4, bool)}
+    folded, result = fold_and_check(model(text, **tensors, **batch_norm(4)), tmp_path)
+    assert result.plan.kept == ()
+    assert kinds(folded) == ["Shape", "Compress", "Reshape", "Conv", "Transpose", "Conv"]
 
 
 def test_the_file_tells_what_an_operator_of_another_domain_gives(tmp_path):

@@ -135,6 +135,15 @@ def test_branches_of_what_has_no_known_shape(tmp_path: Path) -> None:
     np.testing.assert_allclose(run(target, feeds)[0], run(source, feeds)[0], atol=1e-5)
 
 
+def test_branches_of_what_has_channels_by_a_name(tmp_path: Path) -> None:
+    text = "(float[2,c,7,9] x) => (float[2,4,7,9] z) { a = Conv<pads=[1,1,1,1]>(x, k) z = Add(a, x) }"
+    source, target = tmp_path / "model.onnx", tmp_path / "folded.onnx"
+    onnx.save(model(text, k=(4, 4, 3, 3)), source)
+    assert len(fold_file(source, target).plan.merges) == 1
+    x = np.random.default_rng(0).normal(size=(2, 4, 7, 9)).astype(np.float32)
+    np.testing.assert_allclose(run(target, {"x": x})[0], run(source, {"x": x})[0], atol=1e-5)
+
+
 def test_weights_below_the_smallest_normal_number_are_merged(tmp_path: Path) -> None:
     text = """(float16[2,4,7,9] x) => (float16[2,4,7,9] y, float16[2,4,7,9] z) {
         z = BN(x, 2) a = Conv<pads=[1,1,1,1]>(x, w) b = BN(a) y = Add(b, x) }"""

@@ -28,6 +28,7 @@ from bnfold.why import Why
 
 TRIES = 8  # of shifts that are handed on: each costs a solution
 OPERATOR = 3.0  # what an operator is worth that needn't be added, beside an unchanged weight
+TIE = 16  # folds: of as many, those are taken without which tensors would have to stay as they are
 TENSOR = 1e-3  # what an unchanged tensor is worth beside an unchanged weight
 
 
@@ -137,7 +138,7 @@ class _Problem:
 
     def take(self) -> frozenset[str]:
         """Choose the folds; lanes that come to differ are parted, and all starts again."""
-        weights = [len(fold) for fold in self.folds]
+        weights = [TIE * len(fold) + sum(candidate.held for candidate in fold) for fold in self.folds]
         while True:
             try:
                 self.system = System(self.groups, self.owner, self.absorbs)

@@ -135,8 +135,8 @@ def _read_node(reader: Model, node: FileNode, types: Shapes) -> None:
         name in reader.known or name in reader.dequantized for name in node.inputs
     ):
         reader.dequantized.update(outputs)
+    _tell(reader, node)
     if not all(map(is_settled, outputs.values())):
-        _tell(reader, node)
         reader.values |= _completed(reader, node, outputs)
     parts = _parts(reader, node)
     if isinstance(parts, Why):
@@ -148,13 +148,13 @@ def _read_node(reader: Model, node: FileNode, types: Shapes) -> None:
 
 def _tell(reader: Model, node: FileNode) -> None:
     """Let a weight tell a length of what it is applied to."""
-    x, *operands = node.inputs or ("",)
-    weight = reader.known.get(operands[0]) if operands else None
-    if weight is not None and weight.name not in reader.overridable and x in reader.values:
-        told = told_by_weight(reader.values[x], node.proto, weight.shape)
-        if told is not reader.values[x]:
-            reader.values[x] = told
-            reader.completed.add(x)
+    x = reader.values.get(node.inputs[0]) if len(node.inputs) > 1 else None
+    weight = None if x is None or is_settled(x) else reader.known.get(node.inputs[1])
+    if x is not None and weight is not None and weight.name not in reader.overridable:
+        told = told_by_weight(x, node.proto, weight.shape)
+        if told is not x:
+            reader.values[x.name] = told
+            reader.completed.add(x.name)
 
 
 def _chosen(reader: Model, node: FileNode, output: Value) -> Value:

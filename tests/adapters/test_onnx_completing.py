@@ -166,6 +166,18 @@ def test_a_batch_norm_tells_how_many_channels_it_works_on(tmp_path):
     assert kinds(folded) == ["Shape", "Compress", "Reshape", "Conv", "Transpose", "Conv"]
 
 
+def test_a_computed_weight_tells_what_another_reader_needs(tmp_path):
+    """Of what comes of an image of any size, the Mul knows no length; the Gemm behind it does."""
+    text = """(float[2,3,h,w] x) => (float[2,4] y, float[2,4] z)
+        { f = Flatten(x) m = Mul(f, s) u = Transpose<perm=[1,0]>(v) y = Gemm(f, u) z = MatMul(m, k) }"""
+    onnx.save(model(text, s=(12,), v=(4, 12), k=(12, 4)), tmp_path / "model.onnx")
+    result = fold_file(tmp_path / "model.onnx", tmp_path / "folded.onnx")
+    assert [outcome.affine for outcome in result.plan.folded] == ["m"]
+    x = np.random.default_rng(0).normal(size=(2, 3, 2, 2)).astype(np.float32)
+    for want, got in zip(*(run(tmp_path / f"{name}.onnx", {"x": x}) for name in ("model", "folded")), strict=True):
+        assert_allclose(got, want, rtol=0, atol=1e-5 * np.abs(want).max())
+
+
 def test_the_file_tells_what_an_operator_of_another_domain_gives(tmp_path):
     """ONNX Runtime's own operators stand in files that it has optimised, with their shapes."""
     text = """<ir_version: 8, opset_import: ["": 17, "com.microsoft": 1]>

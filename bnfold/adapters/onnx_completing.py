@@ -20,6 +20,7 @@ _SAME = frozenset(
     | {"HardSigmoid", "HardSwish", "Softmax", "Clip", "Abs", "Neg", "Sqrt", "Reciprocal", "Identity", "Dropout"}
 )
 _ELEMENTWISE = frozenset({"Add", "Sub", "Mul", "Div", "Pow", "Sum", "Mean", "Max", "Min"})
+_OF_ONE_RANK = frozenset({"Conv", "ConvTranspose", "Gemm"})  # whose input has as many axes as their weight
 _POOLS = frozenset({"MaxPool", "AveragePool", "LpPool"})
 
 
@@ -41,9 +42,12 @@ def completed(value: Value, kind: str, proto: NodeProto, operands: Sequence[Oper
 def told_by_weight(x: Value, proto: NodeProto, weight: tuple[int, ...]) -> Value:
     """Give a node's first input with the length that its weight, of this shape, tells of one axis."""
     axis, length = contracted(proto, weight)
-    if length is None or x.shape is None or not -len(x.shape) <= axis < len(x.shape):
+    known = x.shape
+    if known is None and proto.op_type in _OF_ONE_RANK:
+        known = (None,) * len(weight)
+    if length is None or known is None or not -len(known) <= axis < len(known):
         return x
-    shape = list(x.shape)
+    shape = list(known)
     if not isinstance(shape[axis], int):
         shape[axis] = length
     return x if tuple(shape) == x.shape else Value(x.name, tuple(shape), x.dtype)
@@ -74,6 +78,8 @@ def _shape(kind: str, proto: NodeProto, operands: Sequence[Operand]) -> Shape | 
         return x
     if kind in ("Conv", "ConvTranspose") and isinstance(weight, Constant):
         return _of_conv(x, weight.shape, _number(proto, "group", 1) if kind == "ConvTranspose" else 0)
+    if kind == "Gemm" and isinstance(weight, Constant) and len(weight.shape) == 2:
+        return (None, weight.shape[0 if _number(proto, "transB", 0) else 1])
     known = [shape for shape in shapes if shape is not None]
     if x is None or len(known) < len(shapes):
         return None

@@ -37,6 +37,8 @@ def constant(*shape):
         ("ConvTranspose<group=2>(x, w)", [value("n", 6, 5), constant(6, 4, 3)], ("n", 8, None)),
         ("MatMul(x, w)", [value("n", 5, 6), constant(6, 4)], ("n", 5, 4)),
         ("MatMul(x, w)", [value("n", 5, 6), value(6, 4)], None),
+        ("Gemm(x, w)", [Value("x", None, "float32"), constant(6, 4)], (None, 4)),
+        ("Gemm<transB=1>(x, w, b)", [value("n", 6), constant(4, 6), constant(4)], (None, 4)),
         ("Concat<axis=1>(a, b)", [value("n", 6, None), value(None, 2, 5)], (None, 8, 5)),
         ("Concat<axis=-1>(a, b)", [value("n", 6), value("n", None)], (None, None)),
         ("Concat<axis=1>(a, b)", [value("n", 6), value("n", 6, 1)], None),
@@ -76,8 +78,12 @@ def test_a_symbol_gives_way_to_a_number_and_nothing_else_changes():
     ],
 )
 def test_a_weight_tells_a_length_of_what_it_is_applied_to(text, before, weight, after):
+    """Of what has no known rank, too, where the operator takes one only."""
     (node,) = parser.parse_graph(f"g (float[N] x) => (float[M] y) {{ y = {text} }}").node
     assert told_by_weight(value(*before), node, weight).shape == after
+    ranked = node.op_type in ("Conv", "Gemm")
+    alone = told_by_weight(Value("x", None, "float32"), node, weight).shape
+    assert [isinstance(size, int) for size in alone or ()].count(True) == ranked
 
 
 @pytest.mark.parametrize(

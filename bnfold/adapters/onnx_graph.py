@@ -13,9 +13,9 @@ from bnfold.adapters import (  # noqa: F401 - importing a family registers its r
     onnx_pooling,
     onnx_recurrent,
 )
-from bnfold.adapters.onnx_completing import completed, is_settled, of_branches, told_by_weight
 from bnfold.adapters.onnx_constants import EVALUATED, Known, evaluated, literal, stored
 from bnfold.adapters.onnx_external import Folder
+from bnfold.adapters.onnx_learning import chosen, learn
 from bnfold.adapters.onnx_model import Initializer, Model
 from bnfold.adapters.onnx_plain import initializer_shapes, plain_shapes
 from bnfold.adapters.onnx_protos import TensorProto
@@ -25,7 +25,7 @@ from bnfold.adapters.onnx_skeleton import ATTRIBUTE, ATTRIBUTE_TENSOR, INITIALIZ
 from bnfold.adapters.onnx_tensors import refuse_overlaps, tensor
 from bnfold.adapters.onnx_view import READERS, MisreadError, Part, View
 from bnfold.errors import BnfoldError
-from bnfold.graph import Constant, Dim, Node, Value
+from bnfold.graph import Dim, Node, Value
 from bnfold.why import Why
 
 OLDEST = 7
@@ -127,66 +127,19 @@ def _read_node(reader: Model, node: FileNode, types: Shapes) -> None:
                 reader.dequantized.add(known.name)
             return
     if node.kind == "If":
-        chosen = {name: _chosen(reader, node, outputs[name]) for name in outputs}
-        reader.completed |= {name for name in outputs if chosen[name] != outputs[name]}
-        outputs = chosen
+        outputs = chosen(reader, node, outputs)
     reader.values |= outputs
     if not reader.dequantized.isdisjoint(node.inputs) and all(
         name in reader.known or name in reader.dequantized for name in node.inputs
     ):
         reader.dequantized.update(outputs)
-    _tell(reader, node)
-    if not all(map(is_settled, outputs.values())):
-        reader.values |= _completed(reader, node, outputs)
+    learn(reader, node, outputs)
     parts = _parts(reader, node)
     if isinstance(parts, Why):
         limits = {} if parts is Why.NO_RULE else {"frames": parts}
         reader.nodes.append(Node(node.name, ops.Unknown(node.kind), node.inputs, node.outputs, limits))
         return
     _append(reader, node, parts)
-
-
-def _tell(reader: Model, node: FileNode) -> None:
-    """Let a weight tell a length of what it is applied to."""
-    x = reader.values.get(node.inputs[0]) if len(node.inputs) > 1 else None
-    weight = None if x is None or is_settled(x) else reader.known.get(node.inputs[1])
-    if x is not None and weight is not None and weight.name not in reader.overridable:
-        told = told_by_weight(x, node.proto, weight.shape)
-        if told is not x:
-            reader.values[x.name] = told
-            reader.completed.add(x.name)
-
-
-def _chosen(reader: Model, node: FileNode, output: Value) -> Value:
-    """Give what comes of an If: one of the branches' results."""
-    index = node.outputs.index(output.name)
-    names = [body.resolve(body.graph.output[index].name) or "" for body in node.bodies]
-    constants = {name: reader.known[name].constant() for name in names if name in reader.known}
-    return of_branches(output, [constants.get(name) or reader.values.get(name) for name in names])
-
-
-def _completed(reader: Model, node: FileNode, outputs: Mapping[str, Value]) -> dict[str, Value]:
-    """Add what inference left out, as the operators tell, or ONNX's own rule for what is known by now."""
-    operands = _operands(reader, node)
-    found = [outputs.get(name) or Value(name, None, "unknown") for name in node.outputs]
-    found[0] = completed(found[0], node.kind, node.proto, operands)
-    computed = (name in reader.completed or (name in reader.known and reader.known[name].node) for name in node.inputs)
-    is_own = node.bodies or (node.proto.domain, node.kind) in reader.functions
-    settled = all(is_settled(value) for value in found if value.name)
-    if not settled and not is_own and node.kind == node.proto.op_type and any(computed):
-        pairs = zip(node.proto.input, node.inputs, strict=True)
-        known = {local: reader.known[name] for local, name in pairs if name in reader.known}
-        from bnfold.adapters.onnx_node_shapes import inferred_values  # few models have such nodes
-
-        found = inferred_values(found, node.proto, operands, known, reader.opset)
-    reader.completed |= {value.name for value in found if value.name and value != outputs[value.name]}
-    return {value.name: value for value in found if value.name}
-
-
-def _operands(reader: Model, node: FileNode) -> list[Value | Constant | None]:
-    found = (reader.known.get(name) for name in node.inputs)
-    pairs = zip(node.inputs, found, strict=True)
-    return [reader.values.get(name) if item is None else item.constant() for name, item in pairs]
 
 
 def _parts(reader: Model, node: FileNode) -> list[Part] | Why:

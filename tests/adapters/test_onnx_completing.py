@@ -13,6 +13,14 @@ from tests.adapters.onnx_cases import batch_norm, feeds_of, fold_and_check, kind
 
 FOUR = (None, 6, "h", None)
 UNKNOWN = Value("y", None, "unknown")
+# Inference knows nothing of r, a Reshape to what only the run knows, nor of what comes of it.
+BEHIND_AN_IF = """
+        s = Shape(x) i = Compress(s, all) r = Reshape(x, i)
+        v = If(flag) <
+            then_branch = t () => (float[] a) { a = Conv<kernel_shape=[1,1]>(r, u) },
+            else_branch = e () => (float[] b) { d = Conv<kernel_shape=[1,1]>(r, u) b = Relu(d) }
+        >
+"""
 
 
 def value(*shape):
@@ -107,15 +115,13 @@ def test_a_number_of_both_branches_takes_the_place_of_a_symbol():
 
 
 def test_a_batch_norm_folds_behind_an_if(tmp_path):
-    """Inference knows nothing of r, a Reshape to what only the run knows, nor of what comes of it."""
-    text = """(float[2,3,6,6] x, bool flag) => (float[2,4,6,6] z) {
-        s = Shape(x) i = Compress(s, all) r = Reshape(x, i)
-        v = If(flag) <
-            then_branch = t () => (float[] a) { a = Conv<kernel_shape=[1,1]>(r, u) },
-            else_branch = e () => (float[] b) { d = Conv<kernel_shape=[1,1]>(r, u) b = Relu(d) }
-        >
+    text = (
+        "(float[2,3,6,6] x, bool flag) => (float[2,4,6,6] z) {"
+        + BEHIND_AN_IF
+        + """
         m = Mul(k, v) n = Sub(l, m) c = Conv<kernel_shape=[1,1]>(n, w) z = BN(c)
     }"""
+    )
     tensors = {"u": (5, 3, 1, 1), "w": (4, 5, 1, 1), "k": (5, 1, 1), "l": (5, 1, 1), "all": np.ones(4, bool)}
     folded, result = fold_and_check(model(text, **tensors, **batch_norm(4)), tmp_path)
     assert result.plan.kept == ()
@@ -124,15 +130,14 @@ def test_a_batch_norm_folds_behind_an_if(tmp_path):
 
 def test_a_batch_norm_folds_behind_operators_that_only_onnx_has_a_rule_for(tmp_path):
     """A Pad and a Slice of what comes of an If, whose lengths are constants that ONNX's inference can't tell there."""
-    text = """(float[2,3,6,6] x, bool flag) => (float[2,4,a,b] z) {
-        s = Shape(x) i = Compress(s, all) r = Reshape(x, i)
-        v = If(flag) <
-            then_branch = t () => (float[] a) { a = Conv<kernel_shape=[1,1]>(r, u) },
-            else_branch = e () => (float[] b) { d = Conv<kernel_shape=[1,1]>(r, u) b = Relu(d) }
-        >
+    text = (
+        "(float[2,3,6,6] x, bool flag) => (float[2,4,a,b] z) {"
+        + BEHIND_AN_IF
+        + """
         p = Pad<mode="reflect">(v, pads) q = Slice(p, starts, ends, axes)
         y = BN(q) c = Conv<kernel_shape=[1,1]>(y, w) z = Relu(c)
     }"""
+    )
     tensors = {
         "u": (5, 3, 1, 1),
         "w": (4, 3, 1, 1),
@@ -146,15 +151,14 @@ def test_a_batch_norm_folds_behind_operators_that_only_onnx_has_a_rule_for(tmp_p
 
 
 def test_a_batch_norm_folds_behind_every_output_of_a_split(tmp_path):
-    text = """(float[2,3,6,6] x, bool flag) => (float[2,4,a,b] z) {
-        s = Shape(x) i = Compress(s, all) r = Reshape(x, i)
-        v = If(flag) <
-            then_branch = t () => (float[] a) { a = Conv<kernel_shape=[1,1]>(r, u) },
-            else_branch = e () => (float[] b) { d = Conv<kernel_shape=[1,1]>(r, u) b = Relu(d) }
-        >
+    text = (
+        "(float[2,3,6,6] x, bool flag) => (float[2,4,a,b] z) {"
+        + BEHIND_AN_IF
+        + """
         p, q = Split<axis=1>(v, parts) f = Relu(p) m = Add(f, q)
         y = BN(m) c = Conv<kernel_shape=[1,1]>(y, w) z = Relu(c)
     }"""
+    )
     tensors = {"u": (6, 3, 1, 1), "w": (4, 3, 1, 1), "all": np.ones(4, bool), "parts": np.array([3, 3])}
     folded, result = fold_and_check(model(text, **tensors, **batch_norm(3)), tmp_path)
     assert result.plan.kept == ()

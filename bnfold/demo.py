@@ -29,11 +29,9 @@ RESULTS = {
 def main() -> int:
     """Run every step as a person would type it; give the first exit status that isn't 0."""
     FOLDER.mkdir(exist_ok=True)
-    for step in STEPS:
+    training, *others = STEPS
+    for step in (*_left_of(training), *others):
         click.echo(f"$ {step}")
-        if step == STEPS[0] and MODEL.exists():
-            click.echo(f"{MODEL} is there already; remove it to train anew\n")
-            continue
         status = run(step)
         if status:
             return status
@@ -41,6 +39,22 @@ def main() -> int:
     for name, what in RESULTS.items():
         click.echo(f"{FOLDER / name}: {what}")
     return 0
+
+
+def _left_of(training: str) -> tuple[str, ...]:
+    """Give what is left to run of the training step: a network that is trained in part is never folded."""
+    from bnfold.training.runs import is_finished
+
+    if not MODEL.exists():
+        return (training,)
+    try:
+        if not is_finished(MODEL):
+            return (f"{training} --resume",)
+    except BnfoldError as error:
+        click.echo(f"whether {MODEL} was trained to the end is not known ({error}), so it is trained anew\n")
+        return (training,)
+    click.echo(f"$ {training}\n{MODEL} is there already; remove it to train anew\n")
+    return ()
 
 
 def run(step: str) -> int:

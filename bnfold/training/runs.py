@@ -13,7 +13,7 @@ from bnfold.atomic import check_writable
 from bnfold.errors import BnfoldError
 from bnfold.models import ARCHITECTURES, create
 from bnfold.training import data, hardware, run_state
-from bnfold.training.checkpoint import Checkpoint
+from bnfold.training.checkpoint import Checkpoint, read
 from bnfold.training.data.shaping import image_size, normalisation, normalise_, to_inputs
 from bnfold.training.history import SCORES, Epoch
 from bnfold.training.interruption import Interruption
@@ -98,6 +98,18 @@ def resume(
     if settings.epochs < len(state["history"]):
         raise BnfoldError(f"{outputs.resume}: {len(state['history'])} epochs are done; give --epochs that many or more")
     return _Run(settings, outputs, progress or Silent()).go(state)
+
+
+def is_finished(output: str | os.PathLike[str]) -> bool:
+    """Whether `output` is the best checkpoint of a run that came to its last epoch.
+
+    Raises BnfoldError where it, or the state of its run, can't be read.
+    """
+    outputs = Outputs.beside(Path(output))
+    state, metrics = run_state.read(outputs.resume), read(outputs.best).metrics
+    ended = len(state["history"]) >= Settings.from_dict(state.get("settings")).epochs
+    # A run that was killed may have left a checkpoint beside the state of an earlier one.
+    return ended and state.get("best") is not None and dict(metrics) == state["best"].get("metrics")
 
 
 class _Run:

@@ -29,6 +29,9 @@ FOLDS = [
         id="same padding of a kernel that needs none",
     ),
     pytest.param(
+        IMAGE + '{ c = BN(x) y = Conv<auto_pad="VALID">(c, w) }', W | batch_norm(3), "Conv", id="valid padding"
+    ),
+    pytest.param(
         "(float[N,4,8,8] x) => (float[N,6,8,8] y) { c = Conv<group=2, pads=[1,1,1,1]>(x, w) y = BN(c) }",
         {"w": (6, 2, 3, 3)} | batch_norm(6),
         "Conv",
@@ -52,6 +55,33 @@ FOLDS = [
         {"w": (4, 3, 3, 3)} | batch_norm(6),
         "ConvTranspose",
         id="transposed, groups",
+    ),
+    *(
+        pytest.param(
+            f"(float[N,4,5,5] x) => (float[N,4,h,w] y) {{ c = ConvTranspose<{how}>(x, w, b) y = BN(c) }}",
+            {"w": (4, 4, 3, 3), "b": (4,)} | BN,
+            "ConvTranspose",
+            id=f"transposed, {how}",
+        )
+        for how in (
+            "strides=[2,2], output_shape=[10,11]",
+            "strides=[3,2], dilations=[2,1], kernel_shape=[3,3], pads=[1,0,2,1]",
+            'strides=[2,2], auto_pad="SAME_LOWER"',
+        )
+    ),
+    *(
+        pytest.param(
+            f'(float[N,7,3] x) => (float[N,4,7] y) {{ c = Einsum<equation="{equation}">({operands}) y = Mul(c, s) }}',
+            {"w": shape, "s": (4, 1)},
+            "Einsum",
+            id=f"einsum, {equation}",
+        )
+        for equation, operands, shape in (
+            ("io,nti->not", "w, x", (3, 4)),
+            (" nti , oi -> not ", "x, w", (4, 3)),
+            ("NTi,iO->NOT", "x, w", (3, 4)),
+            ("nti,tio->not", "x, w", (7, 3, 4)),
+        )
     ),
     pytest.param(
         "(float[N,4,5,5] x) => (float[N,4,h,w] y) { c = ConvTranspose(x, w, b) y = BN(c) }",

@@ -246,6 +246,34 @@ def test_a_bias_that_counts_for_nothing_takes_no_shift(text, tmp_path):
     assert "BatchNormalization" in kinds(folded)
 
 
+@pytest.mark.parametrize(
+    ("equation", "operands", "shapes"),
+    [
+        ("...i,io->...o", "r, w", {"w": (3, 4)}),
+        ("io,nti", "w, r", {"w": (3, 4)}),
+        ("nti,ii->nti", "r, w", {"w": (3, 3)}),
+        ("nti,io,op->ntp", "r, w, v", {"w": (3, 4), "v": (4, 4)}),
+        ("nti,nti->nti", "r, r", {}),
+        ("nti->nit", "r", {}),
+    ],
+)
+def test_a_sum_of_products_that_is_no_plain_linear_layer_takes_nothing(equation, operands, shapes, tmp_path):
+    text = f"""(float[2,3,3] x) => (float[a,b,c] y)
+        {{ r = Relu(x) c = Einsum<equation="{equation}">({operands}) n = Mul(c, s) y = Relu(n) }}"""
+    folded, _ = fold_and_check(model(text, s=np.array(-1.5, np.float32), **shapes), tmp_path)
+    assert kinds(folded) == ["Relu", "Einsum", "Mul", "Relu"]
+
+
+@pytest.mark.parametrize(("is_test", "left"), [(1, ["Conv"]), (0, ["Conv", "BatchNormalization"])])
+def test_old_exporters_say_whether_a_batch_norm_trains(is_test, left):
+    """An attribute of opset 6, which converted files still have: no runtime takes it there."""
+    proto = model(IMAGE + "{ c = Conv(x, w) y = BN(c) }", 9, **W, **BN)
+    proto.graph.node[1].attribute.append(helper.make_attribute("is_test", is_test))
+    result = fold_proto(proto)
+    assert kinds(result.model) == left
+    assert [reason.why for kept in result.plan.kept for reason in kept.why] == [Why.TRAINING][is_test:]
+
+
 def test_opsets_before_seven_are_refused_with_the_way_out():
     proto = model("(float[2,3,8,8] x) => (float[2,4,6,6] y) { c = Conv(x, w) y = BN<is_test=1>(c) }", 6, 3, **W, **BN)
     with pytest.raises(BnfoldError, match=r"has opset 6; wanted 7 or newer \(onnx\.version_converter\)"):

@@ -5,12 +5,16 @@
 PYTHON: an interpreter that has the other tools (onnxsim, onnxslim, onnxoptimizer, onnxscript, onnxruntime); those that
 it hasn't are left out, by name. Each round runs every tool once, so that what else the machine does meets all of them;
 no run finds the result of another. Every package is compiled and on the interpreter's path, as pip leaves it. bnfold is
-the command, with its audit and its report; it also waits until the result is on the disk, which the others leave to the
-system. Results go to benchmarks/results/onnx_speed.json and .md.
+the command, with its audit and its report.
+
+bnfold ends when its result is on the disk, so that a power cut loses neither the old file nor the new; the others leave
+theirs in memory, for the system to write. So two times are given: until the process ends, and until the result is on
+the disk, by an fsync right after the process. Results go to benchmarks/results/onnx_speed.json and .md.
 """
 
 import argparse
 import json
+import math
 import os
 import platform
 import statistics
@@ -63,19 +67,23 @@ PACKAGES = {
 
 @dataclass(frozen=True)
 class Row:
-    """One tool on one model. seconds and processor_seconds: medians. peak_mib: resident, the largest of the runs."""
+    """One tool on one model. Seconds are medians; peak_mib: resident, the largest of the runs.
+
+    seconds: until the process ends. stored_seconds: until the result is on the disk.
+    """
 
     model: str
     tool: str
     seconds: float | None
+    stored_seconds: float | None
     processor_seconds: float | None
     peak_mib: float | None
     batch_norms_left: int | None
     note: str = ""
 
 
-def measure(python: str, code: str, source: Path, target: Path) -> tuple[float, float, float] | str:
-    """Run once; give wall and processor seconds and the peak in MiB, or what went wrong."""
+def measure(python: str, code: str, source: Path, target: Path) -> tuple[float, float, float, float] | str:
+    """Run once; give the seconds of a Row and the peak in MiB, or what went wrong."""
     target.unlink(missing_ok=True)
     os.sync()  # what an earlier run left to be written isn't this one's
     with tempfile.TemporaryFile() as said:
@@ -94,12 +102,14 @@ def measure(python: str, code: str, source: Path, target: Path) -> tuple[float, 
             said.seek(0)
             lines = said.read().decode(errors="replace").strip().splitlines()
             return lines[-1][:100] if lines else f"exit status {process.returncode}"
-    return wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
+    with target.open("rb") as result:
+        os.fsync(result.fileno())
+    return wall, time.perf_counter() - began, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
 
 
 def rounds(model: str, pythons: dict[str, str], source: Path, target: Path, runs: int) -> list[Row]:
     """Measure every tool on one model; what fails is not tried again. pythons: the interpreter that each tool has."""
-    found: dict[str, list[tuple[float, float, float]]] = {tool: [] for tool in pythons}
+    found: dict[str, list[tuple[float, float, float, float]]] = {tool: [] for tool in pythons}
     left, notes = dict[str, int](), dict[str, str]()
     for _ in range(runs):
         for tool in (tool for tool in pythons if tool not in notes):
@@ -114,11 +124,12 @@ def rounds(model: str, pythons: dict[str, str], source: Path, target: Path, runs
     return [_row(model, tool, found[tool], left.get(tool), notes.get(tool, "")) for tool in pythons]
 
 
-def _row(model: str, tool: str, found: list[tuple[float, float, float]], left: int | None, note: str) -> Row:
+def _row(model: str, tool: str, found: list[tuple[float, float, float, float]], left: int | None, note: str) -> Row:
     if note or not found:
-        return Row(model, tool, None, None, None, None, note)
-    walls, processors, peaks = zip(*found, strict=True)
-    return Row(model, tool, statistics.median(walls), statistics.median(processors), max(peaks), left)
+        return Row(model, tool, None, None, None, None, None, note)
+    walls, stored, processors, peaks = zip(*found, strict=True)
+    median = statistics.median
+    return Row(model, tool, median(walls), median(stored), median(processors), max(peaks), left)
 
 
 def installed(folder: Path) -> str:
@@ -162,11 +173,11 @@ def markdown(rows: list[Row], about: dict[str, str]) -> str:
     """Give the results as a page."""
     lines = ["# Folding ONNX files: whole processes", "", "Written by `python -m benchmarks.onnx_speed`.", ""]
     for model in dict.fromkeys(one.model for one in rows):
-        lines += [f"## {model}", "", "| tool | seconds | processor seconds | peak MiB | BatchNorm left | |"]
-        lines += ["|---|---|---|---|---|---|"]
+        lines += [f"## {model}", "", "| tool | seconds | on the disk | processor | peak MiB | BatchNorm left | |"]
+        lines += ["|---|---|---|---|---|---|---|"]
         for one in (one for one in rows if one.model == model):
-            numbers = (one.seconds, one.processor_seconds, one.peak_mib)
-            shown = ["" if number is None else f"{number:.2f}" for number in numbers[:2]]
+            numbers = (one.seconds, one.stored_seconds, one.processor_seconds)
+            shown = ["" if number is None else f"{number:.2f}" for number in numbers]
             shown.append("" if one.peak_mib is None else f"{one.peak_mib:.0f}")
             left = "" if one.batch_norms_left is None else str(one.batch_norms_left)
             lines.append(f"| {one.tool} | {' | '.join(shown)} | {left} | {one.note} |")
@@ -178,17 +189,18 @@ def markdown(rows: list[Row], about: dict[str, str]) -> str:
 def beside(model: str, rows: list[Row]) -> list[str]:
     """Compare bnfold with the fastest of the others that fold every BatchNorm."""
     times = {
-        one.tool: (one.seconds, one.processor_seconds)
+        one.tool: (one.seconds, one.stored_seconds, one.processor_seconds)
         for one in rows
-        if one.model == model and one.batch_norms_left == 0 and one.seconds and one.processor_seconds
+        if one.model == model and one.batch_norms_left == 0
     }
     if len(times) < 2 or "bnfold" not in times:
         return []
-    wall, processor = times.pop("bnfold")
-    fastest = min(times, key=lambda tool: times[tool][1])
+    own = times.pop("bnfold")
+    fastest = min(times, key=lambda tool: times[tool][2] or math.inf)
+    of = [mine / other for mine, other in zip(own, times[fastest], strict=True) if mine and other]
     return [
-        f"bnfold takes {wall / times[fastest][0]:.2f} of the seconds and {processor / times[fastest][1]:.2f} of the "
-        f"processor seconds of the fastest other, {fastest}."
+        f"Of the fastest other, {fastest}, bnfold takes {of[0]:.2f} of the seconds, {of[1]:.2f} of those until the "
+        f"result is on the disk, and {of[2]:.2f} of the processor's."
     ]
 
 
@@ -212,7 +224,9 @@ def main() -> None:
             subprocess.run([sys.executable, "-c", code, str(source)], check=True)
             rows += rounds(model, available, source, target, arguments.runs)
             rows += [
-                Row(model, tool, None, None, None, None, "not installed") for tool in TOOLS if tool not in available
+                Row(model, tool, None, None, None, None, None, "not installed")
+                for tool in TOOLS
+                if tool not in available
             ]
             print(*rows[-len(TOOLS) :], sep="\n", flush=True)
     RESULTS.mkdir(exist_ok=True)

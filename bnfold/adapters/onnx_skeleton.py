@@ -31,13 +31,15 @@ SCHEMA: Mapping[str, Mapping[int, str]] = {
 }
 _PAYLOADS = {4, 5, 7, 9, 10, 11}  # float_data, int32_data, int64_data, raw_data, double_data, uint64_data
 _SMALL = 256  # bytes of a payload that stays in the skeleton: shapes, axes, scalars
+_CHANNELS = 1 << 13  # bytes of an initializer that stays whole, as those of one number a channel do
+_ROOM = 1 << 21  # bytes of such initializers: a file may hold nothing else
 _TEXT = 1 << 20  # bytes of a model's documentation or metadata that stay in the skeleton
 _DEEPEST = 64  # messages inside one another; a subgraph adds three
 
 
 @record
 class Skeleton:
-    """proto: the model with payloads over 256 bytes left out. payloads: those, by where their tensor's body begins."""
+    """proto: the model without its large payloads. payloads: those, by where their tensor's body begins."""
 
     source: Source
     proto: ModelProto
@@ -80,6 +82,7 @@ class _Scan:
         self.source = source
         self.payloads: dict[int, Field] = {}
         self.layouts: dict[int, Layout] = {}
+        self.room = _ROOM
 
     def message(self, kind: str, start: int, end: int, depth: int) -> bytes:
         """Copy a message without its payloads."""
@@ -91,16 +94,27 @@ class _Scan:
         for item in fields(self.source, start, end, _SMALL if known is None else -1):
             if known is not None:
                 known.setdefault(item.number, []).append(item)
-                if item.end - item.body <= _SMALL or item.wire != BYTES:
+                if item.end - item.body <= _SMALL or item.wire != BYTES or self._stays(kind, item):
                     continue
             new = self._large(kind, item, start, depth)
             if new is not None:
-                parts += [self.source.exactly(copied, item.start - copied), new]
+                if copied < item.start:
+                    parts.append(self.source.exactly(copied, item.start - copied))
+                parts.append(new)
                 copied = item.end
-        parts.append(self.source.exactly(copied, end - copied))
+        if copied < end:
+            parts.append(self.source.exactly(copied, end - copied))
         if known is not None:
             self.layouts[start] = known
         return b"".join(parts)
+
+    def _stays(self, kind: str, item: Field) -> bool:
+        """Whether a field is an initializer that isn't large, and there is room: it is quicker to copy than to scan."""
+        size = item.end - item.body
+        if kind != "graph" or item.number != INITIALIZER or size > min(_CHANNELS, self.room):
+            return False
+        self.room -= size
+        return True
 
     def _large(self, kind: str, item: Field, start: int, depth: int) -> bytes | None:
         """Give what takes the place of a field that isn't small; None where it stays."""

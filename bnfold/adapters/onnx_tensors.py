@@ -166,6 +166,10 @@ def _inline(proto: TensorProto, shape: tuple[int, ...], dtype: str, wanted: int,
     entries = 2 * size if dtype.startswith("complex") else -(-size * bits // 8) if bits in (2, 4) else size
     if elements not in (entries, size):  # complex numbers take two entries, and a byte of 2- or 4-bit numbers one
         raise BnfoldError(f"{_called(proto, file)} holds {elements} numbers; its shape wants {size}")
+    plain = {_T.FLOAT: proto.float_data, _T.DOUBLE: proto.double_data}.get(proto.data_type)
+    if plain is not None and len(plain) == size:
+        data = np.array(plain, numpy_dtype(dtype)).tobytes()
+        return Tensor(proto.name, shape, dtype, proto, Memory(data, file.source.name))
     return Tensor(proto.name, shape, dtype, proto, None)
 
 

@@ -20,7 +20,7 @@ from bnfold.checking.result import AuditGap, AuditRow
 from bnfold.checking.subject import Array, Feed, Subject
 from bnfold.checking.torch_follow import dtypes_of, follow
 from bnfold.checking.torch_module import to_array
-from bnfold.checking.torch_stands import FRAMED, NEAR, SAME, Reference, Stands
+from bnfold.checking.torch_stands import FRAMED, NEAR, SAME, Reference, Stands, frames
 from bnfold.checking.torch_trace import Traced, Tracer
 from bnfold.checking.trial import Trial
 from bnfold.errors import UnverifiedError
@@ -102,7 +102,7 @@ class _Walk(Tracer):
         self.trial, self.subject, self.reference = trial, trial.candidate, reference
         self.free, self.held = free, held
         self.stands: dict[int, list[Stands]] = {}
-        self.hints: dict[int, list[Stands]] = {}  # of what a value that stands for nothing was computed from
+        self.hints: dict[int, list[Stands]] = {}  # the frames of what a value that stands for nothing was computed from
         self.fits: list[tuple[Traced, Fit, Traced]] = []
         self.lost: list[tuple[tuple[int, ...], str]] = []
         self.framed: list[int] = []
@@ -193,7 +193,7 @@ class _Walk(Tracer):
         found = self.reference.matches(value.array, NEAR if self.lost else SAME)
         if found or not self.free:
             return found
-        before = [stands for i in value.read for stands in self.stands.get(i) or self.hints.get(i, [])]
+        before = frames(stands for i in value.read for stands in self.stands.get(i) or self.hints.get(i, []))
         self.hints[value.index] = before
         return (
             self.reference.inherited(value.array, before)

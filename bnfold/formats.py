@@ -35,12 +35,12 @@ def kind_of(path: str | Path) -> Kind:
     """
     path = Path(path)
     head = _head(path)
+    if _is_safetensors(head, path.stat().st_size):  # first: the length that it begins with may be any other's mark
+        return Kind.SAFETENSORS
     if head[:4] == b"PK\x03\x04":
         return _archive_kind(path)
     if head[:1] == b"\x80":  # pickle's PROTO, protocol 2 and later
         return Kind.TORCH_LEGACY
-    if _is_safetensors(head, path.stat().st_size):
-        return Kind.SAFETENSORS
     if _is_onnx(head):
         return Kind.ONNX
     raise BnfoldError(

@@ -41,14 +41,19 @@ def test_a_pipe_is_not_waited_for(tmp_path):
         kind_of(tmp_path / "pipe")
 
 
-def test_onnx_and_safetensors(tmp_path):
+@pytest.mark.parametrize("length", [54, 128, 0x0E80, 0x4B50, 0x0108])
+def test_safetensors_with_a_header_of_any_length(tmp_path, length):
+    """The length is the first byte of the file: 128 is pickle's mark as well, 8 that of an ONNX file."""
+    header = b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'.ljust(length)
+    (tmp_path / "weights").write_bytes(struct.pack("<Q", len(header)) + header + bytes(4))
+    assert kind_of(tmp_path / "weights") is Kind.SAFETENSORS
+
+
+def test_an_onnx_file(tmp_path):
     text = "agraph (float[2] x) => (float[2] y) { y = Relu(x) }"
     model = onnx.helper.make_model(parser.parse_graph(text))
     (tmp_path / "model.pt").write_bytes(model.SerializeToString())
     assert kind_of(tmp_path / "model.pt") is Kind.ONNX
-    header = b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
-    (tmp_path / "weights").write_bytes(struct.pack("<Q", len(header)) + header + bytes(4))
-    assert kind_of(tmp_path / "weights") is Kind.SAFETENSORS
 
 
 REFUSED = [

@@ -1,11 +1,11 @@
 """Incremental elimination over lanes: a row comes at a time, can be taken back, and a contradiction names its rows."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bnfold.affine import Floats, some
+from bnfold.affine import Floats, every, some
 from bnfold.record import record
 from bnfold.solving.rows import Numbers
 
@@ -94,42 +94,41 @@ class Elimination:
         size = _quotient(rest.size, _magnitude(divisor))
         self._set(pivot, Expression(others, self._wrap(_quotient(rest.right, -divisor)), size, rest.rows))
 
-    def is_homogeneous(self) -> bool:
-        """Whether every right-hand side is 0, so that all unknowns may be."""
-        return not any(some(self._solved(pivot).right) for pivot in list(self.pivots))
-
-    def solution(self, unknowns: int) -> Floats:
-        """Give (unknowns, lanes): the unknowns that aren't pivots are 0."""
-        values = np.zeros((unknowns, self.lanes))
+    def solution(self) -> dict[int, Floats]:
+        """Give the unknowns that aren't 0 in all lanes, (lanes,) each; those that aren't pivots are 0."""
+        values: dict[int, Floats] = {}
         for pivot in list(self.pivots):
             solved = self._solved(pivot)
             if some(solved.right):
                 nothing = np.abs(solved.right) <= ROUNDING * solved.size
-                values[pivot] = np.where(nothing, 0.0, solved.right) if some(nothing) else solved.right
+                right = np.where(nothing, 0.0, solved.right) if some(nothing) else solved.right
+                values[pivot] = np.full(self.lanes, right) if np.ndim(right) == 0 else np.asarray(right)
         return values
 
-    def fewest_changes(self, weight: Floats) -> Floats:
-        """Give (unknowns, lanes) with as much weight at 0 as moving each free unknown once gives.
+    def fewest_changes(self, weight: Floats) -> dict[int, Floats]:
+        """Give the unknowns that aren't 0, as `solution` does, with as much weight at 0 as moving each free one gives.
 
-        weight: (unknowns, lanes), or (unknowns, 1) where it is the same in all lanes.
+        Each is moved once. weight: (unknowns, lanes), or (unknowns, 1) where it is the same in all lanes.
         """
-        values = self.solution(len(weight))
+        values = self.solution()
         followers: dict[int, list[tuple[int, Numbers]]] = {}
-        for pivot, expression in self.pivots.items():
+        for pivot, expression in self.pivots.items() if values else ():
             for free, coefficient in expression.terms.items():
                 followers.setdefault(free, [(free, 1.0)]).append((pivot, coefficient))
         for free in sorted(followers):
             members = [member for member, _ in followers[free]]
+            if _is_settled(members, values, weight):
+                continue
             slopes = self._stacked([slope for _, slope in followers[free]])
-            before = values[members]
+            before = np.stack([values.get(member, np.zeros(self.lanes)) for member in members])
             step = _heaviest(before if slopes is None else before / slopes, weight[members])
             if not some(step):
                 continue
             change = step if slopes is None else slopes * step
             moved = before - change
             moved[np.abs(moved) <= ROUNDING * (np.abs(before) + np.abs(change))] = 0.0
-            values[members] = self._wrap(moved)
-        return values
+            values.update(zip(members, np.asarray(self._wrap(moved)), strict=True))
+        return {unknown: numbers for unknown, numbers in values.items() if some(numbers)}
 
     def _stacked(self, coefficients: Sequence[Numbers]) -> Floats | None:
         """Give (n, lanes), or (n, 1) where no coefficient differs from lane to lane; None where all are 1."""
@@ -200,6 +199,13 @@ class Elimination:
             for other, value in meaning.terms.items():
                 _add(terms, other, coefficient * value, self.modulus)
         return Expression(terms, right, size, rows)
+
+
+def _is_settled(members: Sequence[int], values: Collection[int], weight: Floats) -> bool:
+    """Whether most weight stands at 0 in every lane, by more than rounding. values: the unknowns that aren't all 0."""
+    moved = [member for member in members if member in values]
+    still = [member for member in members if member not in values]
+    return every(weight[still].sum(axis=0) > (1 + TIGHT) * weight[moved].sum(axis=0))
 
 
 def _heaviest(values: Floats, weight: Floats) -> Floats:

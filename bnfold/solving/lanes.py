@@ -5,7 +5,7 @@ say) and differ in their right-hand sides only, so that one elimination over vec
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -16,6 +16,7 @@ from bnfold.record import record
 from bnfold.solving.rows import Kind, Numbers, Row, Terms
 from bnfold.views import Indices
 
+NOTHING: Mapping[int, int] = {}
 LaneTerms: TypeAlias = tuple[tuple[int, Numbers], ...]
 
 
@@ -43,15 +44,16 @@ class Group:
     parts: tuple["Group", ...] = ()
 
 
-def groups(rows: Sequence[Row], starts: Indices) -> list[Group]:
+def groups(rows: Sequence[Row], starts: Indices, whole: Mapping[int, int] = NOTHING) -> list[Group]:
     """Partition the unknowns as the rows tie them together, in the order of their first unknowns.
 
-    starts: where the unknowns of each tensor start, and at last their number. Rows that take tensors whole and channel
-    by channel, as nearly all do, need no look at single channels.
+    starts: where the unknowns of each tensor start, and at last their number. whole: by the identity of an array, the
+    start of the tensor whose unknowns it is known to hold, all in order. Rows that take tensors whole and channel by
+    channel, as nearly all do, need no look at single channels.
     """
     found: list[Group] = []
     rest: list[int] = []
-    tensors = _Tensors(starts)
+    tensors = _Tensors(starts, whole)
     touched = [tensors.of(row.terms) for row in rows]
     for members in _tied_tensors(touched, tensors):
         group = _aligned(rows, touched, members, tensors)
@@ -74,36 +76,36 @@ class _Tensors:
     Rows share terms, and these their arrays: each is looked at once.
     """
 
-    def __init__(self, starts: Indices) -> None:
+    def __init__(self, starts: Indices, whole: Mapping[int, int]) -> None:
         self.starts = starts
         self.ends = dict(itertools.pairwise(starts.tolist()))
         self.number = {start: number for number, start in enumerate(self.ends)}
-        self._every = np.arange(starts[-1])
         self._by_terms: dict[int, _Touched] = {}  # by the identity of what the rows hold on to
-        self._by_unknowns: dict[int, _Touched] = {}
+        self._by_unknowns: dict[int, _Touched] = {array: ([start], True) for array, start in whole.items()}
 
     def of(self, terms: Terms) -> _Touched:
         """Give the tensors of a row."""
         found = self._by_terms.get(id(terms))
         if found is None:
-            parts = [self._of_unknowns(unknowns) for unknowns, _ in terms]
-            named = [tensor for own, _ in parts for tensor in own]
-            found = self._by_terms[id(terms)] = named, all(whole for _, whole in parts)
-        return found
-
-    def _of_unknowns(self, unknowns: Indices) -> _Touched:
-        found = self._by_unknowns.get(id(unknowns))
-        if found is None:
-            found = self._by_unknowns[id(unknowns)] = self._look(unknowns)
+            named: list[int] = []
+            whole = True
+            for unknowns, _ in terms:
+                own, is_whole = self._by_unknowns.get(id(unknowns)) or self._look(unknowns)
+                named += own
+                whole = whole and is_whole
+            found = self._by_terms[id(terms)] = named, whole
         return found
 
     def _look(self, unknowns: Indices) -> _Touched:
         first = int(unknowns[0])
         end = self.ends.get(first, -1)
-        if len(unknowns) == end - first and every(unknowns == self._every[first:end]):
-            return [first], True
-        numbers = np.searchsorted(self.starts, unknowns, side="right") - 1
-        return sorted(set(self.starts[numbers].tolist())), False
+        if len(unknowns) == end - first and every(unknowns == np.arange(first, end)):
+            found = [first], True
+        else:
+            numbers = np.searchsorted(self.starts, unknowns, side="right") - 1
+            found = sorted(set(self.starts[numbers].tolist())), False
+        self._by_unknowns[id(unknowns)] = found
+        return found
 
 
 def _tied_tensors(touched: Sequence[_Touched], tensors: _Tensors) -> list[list[int]]:
@@ -135,7 +137,7 @@ def _aligned(
     """Make one group, a lane a channel, of rows that all take their tensors whole; None where one doesn't."""
     if not all(touched[number][1] for number in members):
         return None
-    starts = sorted({start for number in members for start in touched[number][0]})
+    starts = sorted(set().union(*[touched[number][0] for number in members]))
     length = tensors.ends[starts[0]] - starts[0]
     if {tensors.ends[start] - start for start in starts} != {length}:
         return None

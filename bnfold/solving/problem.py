@@ -133,7 +133,8 @@ class _Problem:
         self.absorbs = np.zeros(len(self.lowering.unknowns.alike), dtype=np.bool_)
         for end in self.ends:
             self.absorbs[end.tensor] |= end.takes_shift
-        self.groups = joined(groups(self.rows, self.lowering.unknowns.starts), self.owner, self.absorbs)
+        unknowns = self.lowering.unknowns
+        self.groups = joined(groups(self.rows, unknowns.starts, unknowns.whole()), self.owner, self.absorbs)
         self.system: System
 
     def take(self) -> frozenset[str]:
@@ -186,11 +187,13 @@ class _Problem:
         size = changes(Kind.SCALE, self._weights(shift, negative))
         # Scales tell now what is rewritten anyway.
         shift = changes(Kind.SHIFT, self._weights(size, negative) + operators)
-        moved = negative.tensors | size.tensors | shift.tensors
+        moved = (negative.tensors | size.tensors | shift.tensors).tolist()
         frames = {}
         for name in (name for name, number in unknowns.tensor.items() if moved[number]):
             span = unknowns.span(name)
-            scale = np.where(negative.values[span] == 1, -1.0, 1.0) * np.exp(size.values[span])
+            scale = np.exp(size.values[span])
+            if negative.tensors[unknowns.tensor[name]]:
+                scale = np.where(negative.values[span] == 1, -scale, scale)
             frame = Affine(axes[name], scale, shift.values[span])
             if not frame.is_identity:
                 frames[name] = frame

@@ -96,18 +96,14 @@ class System:
         """
         found = Changes(np.zeros(count), np.zeros(len(weight), np.bool_))
         for group, kinds in zip(self.groups, self.eliminations, strict=True):
-            if kinds[kind].is_homogeneous():
-                continue
-            values = kinds[kind].fewest_changes(weight[group.tensors])
-            moved = values != 0
-            rows = np.flatnonzero(moved.any(axis=1))
-            if group.tensors.shape[1] > 1:
-                found.values[group.unknowns[rows]] = values[rows]
-                found.tensors[group.tensors[moved]] = True
-                continue
-            found.tensors[group.tensors[rows]] = True
-            for row, start in zip(rows, group.unknowns[rows, 0].tolist(), strict=True):  # which is a tensor
-                found.values[start : start + values.shape[1]] = values[row]
+            for row, numbers in kinds[kind].fewest_changes(weight[group.tensors]).items():
+                if group.tensors.shape[1] > 1:
+                    found.values[group.unknowns[row]] = numbers
+                    found.tensors[group.tensors[row][numbers != 0]] = True
+                    continue
+                start = group.unknowns[row, 0]  # of a whole tensor
+                found.values[start : start + len(numbers)] = numbers
+                found.tensors[group.tensors[row]] = True
         return found
 
     def _mark(self, numbers: Iterable[int]) -> Mark:

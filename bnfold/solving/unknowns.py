@@ -30,6 +30,7 @@ class Unknowns:
                 starts.append(starts[-1] + self._channels(name))
             self.tensor[name] = self.tensor[first]
         self.starts = np.array(starts)
+        self._starts = starts
         self.alike = np.bincount(list(self.tensor.values()), minlength=len(starts) - 1).astype(np.float64)
         self._every: Indices = np.arange(starts[-1])
         self._every.flags.writeable = False
@@ -38,7 +39,7 @@ class Unknowns:
     def span(self, name: str) -> slice:
         """Give the unknowns of a framed value, which follow each other."""
         number = self.tensor[name]
-        return slice(int(self.starts[number]), int(self.starts[number + 1]))
+        return slice(self._starts[number], self._starts[number + 1])
 
     def of(self, name: str) -> Indices:
         """Give the unknowns of a framed value, in an array that all who ask share."""
@@ -47,6 +48,10 @@ class Unknowns:
         if found is None:
             found = self._places[number] = self._every[self.span(name)]
         return found
+
+    def whole(self) -> dict[int, int]:
+        """Give, by the identity of each array that `of` has given, the first unknown of its tensor."""
+        return {id(unknowns): self._starts[number] for number, unknowns in self._places.items()}
 
     def _channels(self, name: str) -> int:
         return channels(self.graph, name, self.axes[name])

@@ -9,14 +9,14 @@ from bnfold.affine import Floats
 MANY = 1 << 12  # channels in a row: their numbers stay in the nearest cache
 
 
-def in_rows(layers: Sequence[tuple[Floats, ...]]) -> Iterator[tuple[int, list[Floats]]]:
+def in_rows(layers: Sequence[tuple[Floats, ...]]) -> Iterator[tuple[slice, list[Floats]]]:
     """Join the columns of layers that follow each other, some `MANY` channels together.
 
-    layers: of each the same number of arrays, (C,) each. Gives the place of the first layer of a row, and the columns.
+    layers: of each the same number of arrays, (C,) each. Gives the places of the layers of a row, and the columns.
     """
     start = count = 0
     for place, layer in enumerate(layers, start=1):
         count += len(layer[0])
         if count >= MANY or place == len(layers):
-            yield start, [np.concatenate(column) for column in zip(*layers[start:place], strict=True)]
+            yield slice(start, place), [np.concatenate(column) for column in zip(*layers[start:place], strict=True)]
             start, count = place, 0

@@ -100,17 +100,16 @@ def _sound(graph: Graph, nodes: Sequence[Node]) -> dict[str, Affine]:
                 loaded = (graph.constants[name].load() for name in node.inputs[1:5])
                 layers.append((*loaded, np.full(channels, node.op.eps)))
     found: dict[str, Affine] = {}
-    for place, (gamma, beta, mean, variance, eps) in in_rows(layers):
+    for row, (gamma, beta, mean, variance, eps) in in_rows(layers):
         with np.errstate(all="ignore"):
             joined = of_batch_norm(1, gamma, beta, mean, variance, eps)
         size = np.abs(joined.scale)  # of what isn't finite, or has no root, it isn't a number in between
         sound = np.isfinite(beta) & np.isfinite(mean) & (size >= NORMAL) & (size < np.inf)
-        start = 0
-        while start < len(sound):
-            end = start + len(layers[place][0])
+        end = 0
+        for name, (own, *_) in zip(names[row], layers[row], strict=True):
+            start, end = end, end + len(own)
             if every(sound[start:end]):
-                found[names[place]] = Affine(1, joined.scale[start:end], joined.shift[start:end])
-            start, place = end, place + 1
+                found[name] = Affine(1, joined.scale[start:end], joined.shift[start:end])
     return found
 
 

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnfold.affine import Affine, Floats, Frames, every, some
+from bnfold.batches import in_rows
 from bnfold.candidates import Candidate
 from bnfold.graph import Constant, Graph, Node
 from bnfold.ops import BatchNorm, Bilinear, Parameter, Recurrent
@@ -34,19 +35,45 @@ def unbearable(graph: Graph, found: Sequence[Candidate], frames: Frames, edits: 
 
     found: those that stay, too: what they tell of their inputs holds all the same.
     """
+    harmless = _are_harmless(graph, edits)
     for edit in edits:
-        why, op = None, graph.by_name[edit.node].op
+        why = None
         if isinstance(edit, (ScaleWeight, SetBias)):
-            why = _range_of(graph, graph.by_name[edit.node], edit)
-        elif isinstance(edit, SetConstants) and isinstance(op, Parameter | Recurrent | Bilinear):
+            why = None if harmless else _range_of(graph, graph.by_name[edit.node], edit)
+        elif isinstance(edit, SetConstants):
             why = _range_of_constants(graph, graph.by_name[edit.node], edit)
         if why is not None:
             yield Reason(edit.node, why)
     gone = {edit.node for edit in edits if isinstance(edit, Remove)}
-    for candidate in found:
-        why = None if candidate.held else _size_of(graph, candidate, frames, gone)
+    for candidate in _far(graph, found, frames):
+        why = _size_of(graph, candidate, frames[candidate.tie.source], gone)
         if why is not None:
             yield Reason(candidate.node.name, why)
+
+
+def _are_harmless(graph: Graph, edits: Sequence[Edit]) -> bool:
+    """Whether the numbers of all linear nodes are too near to 1, or to 0, to be looked at node by node."""
+    if any(constant.dtype == "float16" for constant in graph.constants.values()):
+        return False
+    scaled = (edit for edit in edits if isinstance(edit, ScaleWeight))
+    factors = [(factor,) for edit in scaled for factor in (edit.out_factor, edit.in_factor)]
+    biases = [(edit.bias.reshape(-1),) for edit in edits if isinstance(edit, SetBias)]
+    below = (_below(numbers, HARMLESS) for _, (numbers,) in in_rows(biases))
+    return all(_harmless(numbers) for _, (numbers,) in in_rows(factors)) and all(below)
+
+
+def _far(graph: Graph, found: Sequence[Candidate], frames: Frames) -> Iterator[Candidate]:
+    """Give the BatchNorms whose inputs' frames may lose the numbers: all but those far from it, many at once."""
+    judged, layers = [], []
+    for each in found:
+        op, frame = each.node.op, frames.get(each.tie.source)
+        if frame is not None and isinstance(op, BatchNorm) and not each.held:
+            mean, variance = (graph.constants[name].load() for name in each.node.inputs[3:5])
+            judged.append(each)
+            layers.append((mean, variance + op.eps, frame.shift))
+    for row, (mean, variance, shift) in in_rows(layers):
+        far = some(np.abs(mean - shift) > DROWNED * np.sqrt(variance))
+        yield from (one for one in judged[row] if far or graph.values[one.tie.source].dtype == "float16")
 
 
 def _range_of(graph: Graph, node: Node, edit: ScaleWeight | SetBias) -> Why | None:
@@ -66,7 +93,9 @@ def _range_of(graph: Graph, node: Node, edit: ScaleWeight | SetBias) -> Why | No
 
 
 def _range_of_constants(graph: Graph, node: Node, edit: SetConstants) -> Why | None:
-    """Judge a parameter, or the weights and biases of a layer that is linear at some of its ends."""
+    """Judge a parameter, or the weights and biases of a layer that is linear at some of its ends; nothing else."""
+    if not isinstance(node.op, Parameter | Recurrent | Bilinear):
+        return None
     for index, numbers in edit.constants.items():
         constant = graph.constants.get(node.inputs[index] if index < len(node.inputs) else "")
         largest, smallest = LIMITS[graph.values[node.inputs[0]].dtype if constant is None else constant.dtype]
@@ -104,16 +133,14 @@ def _below(array: Floats, largest: float) -> bool:
 
 
 def _harmless(factor: Floats) -> bool:
-    size = np.abs(factor[factor != 0])
-    return every((size < HARMLESS) & (size > 1 / HARMLESS))
+    size = np.abs(factor)
+    return every((size < HARMLESS) & ((size > 1 / HARMLESS) | (size == 0)))
 
 
-def _size_of(graph: Graph, candidate: Candidate, frames: Frames, gone: Collection[str]) -> Why | None:
+def _size_of(graph: Graph, candidate: Candidate, frame: Affine, gone: Collection[str]) -> Why | None:
     """Judge the frame of a BatchNorm's input by the statistics, which tell how large that tensor is."""
     name = candidate.tie.source
-    frame = frames.get(name)
-    if frame is None or not isinstance(candidate.node.op, BatchNorm):
-        return None
+    assert isinstance(candidate.node.op, BatchNorm)
     mean, variance = (graph.constants[constant].load() for constant in candidate.node.inputs[3:5])
     if candidate.node.op.eps == 0 and not some(mean) and every(variance == 1):
         return None  # an affine as a file writes it, whose statistics are nobody's

@@ -44,8 +44,8 @@ def test_rows_hold_every_layer_once() -> None:
         (np.full(size, float(k)), np.full(size, -float(k))) for k, size in enumerate([3, MANY, 1, 2, MANY + 1, 5])
     ]
     seen_layers: list[float] = []
-    for first, (one, other) in in_rows(layers):
-        assert one[0] == first
+    for row, (one, other) in in_rows(layers):
+        assert (one[0], one[-1]) == (row.start, row.stop - 1)
         np.testing.assert_array_equal(one, -other)
         seen_layers += dict.fromkeys(one.tolist())
     assert seen_layers == [0, 1, 2, 3, 4, 5]

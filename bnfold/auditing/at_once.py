@@ -66,12 +66,12 @@ class PlainBiases:
 
     def wrong(self, tolerance: float) -> str:
         """Name the first layer whose bias isn't so, relative to the terms; empty where there is none."""
-        for first, (before, now, scale, shift) in in_rows(self._parts):
+        for row, (before, now, scale, shift) in in_rows(self._parts):
             size = np.maximum(np.abs(before), np.abs(shift)) / np.abs(scale)
             apart = np.abs(now - (before - shift) / scale) > tolerance * size
             if some(apart):
-                ends = np.cumsum([len(part[0]) for part in self._parts[first:]])
-                return self._names[first + int(np.searchsorted(ends, np.argmax(apart), side="right"))]
+                ends = np.cumsum([len(part[0]) for part in self._parts[row]])
+                return self._names[row][int(np.searchsorted(ends, np.argmax(apart), side="right"))]
         return ""
 
 

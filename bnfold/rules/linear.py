@@ -36,7 +36,8 @@ def contraction(site: Site) -> Contracted | None:
 
 
 def _contraction(site: Site) -> Contracted | None:
-    if any(name in site.graph.values for name in site.node.inputs if name != _moving(site)) or not site.has_ranks:
+    computed = {name for name in site.node.inputs if name in site.graph.values}
+    if len(computed) > 1 or not site.has_ranks:
         return None
     return contracted_by(site.node.op, site)
 
@@ -45,11 +46,6 @@ def _contraction(site: Site) -> Contracted | None:
 def contracted_by(op: Op, site: Site) -> Contracted | None:
     """Say how an operator contracts its one computed input with its constants; the default: it does not."""
     return None
-
-
-def _moving(site: Site) -> str:
-    """Name the operand that is computed when the model runs."""
-    return next((name for name in site.node.inputs if name in site.graph.values), "")
 
 
 @contracted_by.register(Conv)
@@ -141,13 +137,14 @@ def _rewritten(op: Op, site: Site, frames: Frames) -> tuple[Edit, ...]:
     inputs, outputs = channels_of(found, weight.shape)
     before = frame_of(frames, found.source, found.source_axis, inputs)
     after = frame_of(frames, found.target, found.target_axis, outputs)
-    if before.is_identity and after.is_identity:
+    scaled, moved = some(after.scale != 1) or some(before.scale != 1), some(before.shift)
+    if not (scaled or moved or some(after.shift)):
         return ()  # a NaN isn't what it was, and is no edit
     edits: list[Edit] = []
-    if some(after.scale != 1) or some(before.scale != 1):
+    if scaled:
         edits.append(ScaleWeight(site.node.name, 1 / after.scale, before.scale))
     added = 0.0 - after.shift
-    if some(before.shift):
+    if moved:
         spread = found.alpha * constant_times_shift(found, weight, before.shift)
         added = spread - after.shift
         if not found.bias:  # what is left of two equal shifts is no bias

@@ -47,7 +47,8 @@ class Changes:
 
     nodes: what stands in a node's place. names: the same node with other names for some of its inputs (field 1 of a
     NodeProto) and outputs (field 2), by field and index. dropped: initializers, by their names in the Graph.
-    gone: by id of the scope, the values whose value_info goes. inputs_gone: inputs of the main graph.
+    gone: by id of the scope, the values whose value_info goes. inputs_gone: inputs of the main graph. lost: by id of
+    the scope, the bodies of nodes that go.
     """
 
     nodes: dict[FileNode, list[NodeProto]] = field(default_factory=dict)
@@ -56,6 +57,7 @@ class Changes:
     dropped: set[str] = field(default_factory=set)
     gone: dict[int, set[str]] = field(default_factory=dict)
     inputs_gone: set[str] = field(default_factory=set)
+    lost: set[int] = field(default_factory=set)
 
 
 def changes(model: Model, edited: Edited, frames: Chains) -> Changes:
@@ -72,12 +74,15 @@ class _Settling:
         self.taken = set(self.local.values()) | set(self.local)
         self.outputs = set(model.graph.outputs)
         self.renamed: dict[str, str] = {}
+        self.changed: set[str] = set()  # initializers that get other numbers
 
     def run(self) -> Changes:
         """Names first, then tensors, then what is dead."""
         self._name_values()
         self._place_tensors()
         self._drop_unread()
+        if self.model.dead:
+            self._drop_dead()
         self._freeze()
         for work in self.edited.works.values():
             self._write_node(work)
@@ -125,6 +130,10 @@ class _Settling:
     def _final(self) -> list[Work]:
         return [step for work in self.edited.works.values() for step in work.final]
 
+    def _living(self) -> list[Work]:
+        dead = self.model.dead
+        return [step for work in self.edited.works.values() if work.node not in dead for step in work.final]
+
     # Tensors.
 
     def _place_tensors(self) -> None:
@@ -138,7 +147,7 @@ class _Settling:
             else:
                 same.append(use)
         uses = Counter(use.old for use in self.edited.uses)
-        readers = Counter([name for work in self._final() for name in work.inputs])
+        readers = Counter([name for work in self._living() for name in work.inputs])
         for old, group in ((old, group) for old, groups in by_old.items() for group in groups):
             alone = bool(old) and len(group) == uses[old] == readers[old] and old not in self.outputs
             self._place(group, old, alone)
@@ -148,6 +157,7 @@ class _Settling:
         held = self.model.initializers.get(old)
         scope = held.scope if held is not None else _around([use.work.node.scope for use in group])
         if alone and held is not None and self._may_become(held, first.content):
+            self.changed.add(old)
             self.result.tensors.append(NewTensor(scope, held.tensor.name, first.content, held))
             return
         if self.model.file.proto.ir_version < 4:  # initializers are inputs, which the body of an If can't have
@@ -185,7 +195,7 @@ class _Settling:
 
     def _drop_unread(self) -> None:
         """Take out what only edited nodes read: initializers, and nodes that depended on nothing else."""
-        reads = Counter([name for work in self._final() for name in work.inputs])
+        reads = Counter([name for work in self._living() for name in work.inputs])
         makers = {name: work for work in self.edited.works.values() for name in work.node.outputs if name}
         open_ends = [name for name in self.edited.touched if name]
         while open_ends:
@@ -199,6 +209,15 @@ class _Settling:
                 maker.dropped = True
                 reads.subtract(maker.inputs)
                 open_ends += maker.inputs
+
+    def _drop_dead(self) -> None:
+        """Take out the dead nodes that read what is gone, or has other numbers."""
+        from bnfold.adapters.onnx_dead_work import drop_dead  # few models have any
+
+        values = self.frames.keys() - self.model.known.keys()
+        unread, self.result.lost = drop_dead(self.model, self.edited, values | self.changed | self.result.dropped)
+        for name in unread - self.outputs:
+            self._drop_initializer(name)
 
     def _is_read(self, work: Work, reads: Counter[str]) -> bool:
         outputs = [name for step in work.final for name in step.outputs if name]

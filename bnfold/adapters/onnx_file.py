@@ -10,6 +10,7 @@ from bnfold.adapters.biases import fold_sparingly, without_biases
 from bnfold.adapters.onnx_audit import Audit
 from bnfold.adapters.onnx_changes import Changes, changes
 from bnfold.adapters.onnx_clips import with_clips
+from bnfold.adapters.onnx_dead import note
 from bnfold.adapters.onnx_edit import edited
 from bnfold.adapters.onnx_external import Folder
 from bnfold.adapters.onnx_model import Model
@@ -73,7 +74,7 @@ def fold_file(
         settled = _settled(found, graph, plan, level)
         if not dry_run:
             to_file(*settled, target, external_data)
-    return FoldResult(target, plan, graph)
+    return FoldResult(target, plan, graph, _notes(*settled))
 
 
 def fold_proto(
@@ -97,7 +98,7 @@ def fold_proto(
         found = reading(file, folder, freeze_inputs)
         graph, plan = _planned(found, plan, make)
         settled = _settled(found, graph, plan, level)
-        return FoldResult(proto if dry_run else to_memory(*settled), plan, graph)
+        return FoldResult(proto if dry_run else to_memory(*settled), plan, graph, _notes(*settled))
 
 
 def _planned(found: Reading, plan: Plan | None, make: Callable[[Graph], Plan]) -> tuple[Graph, Plan]:
@@ -140,6 +141,15 @@ def _settled(found: Reading, graph: Graph, plan: Plan, level: str) -> tuple[Mode
     result = edited(written, graph, plan, norms=level != "max")
     audit.merges(result.merged)
     return written, changes(written, result, plan.frames), audit
+
+
+def _notes(model: Model, changes: Changes, _: Audit) -> tuple[str, ...]:
+    """Say which nodes no output depends on."""
+    if not model.dead:
+        return ()
+    living = {id(scope) for scope in model.living}
+    dead = [node for node in model.scopes.nodes if node in model.dead and id(node.scope) in living]
+    return note([node.name for node in dead], [node.name for node in dead if changes.nodes.get(node) == []])
 
 
 def _target(source: Path, target: str | os.PathLike[str] | None, in_place: bool) -> Path:

@@ -46,10 +46,11 @@ def model(file: Skeleton, folder: Folder | None, freeze_inputs: bool = False) ->
         _read_initializers(reader, scope, dims if scope.parent is None else {})
     refuse_overlaps((item.tensor for item in reader.initializers.values()), reader.name)
     types = {id(scope): _types(reader, scope, plain) for scope in reader.scopes.scopes}
-    for scope in reader.scopes.scopes:
+    for scope in reader.living:
         _read_inputs(reader, scope, types[id(scope)])
     for node in reader.scopes.nodes:
-        _read_node(reader, node, types[id(node.scope)])
+        if node not in reader.dead:
+            _read_node(reader, node, types[id(node.scope)])
     return reader
 
 

@@ -6,8 +6,9 @@ from dataclasses import field
 from functools import cached_property
 
 from bnfold.adapters.onnx_constants import Known
+from bnfold.adapters.onnx_dead import dead_nodes
 from bnfold.adapters.onnx_external import Folder
-from bnfold.adapters.onnx_scopes import Scope, Scopes
+from bnfold.adapters.onnx_scopes import FileNode, Scope, Scopes
 from bnfold.adapters.onnx_skeleton import Skeleton
 from bnfold.adapters.onnx_tensors import Tensor
 from bnfold.adapters.onnx_wire import Field
@@ -65,10 +66,21 @@ class Model:
         return frozenset(item.name for item in graph.input) & {item.name for item in graph.initializer}
 
     @cached_property
+    def dead(self) -> frozenset[FileNode]:
+        """The nodes that no output depends on, and those of their bodies; no fold counts them."""
+        return dead_nodes(self.scopes, self.file.proto)
+
+    @cached_property
+    def living(self) -> list[Scope]:
+        """The graphs of the file, but for the bodies of dead nodes."""
+        lost = {id(body) for node in self.dead for body in node.bodies}
+        return [scope for scope in self.scopes.scopes if id(scope) not in lost]
+
+    @cached_property
     def shared(self) -> frozenset[str]:
-        """The values that are read more than once."""
-        reads = Counter(name for node in self.scopes.nodes for name in node.inputs)
-        reads.update(name for scope in self.scopes.scopes for name in self._outputs(scope))
+        """The values that are read more than once, but by dead nodes."""
+        reads = Counter(name for node in self.scopes.nodes if node not in self.dead for name in node.inputs)
+        reads.update(name for scope in self.living for name in self._outputs(scope))
         return frozenset(name for name, count in reads.items() if count > 1)
 
     @cached_property
@@ -76,7 +88,7 @@ class Model:
         """What folding sees. Arithmetic stands as it is, for `bnfold.raising`."""
         read = {name for node in self.nodes for name in node.inputs}
         produced = {name for node in self.nodes for name in node.outputs}
-        outputs = tuple(dict.fromkeys(name for scope in self.scopes.scopes for name in self._outputs(scope)))
+        outputs = tuple(dict.fromkeys(name for scope in self.living for name in self._outputs(scope)))
         constants = {name: item.constant() for name, item in self.known.items() if name not in produced}
         given = tuple(name for name in self.values if name not in produced)
         kept = {name: item for name, item in constants.items() if name in read or name in outputs}

@@ -144,7 +144,8 @@ class _Writer:
     def pieces(self) -> list[Piece]:
         """Give the file, piece by piece."""
         for scope in self.model.scopes.scopes:
-            self._values(scope)
+            if id(scope) not in self.changes.lost:
+                self._values(scope)
         self._nodes()
         self._tensors()
         return self.root.pieces()
@@ -194,6 +195,8 @@ class _Writer:
         """Lay out the tensors that change, and those that move into or out of the data file, in the file's order."""
         new = {id(item.replaces): item for item in self.changes.tensors if item.replaces is not None}
         for name, item in self.model.initializers.items():
+            if id(item.scope) in self.changes.lost:
+                continue
             splice = self._splice(item.scope.path) if name in self.changes.dropped or id(item) in new else None
             if name in self.changes.dropped and splice is not None:
                 splice.replace(item.place, [])
@@ -205,7 +208,8 @@ class _Writer:
             if added.replaces is None:
                 self._append(added)
         for node in self.model.scopes.nodes:
-            self._attributes(node)
+            if id(node.scope) not in self.changes.lost:
+                self._attributes(node)
         self._move(tensors_elsewhere(self.model.file))
 
     def _append(self, added: NewTensor) -> None:

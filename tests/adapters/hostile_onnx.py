@@ -90,6 +90,16 @@ def _ended(nodes: list[onnx.NodeProto], tensors: list[onnx.TensorProto]) -> byte
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
 
 
+def a_filled_weight() -> bytes:
+    text = "(float[2,8192] x) => (float[2,16384] y) { w = ConstantOfShape(s) c = MatMul(x, w) y = Mul(c, t) }"
+    return _sized(text, s=np.array([8192, 16384]), t=(16384,))
+
+
+def a_repeated_weight() -> bytes:
+    text = "(float[2,8192] x) => (float[2,16384] y) { w = Expand(k, s) c = MatMul(x, w) y = Mul(c, t) }"
+    return _sized(text, s=np.array([8192, 16384]), k=(1, 16384), t=(16384,))
+
+
 def chained_bombs() -> bytes:
     """Each Concat doubles."""
     nodes, name = [], "one"

@@ -133,3 +133,26 @@ def test_a_clip_of_one_side_takes_a_negative_scale(tmp_path):
     folded, _ = fold_and_check(proto, tmp_path, level="max")
     assert kinds(folded) == ["Conv", "Min", "Sigmoid"]
     assert_allclose(constant_of(folded, "Min"), -0.5 * np.abs(MIXED), rtol=1e-6)
+
+
+@pytest.mark.parametrize("opset", [9, 13])
+@pytest.mark.parametrize(
+    ("given", "left"),
+    [({"min": -0.5, "max": 2}, {"min": -6, "max": 1.5}), ({"min": -0.5}, {"max": 1.5}), ({"max": 2}, {"min": -6})],
+    ids=["both", "below", "above"],
+)
+def test_the_bounds_of_a_clip_are_attributes_or_operands(given, left, opset, tmp_path):
+    bounds = {name: np.array(number, np.float32) for name, number in given.items()}
+    attributes = ", ".join(f"{name}={float(number)}" for name, number in given.items())
+    operands = ", ".join(name if name in given else "" for name in ("min", "max")).removesuffix(", ")
+    clip = f"Clip<{attributes}>(c)" if opset < 11 else f"Clip(c, {operands})"
+    text = IMAGE + f"{{ c = Conv(x, w) k = {clip} m = Mul(k, s) y = Sigmoid(m) }}"
+    proto = model(text, opset, **W, s=np.array(-3, np.float32), **(bounds if opset > 10 else {}))
+    folded, _ = fold_and_check(proto, tmp_path)
+    assert kinds(folded) == ["Conv", "Clip", "Sigmoid"]
+    node = folded.graph.node[1]
+    if opset < 11:
+        assert {item.name: item.f for item in node.attribute} == left
+    else:
+        told = zip(("min", "max"), node.input[1:], strict=False)
+        assert {name: float(arrays(folded)[which]) for name, which in told if which} == left

@@ -3,10 +3,12 @@
 from collections.abc import Mapping
 
 import numpy as np
+import onnx
 import pytest
 from onnx import numpy_helper
 
-from tests.adapters.onnx_cases import batch_norm, fold_and_check, kinds, model, numbers
+from bnfold.adapters.onnx_file import fold_file
+from tests.adapters.onnx_cases import batch_norm, feeds_of, fold_and_check, kinds, model, numbers, run
 
 IMAGE = "(float[N,3,8,8] x) => (float[N,4,h,w] y)"
 ROWS = "(float[N,3] x) => (float[N,4] y)"
@@ -278,3 +280,27 @@ def test_one_number_passes_a_layer_that_works_along_another_axis(tmp_path):
     folded, result = fold_and_check(model(text, w=(4, 4), v=(3, 5), **batch_norm(3)), tmp_path)
     assert result.plan.kept == ()
     assert kinds(folded) == ["Einsum", "MatMul", "Add"]
+
+
+@pytest.mark.parametrize("opset", [9, 13])
+def test_what_a_tensor_is_padded_with_follows_its_frame(opset, tmp_path):
+    """An attribute up to opset 10, an operand after."""
+    pad = "Pad<pads=[0,0,1,1,0,0,1,2], value=0.5>(c)" if opset < 11 else "Pad(c, p, v)"
+    text = IMAGE + f"{{ c = Conv(x, w) a = {pad} y = Mul(a, s) }}"
+    operands = {"p": np.array([0, 0, 1, 1, 0, 0, 1, 2]), "v": np.array(0.5, np.float32)}
+    proto = model(text, opset, **W, s=np.array(-3, np.float32), **(operands if opset > 10 else {}))
+    folded, _ = fold_and_check(proto, tmp_path)
+    assert kinds(folded) == ["Conv", "Pad"]
+
+
+def test_onnx_has_two_names_for_its_own_operators(tmp_path):
+    """The long one is ONNX Runtime's; ONNX's own checker doesn't know it."""
+    proto = model(IMAGE + "{ c = Conv(x, w) n = BN(c) y = Relu(n) }", **W, **BN)
+    for item in (*proto.graph.node, *proto.opset_import):
+        item.domain = "ai.onnx"
+    source, target = tmp_path / "model.onnx", tmp_path / "folded.onnx"
+    onnx.save(proto, source)
+    fold_file(source, target)
+    assert kinds(onnx.load(target)) == ["Conv", "Relu"]
+    want, got = (run(path, feeds_of(proto))[0] for path in (source, target))
+    np.testing.assert_allclose(got, want, rtol=0, atol=1e-5 * np.abs(want).max())

@@ -13,6 +13,7 @@ from bnfold.errors import BnfoldError
 from tests.adapters.hostile_onnx import CORPUS
 
 LEFT = {"bomb", "expand_bomb", "chained_bombs", "statistics_of_another_size", "groups_that_do_not_divide", "no_groups"}
+LEFT |= {"a_filled_weight", "a_repeated_weight"}
 LEFT |= {"few_inputs", "flat_weight", "wrong_attributes"}
 LEFT |= {"an_axis_of_2_to_the_30", "a_large_image_flattened", "a_large_image_rearranged", "a_slice_of_a_large_axis"}
 LEFT |= {"parts_of_a_large_axis", "a_large_tile", "large_blocks", "a_split_with_more_outputs_than_it_says"}

@@ -108,3 +108,55 @@ def test_an_input_keeps_the_shape_that_it_declares(tmp_path):
     onnx.checker.check_model(str(target), full_check=True)
     want, got = (run(path, feeds_of(proto))[0] for path in (source, target))
     assert_allclose(got, want, rtol=0, atol=1e-5 * np.abs(want).max())
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_scales_of_blocks_are_left_alone(size, tmp_path):
+    """One for each few input channels of an output channel, from opset 21 on."""
+    count = (4, 6 // size, 3, 3)
+    tensors = {"q": integers(4, 6, 3, 3), "s": np.random.default_rng(1).uniform(0.01, 0.02, count).astype(np.float32)}
+    proto = model(
+        IMAGE + f"{{ w = DequantizeLinear<axis=1, block_size={size}>(q, s) c = Conv(x, w) y = BN(c) }}",
+        21,
+        10,
+        **tensors,
+        **BN,
+    )
+    onnx.save(proto, tmp_path / "model.onnx")
+    assert not fold_file(tmp_path / "model.onnx", tmp_path / "folded.onnx").plan.folded
+    assert (tmp_path / "folded.onnx").read_bytes() == (tmp_path / "model.onnx").read_bytes()
+
+
+@pytest.mark.parametrize("opset", [10, 13])
+def test_before_opset_13_a_weight_has_one_scale_for_all(opset, tmp_path):
+    tensors = {"q": integers(4, 6, 3, 3), "s": scales(), **BN}
+    proto = model(IMAGE + "{ w = DequantizeLinear(q, s) c = Conv(x, w) y = BN(c) }", opset, **tensors)
+    onnx.save(proto, tmp_path / "model.onnx")
+    result = fold_file(tmp_path / "model.onnx", tmp_path / "folded.onnx")
+    assert len(result.plan.folded) == (opset == 13)
+    onnx.checker.check_model(str(tmp_path / "folded.onnx"), full_check=True)
+
+
+@pytest.mark.parametrize("axis", [0, -4, 1, -3])
+def test_scales_along_an_axis_by_any_of_its_numbers(axis, tmp_path):
+    text = (
+        IMAGE.replace("[2,6,8,8]", "[2,4,8,8]")
+        + f"{{ w = DequantizeLinear<axis={axis}>(q, s) c = Conv(x, w) y = BN(c) }}"
+    )
+    proto = model(text, q=integers(4, 4, 3, 3), s=scales(4), **BN)
+    source, target = tmp_path / "model.onnx", tmp_path / "folded.onnx"
+    onnx.save(proto, source)
+    result = fold_file(source, target)
+    assert len(result.plan.folded) == (axis in (0, -4))
+    want, got = (run(path, feeds_of(proto))[0] for path in (source, target))
+    assert_allclose(got, want, rtol=0, atol=1e-5 * np.abs(want).max())
+
+
+def test_a_scale_that_may_be_overridden_holds_the_fold(tmp_path):
+    proto = model(
+        IMAGE + "{ w = DequantizeLinear(q, s) c = Conv(x, w) y = BN(c) }", q=integers(4, 6, 3, 3), s=scales(), **BN
+    )
+    proto.graph.input.append(onnx.helper.make_tensor_value_info("s", onnx.TensorProto.FLOAT, []))
+    onnx.save(proto, tmp_path / "model.onnx")
+    assert not fold_file(tmp_path / "model.onnx", tmp_path / "folded.onnx").plan.folded
+    assert fold_file(tmp_path / "model.onnx", tmp_path / "folded.onnx", freeze_inputs=True).plan.folded

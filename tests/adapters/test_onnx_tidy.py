@@ -89,3 +89,12 @@ def test_arithmetic_of_a_constant_that_may_be_overridden_stays(tmp_path):
     proto.graph.input.append(helper.make_tensor_value_info("t", 1, [4, 1, 1]))
     folded, _ = fold_and_check(proto, tmp_path)
     assert kinds(folded) == ["Mul", "Add", "Relu"]
+
+
+def test_layouts_in_and_around_a_body_stay(tmp_path):
+    body, other = (f"{m} = Mul(t, s) {o} = {NCHW}({m})" for m, o in ("mo", "np"))
+    text = f"""(float[2,3,8,8] x, bool f) => (float[2,4,6,6] y) {{ c = Conv(x, w) t = {NHWC}(c)
+        y = If(f)<then_branch = a () => (float[2,4,6,6] o) {{ {body} }},
+                  else_branch = b () => (float[2,4,6,6] p) {{ {other} }}> }}"""
+    folded, _ = fold_and_check(model(text, w=(4, 3, 3, 3), s=(4,)), tmp_path)
+    assert kinds(folded) == ["Conv", "Transpose", "If"]

@@ -60,10 +60,24 @@ def _beside(path: str | os.PathLike[str]) -> Iterator[Path]:
     _flush_folder(final.parent)
 
 
-def check_writable(path: str | os.PathLike[str]) -> None:
-    """Raise BnfoldError where `replacing(path)` would: before long work rather than after it."""
-    if not is_special(path):
-        _begin(path)[1].unlink()
+def check_writable(path: str | os.PathLike[str], *read: str | os.PathLike[str] | None) -> None:
+    """Raise BnfoldError where `replacing(path)` would: before long work rather than after it.
+
+    read: files that are read, or written otherwise; `path` may be none of them.
+    """
+    if is_special(path):
+        return
+    for other in read:
+        if other is not None and _is_same(Path(path), Path(other)):
+            raise BnfoldError(f"{path}: is read or written as something else too; give another name")
+    _begin(path)[1].unlink()
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    try:
+        return one.samefile(other)
+    except OSError:  # one of the two isn't there
+        return one.absolute() == other.absolute()
 
 
 def is_special(path: str | os.PathLike[str]) -> bool:

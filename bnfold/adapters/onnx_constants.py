@@ -59,12 +59,17 @@ class Known:
         """Read a stretch of axis 0 from the file."""
         assert self.tensor is not None
         row = math.prod(self.shape[1:])
-        numbers = self.tensor.stored(start * row, (stop - start) * row)
-        return numbers.astype(np.float64).reshape(stop - start, *self.shape[1:])
+        numbers = _float64(self.tensor.stored(start * row, (stop - start) * row))
+        return numbers.reshape(stop - start, *self.shape[1:])
 
     def load(self) -> Floats:
         """Give it in float64."""
-        return self.array().astype(np.float64)
+        return _float64(self.array())
+
+
+def _float64(numbers: Array) -> Floats:
+    with np.errstate(invalid="ignore"):  # a signalling NaN is read as one that isn't
+        return numbers.astype(np.float64)
 
 
 class _Shared:

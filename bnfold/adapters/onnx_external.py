@@ -65,6 +65,11 @@ class Folder:
             self._files[location] = self._checked(location)
         return self._files[location]
 
+    def keep_from(self, target: Path) -> None:
+        """Raise BnfoldError where `target` is a data file of the model, which writing it would destroy."""
+        if any(file.path == target.resolve() for file in self._files.values()):
+            raise BnfoldError(f"{target}: holds the weights of {self.model}; give another name")
+
     def _checked(self, location: str) -> DataFile:
         self._refuse_name(location)
         path = self.model.parent / location

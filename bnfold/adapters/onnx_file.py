@@ -58,9 +58,9 @@ def fold_file(
     target: SOURCE.folded.onnx where it isn't given. external_data: "auto" leaves tensors inside or outside the model's
     file as they were, "never" and "always" say where. plan: carry out this one instead of making one. dry_run: write
     nothing. in_place: the target may be the source. merge: parallel linear branches become one convolution, too.
-    Raises BnfoldError where source is no valid model, target is source without in_place, a given plan lacks an edit
-    that its frames imply, or a tensor would overflow; UnsafeError where external data leads out of the model's folder.
-    The target is then as it was.
+    Raises BnfoldError where source is no valid model, target is source without in_place or a data file of it, a given
+    plan lacks an edit that its frames imply, or a tensor would overflow; UnsafeError where external data leads out of
+    the model's folder. The target is then as it was.
     """
     source = Path(source)
     target = _target(source, target, in_place)
@@ -71,6 +71,7 @@ def fold_file(
     with blaming(file):
         found = reading(file, folder, freeze_inputs)
         graph, plan = _planned(found, plan, make)
+        folder.keep_from(target)
         settled = _settled(found, graph, plan, level)
         if not dry_run:
             to_file(*settled, target, external_data)

@@ -77,8 +77,11 @@ def _check(reference: Path, candidates: tuple[Path, ...], options: dict[str, Any
     if options["shapes"] and _is_typed("inputs"):
         raise BnfoldError("--inputs gives samples and --input draws one; give one of the two")
     save = None if replay or not str(options["save"]).strip(".") else options["save"]
+    read = (reference, *candidates, options["inputs"], options["replay"], options["plan"])
+    for path in reports.values():
+        check_writable(path, *read)
     if save is not None and _is_typed("save"):
-        check_writable(save)
+        check_writable(save, *read, *reports.values())
     result = check(
         reference,
         list(candidates),

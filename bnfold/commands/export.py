@@ -46,6 +46,7 @@ def command(model: Path, output: Path | None, as_json: bool, **options: Any) -> 
     Exit status: 0 done and verified, 1 the file is not the same function, 2 usage or internal error, 3 could not
     verify, 4 refused as unsafe; nothing is written unless it is 0.
     """
+    from bnfold.atomic import check_writable
     from bnfold.formats import Kind, kind_of
 
     if kind_of(model) is Kind.ONNX:
@@ -53,6 +54,7 @@ def command(model: Path, output: Path | None, as_json: bool, **options: Any) -> 
     target = model.with_suffix(".onnx") if output is None else output
     if target.exists() and target.samefile(model):
         raise BnfoldError(f"{target}: is the input; give another name with -o")
+    check_writable(target, options["plan"], options["samples"])
     result = _export(model, target, options)
     _show(result, as_json)
     return 0

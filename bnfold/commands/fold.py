@@ -118,7 +118,6 @@ def command(model: Path, output: Path | None, as_json: bool, **options: Any) -> 
     4 refused as unsafe; nothing is written unless it is 0.
     """
     without_blas_threads()
-    from bnfold.atomic import check_writable
     from bnfold.folding_files import fold_file
     from bnfold.formats import Kind, kind_of
 
@@ -135,8 +134,7 @@ def command(model: Path, output: Path | None, as_json: bool, **options: Any) -> 
         external_data=options["external_data"],
         verify=options["verify"],
     )
-    if options["save_plan"] is not None:
-        check_writable(options["save_plan"])
+    _check_outputs(request, options["save_plan"])
     if kind_of(model) is Kind.ONNX:
         with_protos_alone()
     if kind_of(model) is not Kind.ONNX or request.verify or request.plan is not None:
@@ -149,10 +147,21 @@ def command(model: Path, output: Path | None, as_json: bool, **options: Any) -> 
     return 0
 
 
+def _check_outputs(request: "Request", plan: Path | None) -> None:
+    """Refuse what can't be written, or would be written over what is read, before any work is done."""
+    from bnfold.atomic import check_writable
+
+    if plan is not None:
+        check_writable(plan, request.source, request.target, request.plan)
+    if request.target is not None and not request.dry_run:
+        check_writable(request.target, request.plan)
+
+
 def _save_plan(path: Path, result: "FoldResult") -> None:
-    from bnfold.atomic import replacing
+    from bnfold.atomic import check_writable, replacing
     from bnfold.plan_json import dumps
 
+    check_writable(path, result.model)  # which may have the default name
     with replacing(path) as temporary:
         temporary.write_text(dumps(result.plan, result.graph), encoding="utf-8")
 

@@ -17,14 +17,16 @@ from bnfold.commands.fold import opening, requested, selection, show
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON (docs/json.md).")
 def command(model: Path, svg: Path | None, as_graph: bool, as_json: bool, **options: Any) -> int:
     """Show every affine of MODEL with what it would fold into, or what keeps it. Writes no model."""
+    from bnfold.atomic import check_writable, replacing
     from bnfold.folding_files import fold_file
 
     if as_graph and as_json:
         raise click.UsageError("--graph prints text; leave out --json.")
+    if svg is not None:
+        check_writable(svg, model)
     request = requested(model, options, dry_run=True)
     result = fold_file(request)
     if svg is not None:
-        from bnfold.atomic import replacing
         from bnfold.report.fold_picture import picture
 
         with replacing(svg) as temporary:

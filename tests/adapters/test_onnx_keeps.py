@@ -278,3 +278,11 @@ def test_opsets_before_seven_are_refused_with_the_way_out():
     proto = model("(float[2,3,8,8] x) => (float[2,4,6,6] y) { c = Conv(x, w) y = BN<is_test=1>(c) }", 6, 3, **W, **BN)
     with pytest.raises(BnfoldError, match=r"has opset 6; wanted 7 or newer \(onnx\.version_converter\)"):
         fold_proto(proto)
+
+
+def test_a_signalling_nan_is_one_like_any_other() -> None:
+    """NumPy warns when it reads one, as PyTorch's uninitialised tensors and damaged data files hold them."""
+    signalling = np.full(4, 0x7FA00000, np.uint32).view(np.float32)
+    proto = model(IMAGE + "{ c = Conv(x, w) y = BN(c) }", **(W | BN | {"var": signalling}))
+    (kept,) = fold_proto(proto).plan.kept
+    assert Why.NOT_FINITE in {reason.why for reason in kept.why}

@@ -79,14 +79,15 @@ class _Editor:
         """Make one operator of arithmetic that is one affine and stays, where that is fewer operators."""
         for node in self.graph.nodes:
             free = not {"remove", "constants"} & set(node.limits) and node.name not in edited
-            fewest = 1 if self.norms else 2
-            if not isinstance(node.op, ops.Affine) or len(node.sources) <= fewest or node.op.axis != 1 or not free:
+            if not isinstance(node.op, ops.Affine) or len(node.sources) < 2 or not free:
                 continue
             if not self.result.works.keys() >= set(node.sources):  # inside of a function, which stays
                 continue
             works = [self._work(name) for name in node.sources]
             shape = self.graph.shape(node.inputs[0])
-            if shape is not None and len(shape) >= 2 and not any(work.dropped or work.replaced for work in works):
+            if shape is None or node.op.axis >= len(shape) or any(work.dropped or work.replaced for work in works):
+                continue
+            if len(self._affine_steps({}, node)) < len(works):
                 self._set_affine({}, node, works)
 
     def _work(self, name: str) -> Work:
@@ -219,23 +220,25 @@ class _Editor:
         """Put one affine operator in the place of the arithmetic: x * scale + shift along the axis."""
         from onnx import helper
 
+        steps = self._affine_steps(constants, node)
+        self._drop(works[:-1])
+        self._put(works[-1], steps, node.inputs[0], self._dtype(node.inputs[0]))
+        if steps[0][0] == "BatchNormalization":
+            works[-1].final[0].proto.attribute.append(helper.make_attribute("epsilon", 0.0))
+        assert works[-1].final[-1].outputs == [node.output]
+
+    def _affine_steps(self, constants: Mapping[int, Floats], node: Node) -> list[tuple[str, list[Floats]]]:
+        """Give the fewest operators that x * scale + shift takes, with their constants."""
         assert isinstance(node.op, ops.Affine)
         scale, shift = (constants.get(k, self.graph.constants[node.inputs[k]].load()) for k in (1, 2))
-        self._drop(works[:-1])
-        last, x, y = works[-1], node.inputs[0], node.output
-        shape, dtype = self.graph.shape(x), self._dtype(x)
+        shape, dtype = self.graph.shape(node.inputs[0]), self._dtype(node.inputs[0])
         rank = len(shape) if shape is not None else 0
         behind = (-1, *(1,) * (rank - 1 - node.op.axis))
         steps = [("Mul", scale)] * bool(np.any(scale != 1)) + [("Add", shift)] * bool(np.any(shift != 0))
         has_kernel = self.norms and (dtype != "bfloat16" or self.model.opset >= 14)
         if len(steps) == 2 and node.op.axis == 1 and rank >= 2 and has_kernel:
-            self._put(
-                last, [("BatchNormalization", [scale, shift, np.zeros_like(scale), np.ones_like(scale)])], x, dtype
-            )
-            last.final[0].proto.attribute.append(helper.make_attribute("epsilon", 0.0))
-            return
-        self._put(last, [(kind, [numbers.reshape(behind)]) for kind, numbers in steps or [("Mul", scale)]], x, dtype)
-        assert last.final[-1].outputs == [y]
+            return [("BatchNormalization", [scale, shift, np.zeros_like(scale), np.ones_like(scale)])]
+        return [(kind, [numbers.reshape(behind)]) for kind, numbers in steps or [("Mul", scale)]]
 
     def _put(self, work: Work, steps: Sequence[tuple[str, Sequence[Floats]]], x: str, dtype: str) -> None:
         """Put a chain of operators, each with constants of its own, in the place of a node."""

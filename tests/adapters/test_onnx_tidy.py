@@ -71,6 +71,34 @@ def test_arithmetic_that_stays_becomes_one_operator(tmp_path):
     assert not {"m", "s", "t"} & {item.name for item in folded.graph.initializer}
 
 
+LAST = "(float[N,7,4] x) => (float[N,7,4] y) "
+JOINED = [
+    ("a = Sub(x, m) b = Mul(a, s) c = Add(b, t) y = Tanh(c)", "Mul Add Tanh"),
+    ("a = Sub(x, m) b = Div(a, s) c = Mul(b, m) d = Add(c, t) y = Tanh(d)", "Mul Add Tanh"),
+    ("a = Mul(x, s) b = Div(a, t) y = Tanh(b)", "Mul Tanh"),
+    ("a = Mul(x, s) b = Add(a, t) y = Tanh(b)", "Mul Add Tanh"),
+    ("a = Add(x, s) b = Mul(a, t) y = Tanh(b)", "Add Mul Tanh"),
+]
+
+
+@pytest.mark.parametrize("level", ["default", "max"])
+@pytest.mark.parametrize(("nodes", "left"), JOINED)
+def test_arithmetic_along_the_last_axis_takes_the_fewest_operators(nodes, left, level, tmp_path):
+    used = {name: (4,) for name in "mst" if f"{name})" in nodes}
+    folded, _ = fold_and_check(model(f"{LAST}{{ {nodes} }}", **used), tmp_path, level=level)
+    assert kinds(folded) == left.split()
+
+
+@pytest.mark.parametrize(
+    ("level", "left"), [("default", "BatchNormalization Tanh Mul Exp"), ("max", "Mul Add Tanh Mul Exp")]
+)
+def test_where_the_target_has_no_batch_norm_arithmetic_is_joined_too(level, left, tmp_path):
+    text = """(float[N,4,7] x) => (float[N,4,7] y, float[N,4,7] z)
+        { a = Sub(x, m) b = Mul(a, s) c = Add(b, t) y = Tanh(c) d = Mul(x, m) e = Div(d, s) z = Exp(e) }"""
+    folded, _ = fold_and_check(model(text, m=(4, 1), s=(4, 1), t=(4, 1)), tmp_path, level=level)
+    assert kinds(folded) == left.split()
+
+
 def test_an_add_that_stays_is_an_add(tmp_path):
     """A hard-swish in parts: its 1/6 goes into the next layer, where it costs nothing, and not around the Add."""
     text = """(float[N,3,8,8] x) => (float[N,5,8,8] y) { c = Conv<pads=[1,1,1,1]>(x, w) b = BN(c) a = Add(b, three)

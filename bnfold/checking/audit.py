@@ -23,6 +23,7 @@ ALLOWED = 8.0  # ULP of the largest term: a fold that was made in float32 rounds
 IN_FRAME = 64.0  # ULP of a bias whose frame was measured: what the roundings along a trunk of layers add up to
 _SNAP = 4.0, 64.0  # ULP: a measured scale, and a measured shift, that are this near to none are none
 _PLAUSIBLE = 0.9  # share of right numbers
+UNSEEN = "its weights are others, and no output shows them"
 _MADE_UP = "its weights are others, and what reads it makes up for that"
 _TRACE = 1e-3  # of a wrong weight's term: a channel that is off by less than this shows nothing of it
 
@@ -39,6 +40,15 @@ class Audit:
     def cost(self) -> tuple[int, int]:
         """The best explanation of a candidate leaves the fewest layers without a counterpart, then wrong constants."""
         return len(self.gaps), sum(not row.passed for row in self.rows)
+
+    @property
+    def unseen(self) -> bool:
+        """Whether weights are others of which no output shows anything."""
+        return any(gap.why == UNSEEN for gap in self.gaps)
+
+    def plus(self, other: "Audit") -> "Audit":
+        """What two walks found."""
+        return Audit(self.label or other.label, [*self.rows, *other.rows], [*self.gaps, *other.gaps])
 
     def doubted(self, why: str = _MADE_UP, layers: Collection[str] | None = None) -> "Audit":
         """Take layers that seem wrong, or those of them that are named, for ones that could not be compared."""

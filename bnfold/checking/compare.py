@@ -205,7 +205,7 @@ class Comparison:
             return Verdict.UNVERIFIED, self._ill_conditioned(judged.own / judged.scale, judged.allowed / judged.own)
         if len(blind) > len(judged.samples):
             worst = max(blind, key=lambda sample: sample.own)
-            share = worst.own / max(worst.scale, judged.scale)
+            share = excess(worst.own, max(worst.scale, judged.scale))
             return Verdict.UNVERIFIED, f"{self._ill_conditioned(share, self.row.rms)}, on {len(blind)} of the inputs"
         return Verdict.VERIFIED, ""
 

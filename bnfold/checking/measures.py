@@ -82,9 +82,9 @@ class Side:
         self.rows += int(clear.sum())
         self.row_hits += int((v.argmax(1) == order[:, -1])[clear].sum())
         if t.shape[1] > _TOP:
-            ours = np.argsort(v, axis=1)[:, -_TOP:]
+            ours, theirs = np.argsort(v, axis=1)[:, -_TOP:], order[:, -_TOP:]
             self.top += ours.size
-            self.top_hits += sum(np.isin(a, b).sum() for a, b in zip(ours, order[:, -_TOP:], strict=True))
+            self.top_hits += int((ours[:, :, None] == theirs[:, None, :]).sum())
 
     @property
     def rms(self) -> float:

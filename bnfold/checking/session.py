@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from bnfold.checking import samples
+from bnfold.checking.audit import Audit
 from bnfold.checking.environment import environment
 from bnfold.checking.frames import Correspondence
 from bnfold.checking.inputs import Sample, draw, explore, random_feed
 from bnfold.checking.pairing import common_specs
+from bnfold.checking.probing import telling
 from bnfold.checking.providers import Target
 from bnfold.checking.replay import save_replays
 from bnfold.checking.result import (
@@ -76,6 +78,7 @@ class Check:
         self.refusal = ""  # why the reference did not take the last size that was tried
         self.truth: Truth | None = None
         self.coverage: Coverage | None = None
+        self.audit = Audit()
 
     def _agree_on_inputs(self) -> tuple[tuple[InputSpec, ...], tuple[str, ...]]:
         known = next((side.inputs for side in (self.reference, *self.candidates) if side.inputs), ())
@@ -119,6 +122,7 @@ class Check:
                 self._run_samples(inputs)
         except UnverifiedError as error:
             self.why.append(str(error))
+        self._audit()
         return self._result()
 
     def _examine_reference(self) -> None:
@@ -206,7 +210,8 @@ class Check:
         if self.options.save is not None:
             self.warnings += save_replays(self.trials, self.options.save)
         runs = tuple(trial.run() for trial in self.trials)
-        audit, source, gaps = self._audit()
+        derived = self.options.audit is None
+        audit = tuple(self.audit.rows if derived else self.options.audit or ())
         verdicts = [run.verdict for run in runs]
         if self.why:
             verdicts.append(Verdict.UNVERIFIED)
@@ -229,27 +234,37 @@ class Check:
             coverage=self.coverage,
             divergences=self._divergences(runs),
             audit=audit,
-            audit_source=source,
-            audit_gaps=gaps,
+            audit_source="plan" if not derived else "derived" if self.audit.label else "",
+            audit_gaps=tuple(self.audit.gaps),
         )
 
-    def _audit(self) -> tuple[tuple[AuditRow, ...], str, tuple[AuditGap, ...]]:
-        """Take the rows of the fold's own audit, else derive some from the two models' weights."""
-        if self.options.audit is not None:
-            return tuple(self.options.audit), "plan", ()
-        if self.truth is None:
-            return (), "", ()
+    def _audit(self) -> None:
+        """Audit the weights; where some are others and no output shows it, look for an input on which one does."""
+        if self.options.audit is not None or self.truth is None:
+            return
         if self.truth.mode:
             self.warnings.append("no weight was audited, since there is no float64 truth")
-            return (), "", ()
+            return
         from bnfold.checking.torch_audit import derived_audit
 
-        done = {id(trial.candidate): trial for trial in self.trials if trial.samples}
-        found = [derived_audit(trial) for trial in done.values()]
-        rows = tuple(row for audit in found for row in audit.rows)
-        gaps = tuple(gap for audit in found for gap in audit.gaps)
-        self.warnings += _unaudited(gaps)
-        return rows, "derived" if found else "", gaps
+        for trial in {id(trial.candidate): trial for trial in self.trials if trial.samples}.values():
+            found = derived_audit(trial)
+            if found.unseen and self._looks_further(trial):
+                found = derived_audit(trial)
+            self.audit = self.audit.plus(found)
+        self.warnings += _unaudited(self.audit.gaps)
+
+    def _looks_further(self, trial: Trial) -> bool:
+        """Take in an input that shows what the others don't; was there one?"""
+        sample = None if self.options.only_given else telling(trial, self.options.seed)
+        if sample is None:
+            return False
+        try:
+            self._take(sample)
+        except UnverifiedError as error:
+            self.why.append(str(error))
+        trial.typical = sample
+        return True
 
     def _divergences(self, runs: Sequence[Run]) -> tuple[Divergence, ...]:
         if not self.options.localise or self.truth is None or self.truth.mode:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bnfold.checking.audit import Audit, Fit, fit
+from bnfold.checking.audit import UNSEEN, Audit, Fit, fit
 from bnfold.checking.audit_inputs import larger_sample, small_sample
 from bnfold.checking.linear_forms import Form, dense
 from bnfold.checking.result import AuditGap, AuditRow
@@ -29,7 +29,6 @@ from bnfold.report.text import plural
 _RESTARTS = 8
 _MENDED = 16  # layers that are mended one by one
 _WORSE = 2.0
-_UNSEEN = "its weights are others, and no output shows them"
 _COMPUTED = "the model computes its constants, and rounds them by more than they are off"
 _WIDTH = ("float16", "bfloat16", "float32", "float64")
 
@@ -39,7 +38,7 @@ def derived_audit(trial: Trial) -> Audit:
     if trial.typical is None:
         return Audit()
     found = _audited(trial, small_sample(trial))
-    return found.doubted(_UNSEEN) if trial.constant else found
+    return found.doubted(UNSEEN) if trial.constant else found
 
 
 def _audited(trial: Trial, feed: Feed) -> Audit:
@@ -131,7 +130,7 @@ class _Walk(Tracer):
         seen = {self._name(x[2]) for x in wrong[:_MENDED] if x[0].index not in self.unseen}
         rest = wrong[_MENDED:] if seen else []  # where nothing shows of those that were mended, nothing is sure
         self.certain = not self.lost
-        return audit.doubted(_UNSEEN, {self._name(x[2]) for x in wrong} - seen - {self._name(x[2]) for x in rest})
+        return audit.doubted(UNSEEN, {self._name(x[2]) for x in wrong} - seen - {self._name(x[2]) for x in rest})
 
     def _wanted(self, value: Traced, found: Fit, ours: Traced) -> Array:
         stands = Stands(ours.index, found.scale, found.shift) if found.framed else Stands(ours.index)

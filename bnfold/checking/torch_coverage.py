@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from bnfold.checking.result import Coverage, LayerCoverage
+from bnfold.checking.torch_modes import Mode
 from bnfold.checking.torch_ops import Node
 
 # Operator -> where its branches part, given its input and its other arguments.
@@ -111,18 +111,18 @@ class Recorder:
         )
 
 
-class _Mode(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Mode(Mode):  # type: ignore[no-untyped-call]
     def __init__(self, recorder: Recorder) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self._recorder, self._calls = recorder, 0
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def called(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         name = func._schema.name
         if self._recorder.enabled and name in _ATEN_KINKS:
             short = name.removeprefix("aten::").strip("_")
             self._recorder.add(f"{short} {self._calls}", short, args[0], _ATEN_KINKS[name](args[1:]))
             self._calls += 1
-        return func(*args, **(kwargs or {}))
+        return func(*args, **kwargs)
 
 
 def _bounds(node: Node, rest: Sequence[Tensor | None]) -> tuple[float, ...]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bnfold.checking.subject import Feed, Subject
+from bnfold.checking.torch_modes import as_written
 from bnfold.checking.torch_module import ModuleSubject, UpcastMode, to_tensors
 from bnfold.checking.torch_onnx import OnnxSubject
 from bnfold.checking.torch_ops import Node
@@ -66,7 +67,7 @@ def _follow_onnx(tracer: Tracer, subject: OnnxSubject, tensors: list[Tensor]) ->
 
 
 def _follow_module(tracer: Tracer, subject: ModuleSubject, tensors: list[Tensor]) -> dict[str, Tensor]:
-    with _named(tracer, subject.double), UpcastMode(), tracer:  # type: ignore[no-untyped-call]
+    with _named(tracer, subject.double), as_written(), UpcastMode(), tracer:
         outputs = subject.double(*tensors)
     return flatten(outputs)
 

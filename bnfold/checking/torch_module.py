@@ -13,7 +13,6 @@ import ml_dtypes
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from bnfold.checking.ort import ProviderMissingError
 from bnfold.checking.providers import Target
@@ -22,6 +21,7 @@ from bnfold.checking.subject import Array, Examples, Feed, InputSpec, Outputs
 from bnfold.checking.tolerance import budget_for
 from bnfold.checking.torch_coverage import Recorder
 from bnfold.checking.torch_cuda import tf32
+from bnfold.checking.torch_modes import Mode, as_written
 from bnfold.checking.torch_noise import NoiseMode, nudge
 from bnfold.checking.torch_outputs import flatten
 from bnfold.errors import BnfoldError, UnverifiedError
@@ -32,15 +32,13 @@ if TYPE_CHECKING:
 _NARROW = (torch.float32, torch.float16, torch.bfloat16)
 
 
-class UpcastMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class UpcastMode(Mode):  # type: ignore[no-untyped-call]
     """Makes float64 of every float that code inside a forward asks for by name (`.float()`, `dtype=torch.float32`)."""
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def called(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Call `func` with a float64 dtype in place of a narrower one."""
-        kwargs = dict(kwargs or {})
-        if kwargs.get("dtype") in _NARROW:
-            kwargs["dtype"] = torch.float64
-        return func(*args, **kwargs)
+        wide = {"dtype": torch.float64} if kwargs.get("dtype") in _NARROW else {}
+        return func(*args, **{**kwargs, **wide})
 
 
 class ModuleSubject:
@@ -104,7 +102,7 @@ class ModuleSubject:
 
     def truth(self, feed: Feed) -> Outputs:
         """Run in float64."""
-        with UpcastMode(), self.recorder.mode():  # type: ignore[no-untyped-call]
+        with UpcastMode(), self.recorder.mode():
             return self._call(self.double, feed, torch.float64)
 
     def own(self, feed: Feed) -> Outputs:
@@ -115,14 +113,14 @@ class ModuleSubject:
         """Run in float64 with every weight moved by `times` roundings of its dtype."""
         if times not in self._nudged:
             self._nudged[times] = _nudged(self.double, times * budget_for(self.dtype).unit)
-        with UpcastMode():  # type: ignore[no-untyped-call]
+        with UpcastMode():
             return self._call(self._nudged[times], feed, torch.float64)
 
     def perturbed(self, feed: Feed, seed: int) -> Outputs:
         """Run in float64 with every weight, input and result moved by one rounding of the model's dtype."""
         unit, generator = budget_for(self.dtype).unit, torch.Generator().manual_seed(seed)
         moved = tuple(nudge(tensor, unit, generator).numpy() for tensor in to_tensors(feed, torch.float64))
-        with UpcastMode(), NoiseMode(unit, generator):  # type: ignore[no-untyped-call]
+        with UpcastMode(), NoiseMode(unit, generator):
             return self._call(_nudged(self.double, unit, seed), moved, torch.float64)
 
     def input_scale(self, feed: Feed) -> float:
@@ -144,7 +142,7 @@ class ModuleSubject:
         return found[0] if found else 1.0
 
     def _call(self, module: nn.Module, feed: Feed, dtype: torch.dtype) -> Outputs:
-        with torch.no_grad(), _as_bnfold_error(self.label):
+        with torch.no_grad(), as_written(), _as_bnfold_error(self.label):
             return {name: to_array(value) for name, value in flatten(module(*to_tensors(feed, dtype))).items()}
 
     def open(self, target: Target, *, allow_fallback: bool) -> "ModuleRunner":

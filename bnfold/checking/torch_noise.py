@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._decomp import get_decompositions
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
+
+from bnfold.checking.torch_modes import Mode
 
 _ATEN = torch.ops.aten
 # These hold means and variances, which round as well.
@@ -33,16 +34,15 @@ def nudge(value: Tensor, unit: float, generator: torch.Generator, size: Tensor |
     return value + (unit * size * noise).to(value.dtype)
 
 
-class NoiseMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class NoiseMode(Mode):  # type: ignore[no-untyped-call]
     """Moves the floats that every operator makes of floats. A view has the numbers of its base, which were moved."""
 
     def __init__(self, unit: float, generator: torch.Generator) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self._unit, self._generator = unit, generator
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def called(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Call `func` and move its results, in place where it writes them in place."""
-        kwargs = kwargs or {}
         if func in _PARTS:
             with self:
                 return _PARTS[func](*args, **kwargs)

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from bnfold.checking.inputs import Sample, numpy_dtype
 from bnfold.checking.subject import Feed, Subject
+from bnfold.checking.torch_modes import as_written
 from bnfold.checking.torch_module import ModuleSubject, UpcastMode, to_tensors
 from bnfold.checking.torch_onnx import OnnxSubject
 from bnfold.checking.torch_outputs import flatten
@@ -90,5 +91,5 @@ def differentiable(subject: Subject, points: list[Tensor]) -> dict[str, Tensor]:
         return subject.executor.run(dict(zip(names, points, strict=True)))
     if not isinstance(subject, ModuleSubject):
         raise UnverifiedError(f"{subject.label} can't be differentiated")
-    with UpcastMode():  # type: ignore[no-untyped-call]
+    with as_written(), UpcastMode():
         return flatten(subject.double(*points))

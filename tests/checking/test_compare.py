@@ -131,6 +131,13 @@ def test_ill_conditioned_is_no_pass():
     assert "ill-conditioned" in record.why
 
 
+def test_zeros_that_rounding_moves_are_ill_conditioned():
+    zeros = np.zeros((2, 3))
+    record = judged(zeros, np.full((2, 3), 1e-9, "f"), zeros.astype(np.float32))
+    assert record.verdict is Verdict.UNVERIFIED
+    assert "inf of its scale" in record.why
+
+
 def test_an_ill_conditioned_sample_widens_no_other():
     one = comparison()
     for i in range(5):
@@ -180,6 +187,17 @@ def test_arg_max_counts_only_clear_rows():
     side.add_ranks(truth, flipped, budget=1e-6)
     assert side.rows == 1
     assert side.measures().argmax == 0
+
+
+def test_top_five_in_any_order():
+    truth = np.arange(16.0).reshape(2, 8)
+    other = truth.copy()
+    other[0, 3:] = other[0, :2:-1]  # the same five, turned round
+    other[1, :2] += 100  # two of the last three instead of two of the first five
+    side = Side("float32")
+    side.add(truth, other, np.ones(truth.shape, bool))
+    side.add_ranks(truth, other, budget=1e-6)
+    assert side.measures().top5 == (5 + 3) / 10
 
 
 def test_unlike_dtypes_differ():

@@ -142,7 +142,7 @@ def evaluated(
     def compute() -> Array:
         arrays = [None if item is None else item.array() for item in inputs]
         with np.errstate(all="ignore"):  # whoever takes the numbers asks whether they are finite
-            return evaluate(Call(node, arrays, dtype, opset))
+            return np.asarray(evaluate(Call(node, arrays, dtype, opset)))  # of arrays without axes NumPy makes scalars
 
     def compute_late() -> Array:
         try:

@@ -3,7 +3,6 @@
 Every operator that a reader knows is here with all the attributes that ONNX tests, and ONNX Runtime says what is right.
 """
 
-import warnings
 from functools import cache
 
 import numpy as np
@@ -13,6 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from bnfold.adapters.onnx_file import fold_proto
 from bnfold.adapters.onnx_view import READERS
+from tests.adapters.node_tests import node_tests
 from tests.adapters.onnx_cases import CLOSE, numbers
 
 BOTH = {
@@ -50,12 +50,7 @@ FEW = 1 << 14  # elements of an input
 @cache
 def cases():
     """ONNX's node tests of one node whose first input and output are float32 with channels on axis 1."""
-    from onnx.backend.test.case.node import collect_testcases
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        found = {case.name: case for case in collect_testcases(None)}
-    return {name: case for name, case in sorted(found.items()) if fits(case)}
+    return {case.name: case for case in node_tests() if fits(case)}
 
 
 def fits(case):

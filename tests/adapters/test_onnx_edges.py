@@ -123,3 +123,11 @@ def test_a_matmul_in_a_loop_takes_what_is_behind_it(tmp_path):
     )
     proto.graph.node[0].attribute[0].g.output[1].type.tensor_type.ClearField("shape")
     assert fold_and_check(proto, tmp_path)[1].plan.folded
+
+
+def test_a_scale_that_is_computed_of_one_length_of_a_shape(tmp_path):
+    """As attention computes it: NumPy makes a scalar, no array, of a number without axes."""
+    text = IMAGE.replace("N", "2") + "{ f = Shape(x) n = Gather(f, one) s = Cast<to=1>(n) q = Sqrt(s)"
+    text += "c = Conv(x, w) d = Div(c, q) y = BN(d) }"
+    _, result = fold_and_check(model(text, one=np.array(1), **W, **BN), tmp_path)
+    assert [outcome.affine for outcome in result.plan.folded] == ["d", "y"]

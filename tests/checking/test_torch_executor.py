@@ -1,7 +1,6 @@
 """The float64 executor against ONNX's own conformance tests, and what it does with what it lacks."""
 
 import functools
-import warnings
 
 import numpy as np
 import onnx
@@ -12,6 +11,7 @@ from onnx import TensorProto, helper
 from bnfold.checking import ort
 from bnfold.checking.torch_executor import Executor, MissingOperatorError
 from bnfold.checking.torch_ops.registry import supported, to_tensor
+from tests.adapters.node_tests import node_tests
 from tests.checking.building import networks
 
 # Cases whose expected numbers are those of a narrower dtype, or that ask for what float64 does not have.
@@ -41,11 +41,7 @@ WITHOUT_CASE = {
 
 @functools.cache
 def conformance_cases():
-    from onnx.backend.test.case.node import collect_testcases
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return [case for case in collect_testcases(None) if not any(word in case.name for word in EXCUSED)]
+    return [case for case in node_tests() if not any(word in case.name for word in EXCUSED)]
 
 
 def differences(case):

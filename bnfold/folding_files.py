@@ -1,6 +1,6 @@
 """Folding model files of every kind: which adapter, where the result goes, and which plan is carried out."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import field, replace
 from fnmatch import fnmatchcase
 from functools import partial
@@ -80,6 +80,7 @@ def require_matches(plan: Plan, patterns: Sequence[str], source: Path) -> None:
 def _fold_torch(request: Request) -> FoldResult:
     from bnfold.adapters.torch_file import fold_file as fold_torch_file
 
+    _refuse_onnx_options(request)
     write = partial(
         fold_torch_file,
         request.source,
@@ -138,6 +139,12 @@ def _fold_onnx(request: Request) -> FoldResult:
     return _with_note(write(target), VERIFIED)
 
 
+def _refuse_onnx_options(request: Request) -> None:
+    """Raise BnfoldError where a PyTorch model is given what only an ONNX one can use, as `_refuse_torch_options`."""
+    given = {"--freeze-inputs": request.freeze_inputs, "--external-data": request.external_data != "auto"}
+    _refuse(request, "a PyTorch model", given)
+
+
 def _refuse_torch_options(request: Request) -> None:
     """Raise BnfoldError where an ONNX model is given what only a PyTorch one can use: ignored, it would mislead."""
     given = {
@@ -147,9 +154,13 @@ def _refuse_torch_options(request: Request) -> None:
         "--bake": request.bake,
         "--to": request.to not in (None, "onnx"),
     }
+    _refuse(request, "an ONNX model", given)
+
+
+def _refuse(request: Request, kind: str, given: Mapping[str, object]) -> None:
     names = [name for name, value in given.items() if value]
     if names:
-        raise BnfoldError(f"{request.source}: is an ONNX model; {', '.join(names)} can't be used with it")
+        raise BnfoldError(f"{request.source}: is {kind}; {', '.join(names)} can't be used with it")
 
 
 def _verify(source: Path, folded: Path) -> None:
@@ -167,8 +178,11 @@ def read_plan(path: Path, graph: Graph) -> Plan:
     """Read a plan file for the model that it is to be carried out on. Raises BnfoldError as `plan_json.loads` does."""
     try:
         text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise BnfoldError(f"{path}: no such file; make it with bnfold fold --save-plan") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise BnfoldError(f"{path}: can't be read ({error}); make it with bnfold fold --save-plan") from error
+        why = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise BnfoldError(f"{path}: can't be read ({why}); make it with bnfold fold --save-plan") from error
     from bnfold.plan_json import loads
 
     return loads(text, graph, str(path))

@@ -35,7 +35,7 @@ def kind_of(path: str | Path) -> Kind:
     """
     path = Path(path)
     head = _head(path)
-    if _is_safetensors(head, path.stat().st_size):  # first: the length that it begins with may be any other's mark
+    if _is_safetensors(head):  # first: the length that it begins with may be any other's mark
         return Kind.SAFETENSORS
     if head[:4] == b"PK\x03\x04":
         return _archive_kind(path)
@@ -65,11 +65,11 @@ def _head(path: Path) -> bytes:
     return head
 
 
-def _is_safetensors(head: bytes, size: int) -> bool:
+def _is_safetensors(head: bytes) -> bool:
     if len(head) < 10 or head[8:9] != b"{":
         return False
     (length,) = struct.unpack("<Q", head[:8])
-    return bool(2 <= length <= min(_SAFETENSORS_HEADER_LIMIT, size - 8))
+    return bool(2 <= length <= _SAFETENSORS_HEADER_LIMIT)
 
 
 def _is_onnx(head: bytes) -> bool:

@@ -45,8 +45,10 @@ def test_a_pipe_is_not_waited_for(tmp_path):
 def test_safetensors_with_a_header_of_any_length(tmp_path, length):
     """The length is the first byte of the file: 128 is pickle's mark as well, 8 that of an ONNX file."""
     header = b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'.ljust(length)
-    (tmp_path / "weights").write_bytes(struct.pack("<Q", len(header)) + header + bytes(4))
-    assert kind_of(tmp_path / "weights") is Kind.SAFETENSORS
+    content = struct.pack("<Q", len(header)) + header + bytes(4)
+    for cut in (len(content), 20):  # what is cut off is told by who reads it
+        (tmp_path / "weights").write_bytes(content[:cut])
+        assert kind_of(tmp_path / "weights") is Kind.SAFETENSORS
 
 
 def test_an_onnx_file(tmp_path):

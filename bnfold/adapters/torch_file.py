@@ -92,6 +92,8 @@ def _kind(loaded: Loaded, target: str | os.PathLike[str] | None, to: str | None)
     if to is not None and to not in KINDS:
         raise BnfoldError(f"--to {to}: unknown; it is one of {', '.join(KINDS)}")
     suffix = "" if target is None else Path(target).suffix
+    if to is not None and _BY_SUFFIX.get(suffix, to) != to:
+        raise BnfoldError(f"--to {to}: the name {target} says {_BY_SUFFIX[suffix]}; leave one of the two out")
     own = "pt2" if loaded.kind == "program" else loaded.kind
     kind = to or _BY_SUFFIX.get(suffix) or ("state_dict" if own == "safetensors" and suffix else own)
     if loaded.kind == "program" and kind not in ("pt2", "onnx"):

@@ -22,14 +22,16 @@ def examples(inputs: "Inputs", module: nn.Module) -> tuple[Tensor, ...]:
     """Give the module's positional arguments.
 
     inputs: tensors, texts `[NAME=]SHAPE[:DTYPE]` (random numbers of both signs, seeded), an .npz file or a mapping
-    by the names of forward's parameters. Raises BnfoldError for what can't be read or has no place in forward.
+    by the names of forward's parameters (the only array of an .npz may have any: NumPy calls it arr_0).
+    Raises BnfoldError for what can't be read or has no place in forward.
     """
     if inputs is None:
         return ()
     if isinstance(inputs, Tensor):
         return (inputs,)
     if isinstance(inputs, (str, Path)) and str(inputs).endswith(".npz"):
-        return _ordered(_from_npz(Path(inputs)), module)
+        arrays = _from_npz(Path(inputs))
+        return tuple(arrays.values()) if len(arrays) == 1 else _ordered(arrays, module)
     if isinstance(inputs, (tuple, list)) and len(inputs) == 1 and str(inputs[0]).endswith(".npz"):
         return examples(str(inputs[0]), module)
     if isinstance(inputs, Mapping):
@@ -81,8 +83,6 @@ def _from_npz(path: Path) -> dict[str, Tensor]:
 
 def _ordered(values: Mapping[str, Tensor], module: nn.Module) -> tuple[Tensor, ...]:
     parameters = list(inspect.signature(module.forward).parameters)
-    if len(values) == 1 and not set(values) & set(parameters):
-        return tuple(values.values())
     unknown = [name for name in values if name not in parameters]
     wanted = parameters[: len(values)]
     if unknown or set(wanted) != set(values):

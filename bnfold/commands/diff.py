@@ -4,6 +4,8 @@ from pathlib import Path
 
 import click
 
+from bnfold.errors import BnfoldError
+
 _FILE = click.Path(path_type=Path)
 _DIFFERENT = 1
 
@@ -20,7 +22,11 @@ def command(first: Path, second: Path, as_json: bool) -> int:
     Exit status: 0 nothing differs, 1 something does, 2 one of them is no model, 4 refused as unsafe.
     """
     from bnfold.adapters.onnx_diff import diff
+    from bnfold.formats import Kind, kind_of
 
+    for path in (first, second):
+        if (kind := kind_of(path)) is not Kind.ONNX:
+            raise BnfoldError(f"{path}: is {kind.value}; diff compares ONNX files, check models of any kind")
     differences = diff(first, second)
     if as_json:
         from dataclasses import asdict

@@ -56,7 +56,7 @@ def command(model: Path, output: Path | None, as_json: bool, **options: Any) -> 
         raise BnfoldError(f"{target}: is the input; give another name with -o")
     check_writable(target, options["plan"], options["samples"])
     result = _export(model, target, options)
-    _show(result, as_json)
+    _show(result, as_json, model=str(model), level=options["level"])
     return 0
 
 
@@ -128,11 +128,9 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _show(result: "ExportResult", as_json: bool) -> None:
+def _show(result: "ExportResult", as_json: bool, **asked: str) -> None:
     if as_json:
-        import json
-
-        click.echo(json.dumps(_json(result), indent=1, allow_nan=False))
+        click.echo(_json(result, **asked))
         return
     if result.fold is not None:
         print_report(result.fold)
@@ -142,17 +140,11 @@ def _show(result: "ExportResult", as_json: bool) -> None:
     click.echo(f"wrote {visible(str(result.path))} ({told})")
 
 
-def _json(result: "ExportResult") -> dict[str, Any]:
+def _json(result: "ExportResult", **asked: str) -> str:
+    from bnfold.report.document import document
     from bnfold.report.fold_json import fold_json
 
-    fold = None
-    if result.fold is not None:
-        fold = fold_json(result.fold.graph, result.fold.plan, model=str(result.path), notes=result.fold.notes)
-    return {
-        "format": "bnfold.export",
-        "version": 1,
-        "output": str(result.path),
-        "fold": fold,
-        "check": None if result.check is None else result.check.to_dict(),
-        "notes": list(result.notes),
-    }
+    done, output = result.fold, str(result.path)
+    fold = done and fold_json(done.graph, done.plan, notes=done.notes, output=output, dry_run=False, **asked)
+    check = result.check and result.check.to_dict()
+    return document("export", output=output, fold=fold, check=check, notes=list(result.notes))

@@ -106,7 +106,7 @@ def typed_patterns() -> tuple[str, ...]:
 @click.option("--save-plan", type=_FILE, help="Write the plan as JSON, for --plan.")
 @click.option(
     "--external-data", type=click.Choice(["auto", "never", "always"]), default="auto", show_default=True,
-    help="Where an ONNX result keeps its tensors.",
+    help="Where the result of an ONNX model keeps its tensors.",
 )  # fmt: skip
 @click.option("--verify", is_flag=True, help="Run an ONNX result against the original (PyTorch results always are).")
 @opening

@@ -1,14 +1,17 @@
 """`bnfold diff` shows just what folding changed."""
 
 import json
+import zipfile
 
 import numpy as np
 import onnx
+import pytest
 from click.testing import CliRunner
 from onnx import helper, numpy_helper
 
 from bnfold.adapters.onnx_file import fold_file
 from bnfold.commands.diff import command
+from bnfold.errors import BnfoldError
 from tests.adapters.onnx_cases import batch_norm, model
 
 TEXT = """(float[N,3,8,8] x) => (float[N,4,6,6] y)
@@ -88,3 +91,11 @@ def test_names_of_other_people_s_files_stay_in_their_line(tmp_path):
         r"+ node evil\x1b[31m - node all  r = Relu(n)",
         "1 removed, 1 added, 0 changed",
     ]
+
+
+def test_what_is_no_onnx_file(tmp_path):
+    write(tmp_path / "a.onnx")
+    with zipfile.ZipFile(tmp_path / "b.pt", "w") as file:
+        file.writestr("b/data.pkl", b"")
+    with pytest.raises(BnfoldError, match=r"b\.pt: is a PyTorch archive .*; diff compares ONNX files"):
+        run(tmp_path / "a.onnx", tmp_path / "b.pt")

@@ -163,6 +163,8 @@ def test_json(model, tmp_path):
     assert told["format"] == "bnfold.export"
     assert told["check"]["verdict"] == "verified"
     assert told["fold"]["outcomes"]
+    assert (told["fold"]["model"], told["fold"]["output"]) == (str(model), told["output"])
+    assert (told["fold"]["level"], told["fold"]["dry_run"]) == ("default", False)
 
 
 def test_onnxsim_on_top(model, tmp_path):

@@ -21,7 +21,7 @@ from bnfold.affine import Floats, every, some
 from bnfold.auditing.affines import gone, identity_error
 from bnfold.auditing.at_once import PlainBiases, are_identities
 from bnfold.auditing.frames import Seen, Term, UntoldError, ratios, refuse_unlike, seen
-from bnfold.graph import Graph
+from bnfold.graph import Graph, Node
 from bnfold.plan import Plan, Remove, ScaleWeight, SetBias, SetConstants
 from bnfold.record import record
 from bnfold.relation import Contracted, Site
@@ -65,8 +65,8 @@ class Audit:
         """Check what becomes of each linear node at whose ends frames are; the weights are checked as they are written.
 
         Scales along other axes than its channels' pass it; a weight that must change does; the bias is what the frames
-        say, for which a weight that counts in it is read once more. Left out are dead channels, whose bias the affine
-        behind decides, and a bias with a second axis.
+        say, for which a weight that counts in it is read once more. That of dead channels makes the affine's
+        shift come out behind it. Left out is a bias with a second axis.
         """
         own, inside = self.plan.own, self.plan.merged
         scaled = {edit.node: edit for edit in own if isinstance(edit, ScaleWeight)}
@@ -86,10 +86,12 @@ class Audit:
                 refuse_unlike(x.elsewhere, y.elsewhere)
                 if node.name not in scaled and any(some(np.abs(end.scale / y.scale[0] - 1) > _SAME) for end in (x, y)):
                     raise UntoldError("scales that its weight doesn't take up")
-                if node.name not in scaled or every(scaled[node.name].out_factor):
-                    old, new = self._old_bias(contracted), biases.get(node.name)
-                    if x.shifts or not plain.add(node.name, old, old if new is None else new, y):
-                        self._bias(contracted, x, y, old, new)
+                old, new = self._old_bias(contracted), biases.get(node.name)
+                dead = node.name in scaled and not every(scaled[node.name].out_factor)
+                if dead or x.shifts or not plain.add(node.name, old, old if new is None else new, y):
+                    self._bias(contracted, x, y, old, new)
+                if dead:
+                    self._dead(node, contracted, y, old if new is None else new)
         if name := plain.wrong(_SAME):
             raise AuditError(f"{name}: its bias isn't what the frames say; nothing was written")
 
@@ -165,8 +167,14 @@ class Audit:
             return
         terms = [Term(before, {}, np.abs(before)), *self._spread(contracted, x, len(y.scale)), *y.negative()]
         for expected, size in ratios(terms, y.alive()):
-            if some(np.abs(now - expected) > _SAME * size):
+            if some((np.abs(now - expected) > _SAME * size) & (y.scale != 0)):
                 raise UntoldError("its bias isn't what the frames say")
+
+    def _dead(self, node: Node, contracted: Contracted, y: Seen, bias: Floats) -> None:
+        """Raise UntoldError where channels of scale 0 don't come out as the affine's shift."""
+        from bnfold.adapters.onnx_audit_dead import refuse_other_shift  # few models have any
+
+        refuse_other_shift(self.graph, self.plan, node, contracted, y.scale, bias.reshape(-1), _SAME)
 
     def _spread(self, contracted: Contracted, x: Seen, channels: int) -> list[Term]:
         """Give the terms of W d_x, each with the sum of the sizes of what it adds up."""

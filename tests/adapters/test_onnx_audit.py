@@ -145,3 +145,39 @@ def test_a_given_plan_without_one_of_its_edits_is_refused(name):
     for place in range(len(plan.edits)):
         with pytest.raises(BnfoldError, match="make it anew"):
             fold_proto(proto, plan=replace(plan, edits=(*plan.edits[:place], *plan.edits[place + 1 :])))
+
+
+DEAD = {
+    "all": (BACK, np.zeros(6, np.float32)),
+    "some": (BACK, np.array([0, 2, 0, -1, 0.5, 0], np.float32)),
+    "no bias": (BACK.replace(", b)", ")"), np.array([0, 2, 0, -1, 0.5, 0], np.float32)),
+    "no bias, all": (BACK.replace(", b)", ")"), np.zeros(6, np.float32)),
+    "behind a pooling": (
+        BACK.replace("y = BN(c)", "p = MaxPool<kernel_shape=[1,1]>(c) y = BN(p)").replace(", b)", ")"),
+        np.zeros(6, np.float32),
+    ),
+    "gemm": (
+        "(float[N,2] x) => (float[N,6] y) { c = Gemm<beta=0.5>(x, w, b) y = BN(c) }",
+        np.array([0, 2, 0, -1, 0.5, 0], np.float32),
+    ),
+}
+
+
+def nothing(edit):
+    return None
+
+
+@pytest.mark.parametrize("fault", [nothing, off_by_one_channel, slightly_off])
+@pytest.mark.parametrize("case", DEAD)
+def test_a_fault_in_the_bias_of_channels_that_are_nothing_is_found(case, fault):
+    text, gamma = DEAD[case]
+    weight = (2, 6) if case == "gemm" else (6, 2, 3, 3)
+    constants = {"w": weight, "b": (6,), **batch_norm(6), "gamma": gamma}
+    if ", b)" not in text:
+        del constants["b"]
+    proto = model(text, **constants)
+    plan = fold_proto(proto).plan
+    edits = [fault(edit) if isinstance(edit, SetBias) else edit for edit in plan.edits]
+    wrong = replace(plan, edits=tuple(edit for edit in edits if edit is not None))
+    with pytest.raises(BnfoldError, match=r"^c: .*(nothing was written|make it anew)"):
+        fold_proto(proto, plan=wrong)

@@ -80,6 +80,25 @@ def test_a_fold_does_not_count_what_nobody_reads(nodes, tensors, left, tmp_path)
     folded, result = fold_and_check(model(f"{IMAGE}{{ {nodes} }}", **tensors), tmp_path)
     assert kinds(folded) == left.split()
     assert result.plan.kept == ()
+    assert not [item.name for item in folded.graph.initializer if "_folded" in item.name]  # as if it had no reader
+
+
+def test_a_quantised_weight_that_gets_scales_of_its_own(tmp_path):
+    text = """(float[N,3,8,8] x) => (float[N,4,h,w] y, float[N,4,h,w] z) {
+        q = DequantizeLinear<axis=0>(i, s) c = Conv(x, q) y = BN(c)
+        r = DequantizeLinear<axis=0>(j, s) e = Conv(x, r) z = Relu(e) d = Exp(q) f = Exp(r) }"""
+    integers = {name: np.arange(k, k + 108, dtype=np.int8).reshape(4, 3, 3, 3) for k, name in enumerate("ij")}
+    folded, _ = fold_and_check(model(text, **integers, s=numbers("vars", (4,)) / 100, **BN), tmp_path)
+    assert kinds(folded) == ["DequantizeLinear", "Conv", "DequantizeLinear", "Conv", "Relu", "Exp"]
+    assert folded.graph.node[5].input[0] == "r"
+
+
+def test_operands_and_results_without_a_name_are_none(tmp_path):
+    proto = model(IMAGE + "{ c = Conv(x, w) n = BN(c) y = Clip(n, , hi) d = BN(c) }", 13, **W, **BN, hi=())
+    proto.graph.node[3].output.extend([""] * 4)
+    folded, result = fold_and_check(proto, tmp_path)
+    assert kinds(folded) == ["Conv", "Clip"]
+    assert len(result.notes) == 1
 
 
 def test_what_it_reads_besides_goes_unless_others_read_it(tmp_path):
@@ -219,3 +238,13 @@ def test_an_initializer_that_a_dead_body_gives(tmp_path):
     folded, _ = fold_and_check(proto, tmp_path)
     assert kinds(folded) == ["Conv", "If"]
     assert [item.name for item in folded.graph.initializer] == ["w", "k", "c.bias"]
+
+
+def test_an_initializer_that_a_body_without_nodes_gives():
+    text = """(float[2,3,8,8] x, bool f) => (float[2,4,h,w] y) {
+        c = Conv(x, w) y = BN(c) e = Exp(c) d = Add(e, k)
+        g = If(f)<then_branch = t () => (float[4,1,1] r) { r = Identity(x) },
+                  else_branch = e () => (float[4,1,1] k) { s = Exp(x) }> }"""
+    folded = bnfold.fold(model(text, **W, **BN, k=(4, 1, 1))).model
+    assert kinds(folded) == ["Conv", "If"]
+    assert "k" in [item.name for item in folded.graph.initializer]

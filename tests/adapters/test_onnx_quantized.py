@@ -152,6 +152,18 @@ def test_scales_along_an_axis_by_any_of_its_numbers(axis, tmp_path):
     assert_allclose(got, want, rtol=0, atol=1e-5 * np.abs(want).max())
 
 
+@pytest.mark.parametrize(("turned", "axis"), [(0, 0), (1, 1)])
+def test_a_weight_on_the_left_takes_a_factor_for_each_row(turned, axis, tmp_path):
+    text = "(float[6,5] x) => (float[4,5] y) { w = DequantizeLinear<axis=%d>(q, s) c = Gemm<transA=%d>(w, x) "
+    text = text % (axis, turned) + "y = Mul(c, k) }"
+    proto = model(text, q=integers(*((6, 4) if turned else (4, 6))), s=scales(4), k=(4, 1))
+    source, target = tmp_path / "model.onnx", tmp_path / "folded.onnx"
+    onnx.save(proto, source)
+    assert len(fold_file(source, target).plan.folded) == 1
+    want, got = (run(path, feeds_of(proto))[0] for path in (source, target))
+    assert_allclose(got, want, rtol=0, atol=1e-5 * np.abs(want).max())
+
+
 def test_a_scale_that_may_be_overridden_holds_the_fold(tmp_path):
     proto = model(
         IMAGE + "{ w = DequantizeLinear(q, s) c = Conv(x, w) y = BN(c) }", q=integers(4, 6, 3, 3), s=scales(), **BN

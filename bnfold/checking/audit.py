@@ -20,7 +20,7 @@ from bnfold.checking.measures import Array, ulp
 from bnfold.checking.result import AuditGap, AuditRow
 
 ALLOWED = 8.0  # ULP of the largest term: a fold that was made in float32 rounds the scale and every product
-IN_FRAME = 64.0  # ULP of a bias whose frame was measured: what the roundings along a trunk of layers add up to
+IN_FRAME = 64.0  # ULP where a frame was measured: what the roundings along a trunk of layers add up to, in a bias
 _SNAP = 4.0, 64.0  # ULP: a measured scale, and a measured shift, that are this near to none are none
 _PLAUSIBLE = 0.9  # share of right numbers
 UNSEEN = "its weights are others, and no output shows them"
@@ -64,7 +64,7 @@ class Fit:
     """One layer against one value of the reference. errors, bias_errors: in ULP, shaped as weight and bias.
 
     gaps, bias_gaps: how far the numbers are off, in the candidate's units. scale, shift: (out,), the frame
-    y = scale * y' + shift of the candidate's value.
+    y = scale * y' + shift of the candidate's value. loose: how many times more than by a rounding that may be off.
     """
 
     errors: Array
@@ -74,7 +74,9 @@ class Fit:
     scale: Array
     shift: Array
     distance: float  # the median relative error of a weight
+    allowed: float = ALLOWED
     bias_allowed: float = ALLOWED
+    loose: float = 1.0
     unknown: int = 0  # input channels of which no scale is known, and nothing was compared
 
     @property
@@ -123,7 +125,7 @@ class Fit:
         if inner * groups != len(inputs) or groups == 0 or out % groups:
             return True
         sizes = np.repeat(inputs.reshape(groups, inner), out // groups, axis=0)
-        wrong = np.where(self.errors <= ALLOWED, 0.0, self.gaps).reshape(out, inner, -1).max(2, initial=0.0)
+        wrong = np.where(self.errors <= self.allowed, 0.0, self.gaps).reshape(out, inner, -1).max(2, initial=0.0)
         with np.errstate(all="ignore"):
             terms = np.where(sizes == 0, 0.0, wrong * sizes).max(1, initial=0.0)
         expected = np.maximum(terms, np.where(self.bias_errors <= self.bias_allowed, 0.0, self.bias_gaps))
@@ -133,7 +135,7 @@ class Fit:
     def _by_channel(self) -> Array:
         """(2, out): errors of the weights and of the bias, of what is allowed."""
         weights = self.errors.reshape(len(self.errors), -1).max(1, initial=0.0)
-        return np.stack([weights / ALLOWED, self.bias_errors / self.bias_allowed])
+        return np.stack([weights / self.allowed, self.bias_errors / self.bias_allowed])
 
     def rank(self, *, ends: bool) -> tuple[bool, float, float, int]:
         """What the best fit has most of: plausibility, right numbers, nearness, channels without a frame.
@@ -150,7 +152,7 @@ class Fit:
     def rows(self, layer: str, part: str) -> list[AuditRow]:
         """Give every wrong channel, and the worst right one of weights and of biases."""
         found: list[AuditRow] = []
-        parts = ((part, self.errors, ALLOWED), ("bias", self.bias_errors, self.bias_allowed))
+        parts = ((part, self.errors, self.allowed), ("bias", self.bias_errors, self.bias_allowed))
         for what, errors, allowed in parts:
             if not errors.size:
                 continue
@@ -163,16 +165,18 @@ class Fit:
         return found
 
 
-def fit(theirs: Dense, ours: Dense, dtype: str, *, free: bool) -> Fit | None:
+def fit(theirs: Dense, ours: Dense, dtype: str, *, free: bool, loose: float = 1.0) -> Fit | None:
     """Lay a candidate's form beside the reference's, whose input frame is already in; None for another shape.
 
-    dtype: in which the candidate stores the weight. free: let each output channel have a frame of its own.
+    dtype: in which the candidate stores the weight. free: let each output channel have a frame of its own. loose:
+    how many times more than by a rounding the input's frame may be off.
     """
     if theirs.key != ours.key:
         return None
     out = len(ours.bias)
-    scale, shift = np.ones(out), np.zeros(out)
+    scale, shift, now = np.ones(out), np.zeros(out), loose
     if free:
+        now = max(loose, _cancelled(theirs), _cancelled(ours))
         scale, shift = _frame(theirs, ours, dtype)
         ours = _in_frame(ours, scale, shift)
     gaps = [_gaps(theirs.weight, ours.weight), _gaps(theirs.bias, ours.bias)]
@@ -185,8 +189,19 @@ def fit(theirs: Dense, ours: Dense, dtype: str, *, free: bool) -> Fit | None:
     columns = (
         np.isnan(ours.weight).reshape(out, ours.weight.shape[1], -1).any((0, 2)) if ours.weight.size else np.zeros(0)
     )
-    allowed = IN_FRAME if free else ALLOWED
-    return Fit(errors, bias_errors, gaps[0], gaps[1], scale, shift, distance, allowed, int(np.count_nonzero(columns)))
+    allowed = min(ALLOWED * loose, IN_FRAME)
+    return Fit(
+        errors, bias_errors, gaps[0], gaps[1], scale, shift, distance, allowed, IN_FRAME if free else allowed, now,
+        int(np.count_nonzero(columns)),
+    )  # fmt: skip
+
+
+def _cancelled(form: Dense) -> float:
+    """How many times larger than a row's typical weight its terms are, at most: a sum of branches may nearly cancel."""
+    sizes, weights = (np.abs(x).reshape(len(x), -1) for x in (form.size, form.weight))
+    middles = np.median(sizes, axis=1), np.median(weights, axis=1)
+    ratios = np.divide(*middles, out=np.ones(len(sizes)), where=middles[1] > 0)
+    return float(ratios.max(initial=1.0))
 
 
 def _gaps(got: Array, wanted: Array) -> Array:

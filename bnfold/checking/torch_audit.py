@@ -220,7 +220,7 @@ class _Walk(Tracer):
         stands = Stands(ours.index)
         if found.framed:
             self.framed.append(value.index)
-            stands = Stands(ours.index, found.scale, found.shift)
+            stands = Stands(ours.index, found.scale, found.shift, found.loose)
         self._settle(value, [stands, *self.reference.equals(ours.index, stands)])
 
     def _shows(self, value: Traced, found: Fit, ours: Traced) -> bool:
@@ -267,7 +267,7 @@ class _Walk(Tracer):
             if form.is_affine:
                 candidates += self.reference.affines_on(root)
             for ours, wanted in candidates:
-                found = fit(theirs, wanted, dtype, free=free) if wanted is not None else None
+                found = fit(theirs, wanted, dtype, free=free, loose=root.loose) if wanted is not None else None
                 if found is not None:
                     fits.append((found, ours))
         best = max(fits, key=lambda x: x[0].rank(ends=x[1].ends), default=None)

@@ -2,10 +2,11 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from bnfold.checking.audit import ALLOWED, IN_FRAME
 from bnfold.checking.linear_forms import Dense, dense, identity
 from bnfold.checking.measures import Array
 from bnfold.checking.subject import Feed, Subject
@@ -25,12 +26,14 @@ class Stands:
     """A value of the reference that one of the candidate stands for: ours = scale * theirs + shift by channel.
 
     scale, shift: (channels,), along axis 1 of images and the last of anything else; None: the very same numbers. A
-    scale is NaN where it is not known.
+    scale is NaN where it is not known. loose: how many times more than by a rounding the frame may be off, where it
+    was read off numbers that rounding had moved.
     """
 
     index: int
     scale: Array | None = None
     shift: Array | None = None
+    loose: float = 1.0
 
 
 class Reference:
@@ -107,7 +110,7 @@ class Reference:
             laid[axis] = -1
             mapped = known.scale.reshape(laid) * array + known.shift.reshape(laid)
             found += [
-                Stands(value.index, known.scale, known.shift)
+                replace(known, index=value.index)
                 for value in self._by_shape[_squeezed(array.shape)]
                 if value.shape == array.shape and _distance(value.array, mapped) <= FRAMED
             ]
@@ -135,7 +138,7 @@ class Reference:
         """Give the other values with the numbers of one, in the frame of `stands`."""
         value = self.trace.values[index]
         return [
-            Stands(other.index, stands.scale, stands.shift)
+            replace(stands, index=other.index)
             for other in self._by_shape[_squeezed(value.shape)]
             if other.index != index and other.shape == value.shape and np.array_equal(other.array, value.array)
         ]
@@ -149,7 +152,7 @@ class Reference:
             if stands.scale is not None and stands.shift is not None:
                 scale, shift = scale * stands.scale, scale * stands.shift + shift
             if np.all(scale != 0):
-                after = Stands(value.index, scale, shift)
+                after = Stands(value.index, scale, shift, stands.loose)
                 found += [after, *self.behind(after)]
         return found
 
@@ -167,7 +170,7 @@ class Reference:
                 scale = np.where(np.abs(stands.scale - 1) <= _SNAP, 1.0, stands.scale)
                 shift = np.where(np.abs(stands.shift) <= _SNAP * size, 0.0, stands.shift)
                 plain = np.all(scale == 1) and not np.any(shift)
-                exact.append(Stands(stands.index) if plain else Stands(stands.index, scale, shift))
+                exact.append(Stands(stands.index) if plain else replace(stands, scale=scale, shift=shift))
         return sorted(exact, key=_strangeness)
 
     def held(self, stands: Stands, shape: tuple[int, ...]) -> Array:
@@ -239,7 +242,7 @@ def _framed(value: Traced, array: Array) -> Stands | None:
         return None
     # One number tells no scale: a ReLU that is shut gives 0 in any.
     scale = np.where(flat, np.nan, np.where(np.abs(scale - 1) <= _SNAP, 1.0, scale))
-    return Stands(value.index, scale, np.where(np.abs(shift) <= _SNAP * size, 0.0, shift))
+    return Stands(value.index, scale, np.where(np.abs(shift) <= _SNAP * size, 0.0, shift), IN_FRAME / ALLOWED)
 
 
 def _strangeness(stands: Stands) -> tuple[int, int]:

@@ -152,3 +152,37 @@ def test_what_is_affine_in_eval_mode_is_part_of_the_layer(between):
     network = nn.Sequential(nn.Conv2d(3, 6, 3), between, nn.BatchNorm2d(6), nn.ReLU())
     folded = fold_module(randomise_(network, 0).eval(), (torch.randn(2, 3, 9, 9),)).model
     assert not audited(network, folded)
+
+
+class Sharpened(nn.Module):
+    """A BatchNorm, and a layer that reads by how much another one changes its result."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.conv = nn.BatchNorm2d(3), nn.BatchNorm2d(3, eps=0), nn.Conv2d(3, 4, 1)
+
+    def forward(self, x):
+        x = self.first(x)
+        return self.conv(self.second(x) - x)
+
+
+def _affine(norm):
+    scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
+    return scale, norm.bias - norm.running_mean * scale
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_frame_that_is_read_off_a_difference(seed):
+    """The nearer the gain of `second` is to 1, the less of the difference its float32 constants tell."""
+    network = randomise_(Sharpened(), seed).eval().requires_grad_(False)
+    network.second.weight.copy_(network.second.running_var.sqrt() * 1.03)
+    (scale, shift), (gain, offset) = _affine(network.first), _affine(network.second)
+    folded = copy.deepcopy(network)
+    folded.first = nn.Identity()
+    for name, value in {"weight": gain, "bias": (gain * shift + offset) / scale}.items():
+        getattr(folded.second, name).copy_(value)
+    folded.second.running_mean.zero_()
+    folded.second.running_var.fill_(1)
+    folded.conv.weight.copy_(network.conv.weight * scale[:, None, None])
+    folded.conv.bias.copy_(network.conv.bias - network.conv.weight.double()[:, :, 0, 0] @ shift)
+    audited(network, folded)

@@ -14,6 +14,7 @@ from bnfold.settings import Settings
 SUFFIXES = (".onnx", ".pt", ".pth", ".pt2", ".safetensors")
 SOURCE = "bnfold.source_sha256"  # in an exported file's metadata: the SHA-256 of the file that it was made from
 _UNREADABLE = 3
+_STATE = ".resume.pt"  # the end of the name of what `bnfold train --resume` needs, which is no model
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,11 @@ def _models_of(path: Path) -> Iterator[Path]:
         return
     for folder, names, files in os.walk(path, onerror=_refuse):
         names[:] = sorted(name for name in names if not name.startswith("."))
-        yield from (Path(folder, name) for name in sorted(files) if Path(name).suffix.lower() in SUFFIXES)
+        yield from (Path(folder, name) for name in sorted(files) if _is_named_as_a_model(name))
+
+
+def _is_named_as_a_model(name: str) -> bool:
+    return Path(name).suffix.lower() in SUFFIXES and not name.endswith(_STATE)
 
 
 def _refuse(error: OSError) -> NoReturn:

@@ -10,7 +10,7 @@ def test_today(bnfold_check):
 import hashlib
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -71,7 +71,7 @@ class Checker:
         recorded = self._load(path)
         why = golden.stale(recorded, reference, **loading)
         if why:
-            self._fail(path, f"stale: {why}")
+            raise self._failure(path, f"stale: {why}")
         defaults = {key: value for key, value in self._defaults().items() if key not in ("seed", "search", "inputs")}
         return self._noted(judged(golden.check(recorded, candidate, **{**defaults, **options})))
 
@@ -99,11 +99,11 @@ class Checker:
         from bnfold.errors import BnfoldError
 
         if not path.exists():
-            self._fail(path, "missing")
+            raise self._failure(path, "missing")
         try:
             return golden_file.load(path)
         except BnfoldError as error:
-            self._fail(path, str(error).removeprefix(f"{path}: "))
+            raise self._failure(path, str(error).removeprefix(f"{path}: ")) from None
 
     def _defaults(self) -> dict[str, Any]:
         from bnfold import settings
@@ -118,9 +118,6 @@ class Checker:
         return result
 
     @staticmethod
-    def _fail(path: Path, why: str) -> NoReturn:
-        __tracebackhide__ = True
-        pytest.fail(
-            f"{path}: golden file {why}; look at the change, run pytest --bnfold-update and commit the file",
-            pytrace=False,
-        )
+    def _failure(path: Path, why: str) -> BaseException:
+        way_out = "look at the change, run pytest --bnfold-update and commit the file"
+        return pytest.fail.Exception(f"{path}: golden file: {why}; {way_out}", pytrace=False)

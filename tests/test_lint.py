@@ -156,6 +156,14 @@ def test_hidden_folders_are_passed_over(project: Path) -> None:
     assert run("models/deep", ".").output.count("plain.onnx: foldable") == 1
 
 
+def test_the_state_of_a_training_is_no_model(project: Path) -> None:
+    for name in ("alone/net.resume.pt", "beside/net.resume.pt", "beside/net.onnx"):
+        (project / name).parent.mkdir(exist_ok=True)
+        onnx.save(NETWORK.model(), project / name)
+    assert "no model file" in str(run("alone").exception)
+    assert "1 model: 1 with findings" in run("beside").output
+
+
 def test_onnx_needs_no_torch(project: Path) -> None:
     code = "import sys; sys.modules['torch'] = None; from bnfold.commands import main; main()"
     found = subprocess.run([sys.executable, "-c", code, "lint", "models"], capture_output=True, text=True, cwd=project)

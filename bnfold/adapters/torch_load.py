@@ -17,6 +17,7 @@ from bnfold.adapters import torch_factory, torch_inputs, torch_pickle, torch_pt2
 from bnfold.adapters.torch_edits import ModuleEdits
 from bnfold.errors import BnfoldError, UnsafeError
 from bnfold.formats import Kind, kind_of
+from bnfold.training import run_state
 from bnfold.training.checkpoint import Checkpoint, is_checkpoint
 
 FOLDED_FORMAT = "bnfold.folded"  # a state_dict with the edits of its fold
@@ -136,6 +137,8 @@ def _state_dict(source: Path, content: object) -> tuple[dict[str, Tensor], Modul
     edits = None
     if isinstance(content, dict) and content.get("format") == FOLDED_FORMAT:
         edits = ModuleEdits.from_json(str(content.get("edits")), str(source))
+    if isinstance(content, dict) and content.get("format") == run_state.FORMAT:
+        raise BnfoldError(f"{source}: is {run_state.KIND}, and no model; give the checkpoint that lies beside it")
     for _ in range(3):
         if _is_state_dict(content):
             return dict(content), edits  # type: ignore[call-overload]

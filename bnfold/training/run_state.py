@@ -7,23 +7,23 @@ from typing import Any, Final
 from bnfold.errors import BnfoldError
 from bnfold.training import archive
 
-_FORMAT: Final = "bnfold.resume"
+FORMAT: Final = "bnfold.resume"
 _VERSION: Final = 1
-_KIND: Final = "the state of a run of bnfold train"
+KIND: Final = "the state of a run of bnfold train"
 
 
 def save(state: Mapping[str, object], path: Path) -> None:
     """Write the state, whole or not at all."""
-    archive.save({"format": _FORMAT, "version": _VERSION, **state}, path)
+    archive.save({"format": FORMAT, "version": _VERSION, **state}, path)
 
 
 def read(path: Path) -> dict[str, Any]:
     """Read what `save` wrote. Raises BnfoldError where there is nothing, or something else."""
     if not path.exists():
         raise BnfoldError(f"{path}: no such file, so there is no run to continue; leave --resume out")
-    content = archive.read(path, _KIND)
-    if content.get("format") != _FORMAT or content.get("version") != _VERSION:
-        raise BnfoldError(f"{path}: is not {_KIND} of this version; train anew, without --resume")
+    content = archive.read(path, KIND)
+    if content.get("format") != FORMAT or content.get("version") != _VERSION:
+        raise BnfoldError(f"{path}: is not {KIND} of this version; train anew, without --resume")
     if not isinstance(content.get("history"), list):
         raise BnfoldError(f"{path}: has no history; train anew, without --resume")
     return dict(content)

@@ -11,6 +11,7 @@ import time
 import pytest
 from click.testing import CliRunner
 
+from bnfold import load
 from bnfold.commands import group
 from bnfold.errors import BnfoldError
 from bnfold.models import ARCHITECTURES
@@ -119,6 +120,8 @@ def test_resume_keeps_its_settings_and_refuses_others(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert invoke("mlp", "--epochs", "1", "--lr", "0.002").exit_code == 0
     assert "2 epochs" in invoke("mlp", "--resume", "--epochs", "2").output
+    with pytest.raises(BnfoldError, match="is the state of a run of bnfold train, and no model; give the checkpoint"):
+        load("model.resume.pt")
     assert '"learning_rate": 0.002' in (tmp_path / "model.jsonl").read_text()
     for arguments, message in (
         (("lenet",), "has architecture 'mlp', not 'lenet'"),

@@ -8,6 +8,9 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 _PLAIN = frozenset({int, float, str, bool, type(None), torch.dtype, torch.memory_format})
+_RECURRENT = (torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu)
+_UNPACKED = 9  # operands: x, states, weights, has_biases, num_layers, dropout, train, bidirectional, batch_first
+_TOLD_BY = 2  # steps; of one, the strides tell no order
 _ATOMS = _PLAIN | {Tensor, nn.Parameter}
 
 
@@ -27,6 +30,8 @@ class KnownShapes:
             if key in self._known:
                 shape, stride, dtype = self._known[key]
                 return torch.empty_strided(shape, stride, dtype=dtype, device="meta")
+        if func in _RECURRENT and _is_long(args):
+            return _by_two_steps(func, args, kwargs)
         leaves = [] if key is None else leaves_of((*args, *kwargs.values()))
         operands = [item for item in leaves if isinstance(item, Tensor)]
         versions = [item._version for item in operands]
@@ -35,6 +40,25 @@ class KnownShapes:
             if operands and _is_new(result, operands) and [item._version for item in operands] == versions:
                 self._known[key] = (tuple(result.shape), result.stride(), result.dtype)
         return result
+
+
+def _is_long(args: Sequence[Any]) -> bool:
+    """Whether they are sequences of one length, and not packed ones, of more steps than tell the shapes."""
+    return len(args) == _UNPACKED and args[0].dim() == 3 and args[0].shape[_steps(args)] > _TOLD_BY
+
+
+def _steps(args: Sequence[Any]) -> int:
+    return 1 if args[-1] else 0  # batch_first
+
+
+def _by_two_steps(func: Any, args: Sequence[Any], kwargs: Any) -> tuple[Any, ...]:
+    """Ask for two steps, and take what comes out for all of them: without numbers, torch runs them one by one."""
+    axis = _steps(args)
+    y, *states = func(args[0].narrow(axis, 0, _TOLD_BY), *args[1:], **kwargs)
+    with torch._C.DisableTorchFunction():
+        shape = [args[0].shape[axis] if i == axis else size for i, size in enumerate(y.shape)]
+        order = sorted(range(y.dim()), key=lambda i: (y.stride(i), i == axis), reverse=True)
+        return torch.empty_permuted(shape, order, dtype=y.dtype, device="meta"), *states
 
 
 def leaves_of(items: Iterable[Any]) -> list[Any]:

@@ -2,15 +2,20 @@
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import bnfold
 from bnfold.adapters.torch_audit import written_in
 from bnfold.adapters.torch_capture import quietly
 from bnfold.adapters.torch_program import fold_program
+from bnfold.adapters.torch_shapes import KnownShapes
 from bnfold.auditing import audit
 from bnfold.plan import Kept
 from bnfold.why import Why
@@ -297,3 +302,44 @@ def test_a_fold_in_place() -> None:
     assert bnfold.fold(module, x, inplace=True).model is module
     assert isinstance(module.bn, nn.Identity)
     assert gap(before, module, x) < 1e-6
+
+
+class Remembered(TorchFunctionMode):
+    """Gives what `KnownShapes` tells of every function."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return KnownShapes().call(func, args, kwargs or {})
+
+
+class Counted(TorchDispatchMode):
+    """Counts the operators that run."""
+
+    number = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.number += 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize("shape", [(2, 5, 4), (1, 5, 4), (5, 1, 4), (7, 6, 4)])
+def test_two_steps_tell_the_shapes_of_all(kind: type[nn.RNNBase], batch_first: bool, shape: tuple[int, ...]) -> None:
+    """Without numbers torch runs a recurrent layer step by step, which takes long."""
+    with torch.device("meta"), torch.no_grad():
+        layer = kind(4, 3, 2, batch_first=batch_first, bidirectional=True).eval()
+        x = torch.empty(shape)
+        wanted = pytree.tree_leaves(layer(x))
+        with Remembered():
+            got = pytree.tree_leaves(layer(x))
+    told = [[(item.shape, item.stride(), item.dtype) for item in items] for items in (wanted, got)]
+    assert told[0] == told[1]
+
+
+def test_a_long_sequence_is_followed_as_soon_as_a_short_one() -> None:
+    numbers = []
+    for steps in (5, 50):
+        with torch.device("meta"), torch.no_grad(), Counted() as counted, Remembered():
+            nn.LSTM(4, 3)(torch.empty(steps, 2, 4))
+        numbers.append(counted.number)
+    assert numbers[0] == numbers[1]

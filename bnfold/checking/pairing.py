@@ -69,5 +69,30 @@ def common_specs(reference: Subject, candidates: Sequence[Subject]) -> tuple[tup
     return tuple(specs), tuple(notes)
 
 
+def sizes_apart(reference: Subject, candidate: Subject, order: Sequence[int]) -> str:
+    """Say which input of two files has no size that both take; empty where there is none.
+
+    order: the place among the reference's inputs of each of the candidate's; empty where they aren't paired. What is
+    known of a module's inputs are the examples that somebody gave.
+    """
+    if not (reference.named and candidate.named):
+        return ""
+    for spec, place in zip(candidate.inputs, order, strict=False):
+        ours = reference.inputs[place]
+        pairs = zip(ours.dims, spec.dims, strict=False)
+        fixed = any(isinstance(a, int) and isinstance(b, int) and a != b for a, b in pairs)
+        if fixed or len(ours.dims) != len(spec.dims):
+            return (
+                f"{candidate.label} takes {spec.name} as {_sizes(spec)}, the reference takes {ours.name} as"
+                f" {_sizes(ours)}: no size is one that both take; export one of them anew, at the size of the other"
+                " or with axes of any length"
+            )
+    return ""
+
+
+def _sizes(spec: InputSpec) -> str:
+    return "(" + ", ".join(map(str, spec.dims)) + ")"
+
+
 def _narrower(ours: int | str, theirs: int | str) -> int | str:
     return theirs if isinstance(ours, str) and isinstance(theirs, int) else ours

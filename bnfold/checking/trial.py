@@ -10,7 +10,7 @@ import numpy as np
 from bnfold.checking.compare import Comparison
 from bnfold.checking.inputs import Sample
 from bnfold.checking.ort import ProviderMissingError
-from bnfold.checking.pairing import Pairing, pair
+from bnfold.checking.pairing import Pairing, pair, sizes_apart
 from bnfold.checking.providers import Target
 from bnfold.checking.result import BudgetRow, Run, Verdict, worst
 from bnfold.checking.subject import Array, Feed, Outputs, Runner, Subject
@@ -50,6 +50,9 @@ class Trial:
     def open(self) -> None:
         """Open the runner and pair the inputs; what stands in the way becomes the verdict."""
         self._pair_inputs()
+        if no_size := sizes_apart(self.reference, self.candidate, self.order):
+            self._stop(Verdict.UNVERIFIED, no_size)
+            return
         try:
             self.runner = self.candidate.open(self.target, allow_fallback=self.allow_fallback)
             self.assumptions += (f"{self.candidate.label}: {note}" for note in self.runner.notes)

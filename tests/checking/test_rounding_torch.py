@@ -193,6 +193,35 @@ def test_equal_numbers_round_alike():
     assert check(plain, parts, (x,), localise=False, audit=()).verdict is Verdict.DIFFERENT
 
 
+class Varied(nn.Module):
+    """The variance of a large image; `by_parts`: the squares added up one by one in eight lanes, as runtimes do."""
+
+    def __init__(self, by_parts):
+        super().__init__()
+        self.conv, self.by_parts = nn.Conv2d(3, 5, 1), by_parts
+
+    def forward(self, x):
+        x = torch.relu(self.conv(x)).flatten(2)
+        square = (x - x.mean(2, keepdim=True)).square()
+        if not self.by_parts:
+            return x.var(2, correction=0)
+        total = torch.zeros(8)
+        for lanes in square.split(8, 2):
+            total = total + lanes
+        return total.sum(2) / x.shape[2]
+
+
+def test_equal_numbers_round_alike_behind_a_larger_one():
+    """Behind the square of one bright pixel the sum stays as it is, and every addition errs by the same."""
+    plain, parts = (drawn(Varied(by_parts), 0) for by_parts in (False, True))
+    x = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    result = check(plain, parts, (x,), localise=False, audit=())
+    assert result.passed, result.reasons
+    assert result.runs[0].outputs[0].error_ratio > 1
+    spoil(parts)
+    assert check(plain, parts, (x,), localise=False, audit=()).verdict is Verdict.DIFFERENT
+
+
 def test_deep_standardisation_is_verified_on_the_inputs_that_tell():
     """Constant inputs have no variance: each layer multiplies what is rounded by up to 316, and the first rounds."""
     plain, parts = (

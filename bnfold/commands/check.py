@@ -7,6 +7,7 @@ import click
 from click.core import ParameterSource
 
 from bnfold.checking.result import CheckResult, Verdict
+from bnfold.commands.options import FILE, architecture, json_option, trust
 from bnfold.errors import BnfoldError
 from bnfold.printable import visible
 
@@ -17,39 +18,36 @@ _FIGURES = "rms, channel, peak, floor, ceiling"
 
 
 @click.command()
-@click.argument("reference", required=False, type=click.Path(path_type=Path))
-@click.argument("candidates", nargs=-1, metavar="[CANDIDATE]...", type=click.Path(path_type=Path))
+@click.argument("reference", required=False, type=FILE)
+@click.argument("candidates", nargs=-1, metavar="[CANDIDATE]...", type=FILE)
 @click.option(
     "--providers", default="cpu", show_default=True,
     help="Execution providers with options, for instance cpu,cuda:use_tf32=0,device_id=1. level=disable|basic|extended|"
-    "all and threads=N are options too.",
+    "layout|all and threads=N are options too.",
 )  # fmt: skip
-@click.option("--inputs", type=click.Path(path_type=Path), help="Samples of your own: .npz, .npy, or a folder of them.")
+@click.option("--inputs", type=FILE, help="Samples of your own: .npz, .npy, or a folder of them.")
 @click.option("--input", "shapes", multiple=True, metavar="[NAME=]SHAPE[:DTYPE]",
               help="What a module takes, as 1x3x224x224, where its file doesn't tell; again for more.")  # fmt: skip
 @click.option(
-    "--search", type=click.IntRange(min=0), default=0, metavar="N", help="Steps of search for a telling input"
+    "--search", type=click.IntRange(min=0), default=0, metavar="N", help="Steps of search for a telling input."
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@json_option
 @click.option("--report", default="", metavar="KIND=FILE,...", help="json, junit, sarif, markdown, github, html.")
 @click.option("--budget", metavar="show|FIGURE=X,...", help=f"Show the budgets, or override figures ({_FIGURES}).")
 @click.option("--allow-missing", is_flag=True, help="A provider that is not there is a visible skip.")
 @click.option("--allow-fallback", is_flag=True, help="Nodes may run on the CPU instead.")
 @click.option("--allow-folded-reference", is_flag=True, help="Take a reference whose BatchNorm its exporter folded.")
 @click.option("--by-position", is_flag=True, help="Pair inputs and outputs in their order, whatever they are called.")
-@click.option("--replay", type=click.Path(path_type=Path), help="Run only the input of a replay file.")
-@click.option("--save", type=click.Path(path_type=Path), default="bnfold-replay.npz", show_default=True,
+@click.option("--replay", type=FILE, help="Run only the input of a replay file.")
+@click.option("--save", type=FILE, default="bnfold-replay.npz", show_default=True,
               help="Where the smallest input that shows a difference is written; empty for nowhere.")  # fmt: skip
-@click.option("--plan", type=click.Path(path_type=Path), help="The fold's plan (bnfold fold --save-plan), for naming"
+@click.option("--plan", type=FILE, help="The fold's plan (bnfold fold --save-plan), for naming"
               " where two ONNX models part.")  # fmt: skip
-@click.option("--reduce", "reduce_to", type=click.Path(path_type=Path), metavar="DIR",
+@click.option("--reduce", "reduce_to", type=FILE, metavar="DIR",
               help="Cut two differing ONNX models down to the smallest that differ.")  # fmt: skip
-@click.option("--arch", help="What builds the network of a state_dict: a name of bnfold.models, "
-              "package.module:Factory or path/to/file.py:Factory.")  # fmt: skip
-@click.option("--arch-kwargs", "--arch-arg", "arch_arguments", multiple=True, metavar="KEY=VALUE",
-              help="An argument of --arch.")  # fmt: skip
-@click.option("--trust", is_flag=True, help="Let a model file run code.")
+@architecture
+@trust
 def command(reference: Path | None, candidates: tuple[Path, ...], **options: Any) -> int:
     """Are REFERENCE and each CANDIDATE (.pt, .pt2, .onnx) the same function?
 
@@ -161,8 +159,8 @@ def _correspondence(plan: Path | None, reference: Path, candidates: tuple[Path, 
     from bnfold.adapters.onnx_file import raised_for_onnx, read
     from bnfold.checking.onnx_files import load_onnx
     from bnfold.checking.plans import correspondence_of
+    from bnfold.folding_files import read_plan
     from bnfold.formats import Kind, kind_of
-    from bnfold.plan_json import loads
 
     for path in (reference, *candidates):
         if kind_of(path) is not Kind.ONNX:
@@ -170,11 +168,7 @@ def _correspondence(plan: Path | None, reference: Path, candidates: tuple[Path, 
     graph = raised_for_onnx(read(reference))
     nodes = load_onnx(candidates[0]).graph.node
     names = {name for node in nodes for name in node.output}
-    try:
-        text = plan.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise BnfoldError(f"{plan}: can't be read ({error})") from error
-    return correspondence_of(loads(text, graph, str(plan)), graph, names)
+    return correspondence_of(read_plan(plan, graph), graph, names)
 
 
 def _show_budget() -> int:

@@ -4,16 +4,16 @@ from pathlib import Path
 
 import click
 
+from bnfold.commands.options import FILE, json_option
 from bnfold.errors import BnfoldError
 
-_FILE = click.Path(path_type=Path)
 _DIFFERENT = 1
 
 
 @click.command()
-@click.argument("first", type=_FILE)
-@click.argument("second", type=_FILE)
-@click.option("--json", "as_json", is_flag=True, help="Print the differences as JSON.")
+@click.argument("first", type=FILE)
+@click.argument("second", type=FILE)
+@json_option
 def command(first: Path, second: Path, as_json: bool) -> int:
     """Show what differs between two ONNX files: nodes, tensors, inputs, outputs, value_info, metadata.
 

@@ -4,11 +4,12 @@ from dataclasses import asdict
 
 import click
 
+from bnfold.commands.options import json_option
 from bnfold.report.document import document
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
+@json_option
 def command(as_json: bool) -> int:
     """Diagnose the installed runtimes and providers. Exit status: 0 where checks can run, 3 where a problem stands."""
     from bnfold.checking.doctor import diagnose

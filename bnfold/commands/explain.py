@@ -4,6 +4,7 @@ import difflib
 
 import click
 
+from bnfold.commands.options import json_option
 from bnfold.errors import BnfoldError
 from bnfold.report.document import document
 from bnfold.why import Why
@@ -11,7 +12,7 @@ from bnfold.why import Why
 
 @click.command()
 @click.argument("code", required=False)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def command(code: str | None, as_json: bool) -> None:
     """Explain CODE, a reason for which a BatchNorm stays; without CODE, list them all."""
     if code is None:

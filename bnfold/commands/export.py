@@ -5,22 +5,21 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bnfold.commands.fold import print_report, selection, typed_patterns
+from bnfold.commands.fold import print_report
+from bnfold.commands.options import FILE, architecture, inputs, json_option, max_bytes, selection, trust, typed_patterns
 from bnfold.errors import BnfoldError
 from bnfold.printable import visible
 
 if TYPE_CHECKING:
     from bnfold.result import ExportResult
 
-_FILE = click.Path(path_type=Path)
-
 
 @click.command()
-@click.argument("model", type=_FILE)
-@click.option("-o", "--output", type=_FILE, help="Where the result goes.  [default: MODEL.onnx]")
+@click.argument("model", type=FILE)
+@click.option("-o", "--output", type=FILE, help="Where the result goes.  [default: MODEL.onnx]")
 @click.option("--no-fold", is_flag=True, help="Keep every BatchNormalization as a node.")
 @selection
-@click.option("--plan", type=_FILE, help="Carry out this plan instead of finding one.")
+@click.option("--plan", type=FILE, help="Carry out this plan instead of finding one.")
 @click.option("--opset", type=click.IntRange(min=7), help="ONNX operator set.  [default: the exporter's]")
 @click.option("--dynamic", metavar="AXIS=NAME,...",
               help="Axes whose length may change, as 0=batch,2=h; `none` for none.  [default: 0=batch]")  # fmt: skip
@@ -30,16 +29,12 @@ _FILE = click.Path(path_type=Path)
 @click.option("--half", is_flag=True, help="Convert to float16, inputs and outputs too.")
 @click.option("--no-verify", is_flag=True, help="Don't run the file against the PyTorch model.")
 @click.option("--providers", default="cpu", show_default=True, help="Where the file is run for that, as in `check`.")
-@click.option("--input", "inputs", multiple=True, metavar="[NAME=]SHAPE[:DTYPE]",
-              help="Example input, as 1x3x224x224; again for more inputs.")  # fmt: skip
-@click.option("--inputs", "samples", type=_FILE, help="Example inputs from an .npz file, by name.")
-@click.option("--arch", help="What builds the network of a state_dict: a name of bnfold.models, "
-              "package.module:Factory or path/to/file.py:Factory.")  # fmt: skip
-@click.option("--arch-kwargs", "--arch-arg", "arch_arguments", multiple=True, metavar="KEY=VALUE",
-              help="Argument of --arch.")  # fmt: skip
-@click.option("--trust", is_flag=True, help="Let the model file run code.")
-@click.option("--max-bytes", type=click.IntRange(min=1), help="The most that an archive may unpack to.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@inputs
+@click.option("--inputs", "samples", type=FILE, help="Example inputs from an .npz file, by name.")
+@architecture
+@trust
+@max_bytes
+@json_option
 def command(model: Path, output: Path | None, as_json: bool, **options: Any) -> int:
     """Fold MODEL (.pt, .pth, .pt2, .safetensors), write it as ONNX, and hold the file to the original.
 

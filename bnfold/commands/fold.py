@@ -1,76 +1,18 @@
 """`bnfold fold`: absorb every BatchNorm that can be absorbed."""
 
 import sys
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
-from click.core import ParameterSource
 
 from bnfold.commands.lean import with_collector, with_protos_alone, without_blas_threads
+from bnfold.commands.options import FILE, json_option, opening, selection, typed_patterns
 from bnfold.printable import visible
 
 if TYPE_CHECKING:
     from bnfold.folding_files import Request
     from bnfold.result import FoldResult
-
-_FILE = click.Path(path_type=Path)
-_SETTINGS = "bnfold.settings"  # among what click keeps for a command
-_Function = TypeVar("_Function", bound=Callable[..., Any])
-_Option = Callable[[Any], Any]
-
-
-def _as_set(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
-    """Take what the project's pyproject.toml sets, where the command line says nothing and gives no plan."""
-    name = param.name or ""
-    if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT or ctx.params.get("plan") is not None:
-        return value
-    if _SETTINGS not in ctx.meta:
-        from bnfold import settings
-
-        ctx.meta[_SETTINGS] = settings.load()
-    return getattr(ctx.meta[_SETTINGS], name)
-
-
-_SELECTION: tuple[_Option, ...] = (
-    click.option("--level", type=click.Choice(["default", "max"]), default="default", show_default=True,
-                 callback=_as_set,
-                 help="default never makes a model slower; max removes all that can be removed exactly."),
-    click.option("--only", multiple=True, metavar="PATTERN", callback=_as_set,
-                 help="Fold these affines alone (a shell pattern)."),
-    click.option("--merge/--no-merge", default=True, show_default=True,
-                 help="Let parallel linear branches become one convolution (.onnx and .pt2 results)."),
-    click.option("--skip", multiple=True, metavar="PATTERN", callback=_as_set, help="Leave these affines."),
-)  # fmt: skip
-_OPENING: tuple[_Option, ...] = (
-    click.option("--arch", help="What builds the network of a state_dict: a name of bnfold.models, "
-                 "package.module:Factory or path/to/file.py:Factory."),
-    click.option("--arch-kwargs", "--arch-arg", "arch_arguments", multiple=True, metavar="KEY=VALUE",
-                 help="An argument of --arch."),
-    click.option("--input", "inputs", multiple=True, metavar="[NAME=]SHAPE[:DTYPE]",
-                 help="Example input, as 1x3x224x224; or an .npz file."),
-    click.option("--trust", is_flag=True, help="Let the model file run code."),
-    click.option("--max-bytes", type=click.IntRange(min=1), help="The most that a PyTorch archive may unpack to."),
-    click.option("--bake", is_flag=True, help="Make plain weights of weight_norm, spectral_norm and pruning."),
-    click.option("--freeze-inputs", is_flag=True, help="ONNX weights that are inputs too are never overridden."),
-)  # fmt: skip
-
-
-def selection(function: _Function) -> _Function:
-    """Add the options that say what is folded, which `fold` and `inspect` share."""
-    return _with(function, _SELECTION)
-
-
-def opening(function: _Function) -> _Function:
-    """Add the options that say how the model is opened."""
-    return _with(function, _OPENING)
-
-
-def _with(function: _Function, options: Sequence[_Option]) -> _Function:
-    for option in reversed(options):
-        function = option(function)
-    return function
 
 
 def requested(model: Path, options: dict[str, Any], **more: Any) -> "Request":
@@ -87,30 +29,23 @@ def requested(model: Path, options: dict[str, Any], **more: Any) -> "Request":
     return Request(model, arch_arguments=arguments, must_match=typed_patterns(), **chosen, **more)
 
 
-def typed_patterns() -> tuple[str, ...]:
-    """Give the patterns of the command line; those of pyproject.toml may be meant for other models."""
-    context = click.get_current_context()
-    typed = [name for name in ("only", "skip") if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
-    return tuple(pattern for name in typed for pattern in context.params[name])
-
-
 @click.command()
-@click.argument("model", type=_FILE)
-@click.option("-o", "--output", type=_FILE, help="Where the result goes.  [default: MODEL.folded.pt or .onnx]")
+@click.argument("model", type=FILE)
+@click.option("-o", "--output", type=FILE, help="Where the result goes.  [default: MODEL.folded.pt or .onnx]")
 @click.option("--to", type=click.Choice(["checkpoint", "state_dict", "safetensors", "module", "pt2", "onnx"]),
               help="The kind of a PyTorch model's result.  [default: by -o's extension, else as MODEL]")  # fmt: skip
 @click.option("--in-place", is_flag=True, help="Write the result over MODEL.")
 @click.option("--dry-run", is_flag=True, help="Write no model.")
 @selection
-@click.option("--plan", type=_FILE, help="Carry out this plan instead of finding one.")
-@click.option("--save-plan", type=_FILE, help="Write the plan as JSON, for --plan.")
+@click.option("--plan", type=FILE, help="Carry out this plan instead of finding one.")
+@click.option("--save-plan", type=FILE, help="Write the plan as JSON, for --plan.")
 @click.option(
     "--external-data", type=click.Choice(["auto", "never", "always"]), default="auto", show_default=True,
     help="Where the result of an ONNX model keeps its tensors.",
 )  # fmt: skip
 @click.option("--verify", is_flag=True, help="Run an ONNX result against the original (PyTorch results always are).")
 @opening
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON (docs/json.md).")
+@json_option
 def command(model: Path, output: Path | None, as_json: bool, **options: Any) -> int:
     """Fold every BatchNorm of MODEL (.pt, .pt2, .safetensors, .onnx) that can be folded; say why for the rest.
 

@@ -5,16 +5,17 @@ from typing import Any
 
 import click
 
-from bnfold.commands.fold import opening, requested, selection, show
+from bnfold.commands.fold import requested, show
+from bnfold.commands.options import FILE, json_option, opening, selection
 
 
 @click.command()
-@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("model", type=FILE)
 @selection
 @opening
 @click.option("--graph", "as_graph", is_flag=True, help="Print the graph that folding sees, one line a node.")
-@click.option("--svg", type=click.Path(path_type=Path), help="Draw the graph around what stays.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON (docs/json.md).")
+@click.option("--svg", type=FILE, help="Draw the graph around what stays.")
+@json_option
 def command(model: Path, svg: Path | None, as_graph: bool, as_json: bool, **options: Any) -> int:
     """Show every affine of MODEL with what it would fold into, or what keeps it. Writes no model."""
     from bnfold.atomic import check_writable, replacing

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from bnfold.commands.options import FILE, architecture, inputs, json_option, trust
+
 if TYPE_CHECKING:
     from bnfold.linting import Finding
 
@@ -14,16 +16,12 @@ _SHOWN = 8  # names in a line; --json has them all
 
 
 @click.command()
-@click.argument("paths", nargs=-1, metavar="[PATH]...", type=click.Path(path_type=Path))
-@click.option("--arch", help="What builds the network of a state_dict: a name of bnfold.models, "
-              "package.module:Factory or path/to/file.py:Factory.")  # fmt: skip
-@click.option("--arch-kwargs", "--arch-arg", "pairs", multiple=True, metavar="KEY=VALUE",
-              help="An argument of --arch.")  # fmt: skip
-@click.option("--input", "inputs", multiple=True, metavar="[NAME=]SHAPE[:DTYPE]",
-              help="Example input of PyTorch models, as 1x3x224x224.")  # fmt: skip
-@click.option("--trust", is_flag=True, help="Let model files run code.")
-@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
-def command(paths: tuple[Path, ...], as_json: bool, pairs: tuple[str, ...], **opening: Any) -> int:
+@click.argument("paths", nargs=-1, metavar="[PATH]...", type=FILE)
+@architecture
+@inputs
+@trust
+@json_option
+def command(paths: tuple[Path, ...], as_json: bool, **opening: Any) -> int:
     """Fail where a model file has BatchNorm that bnfold would fold, or was folded from a source that has changed since.
 
     PATH: model files, and folders of them; [tool.bnfold.lint] paths of pyproject.toml where none is given.
@@ -37,10 +35,10 @@ def command(paths: tuple[Path, ...], as_json: bool, pairs: tuple[str, ...], **op
     places = list(paths or chosen.lint.paths)
     if not places:
         raise click.UsageError("give a PATH, or set paths in [tool.bnfold.lint] of pyproject.toml.")
-    if pairs:
+    if opening["arch_arguments"]:
         from bnfold.adapters.torch_factory import parse_arguments
 
-        opening["arch_arguments"] = parse_arguments(pairs)
+        opening["arch_arguments"] = parse_arguments(opening["arch_arguments"])
     files = linting.models(places, chosen)
     findings = list(linting.lint(files, chosen, **opening))
     click.echo(_json(files, findings) if as_json else _text(files, findings))

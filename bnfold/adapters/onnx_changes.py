@@ -171,9 +171,8 @@ class _Settling:
 
     def _may_become(self, held: Initializer, content: Content) -> bool:
         """Whether an initializer can get these numbers: one that is an input too has the shape that it is declared."""
-        declared = {item.name for item in held.scope.graph.input}
         fits = held.scope.parent is None and content.shape == held.tensor.shape
-        return fits or held.tensor.name not in declared
+        return fits or held.tensor.name not in {item.name for item in held.scope.graph.input}
 
     def _body_inputs(self, scope: Scope) -> set[str]:
         return set() if scope.parent is None else {item.name for item in scope.graph.input}

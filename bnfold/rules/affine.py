@@ -44,7 +44,7 @@ def _load(site: Site, index: int, absent: Floats | None = None) -> Floats:
 
 @ties.register(BatchNorm)
 def _batch_norm(op: BatchNorm, site: Site) -> tuple[Tie, ...]:
-    computed = any(site.input(index) in site.graph.values for index in (GAMMA, BETA, MEAN, VARIANCE))
+    computed = not site.graph.values.keys().isdisjoint(site.node.inputs[GAMMA : VARIANCE + 1])
     if computed or site.constant(MEAN) is None or site.constant(VARIANCE) is None:
         return pinned(site, Why.COMPUTED)
     return (Mapped(site.x, site.y, 1),)

@@ -21,7 +21,7 @@ def frame_axes(graph: Graph, ties: Ties) -> dict[str, int]:
     for node in graph.nodes:
         for tie in ties[node.name]:
             names = tied(tie)
-            for name in dict.fromkeys(names):
+            for name in names:
                 by_value.setdefault(name, []).append((tie, names))
             if isinstance(tie, Mapped):
                 claims += [(tie.source, tie.axis), (tie.target, tie.axis)]
@@ -33,7 +33,7 @@ def frame_axes(graph: Graph, ties: Ties) -> dict[str, int]:
                 continue
             axes[name] = axis
             for tie, names in by_value.get(name, ()):
-                if not axes.keys() >= set(names):
+                if not all(map(axes.__contains__, names)):
                     claims.extend(neighbours(graph, tie, name, axis))
         claims.extend(_behind_biasless(graph, ties, axes))
     return axes

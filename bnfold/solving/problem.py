@@ -191,9 +191,7 @@ class _Problem:
         frames = {}
         for name in (name for name, number in unknowns.tensor.items() if moved[number]):
             span = unknowns.span(name)
-            scale = np.exp(size.values[span])
-            if negative.tensors[unknowns.tensor[name]]:
-                scale = np.where(negative.values[span] == 1, -scale, scale)
+            scale = np.copysign(np.exp(size.values[span]), 0.5 - negative.values[span])  # which are 0 or 1
             frame = Affine(axes[name], scale, shift.values[span])
             if not frame.is_identity:
                 frames[name] = frame

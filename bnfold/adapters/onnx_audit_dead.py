@@ -33,8 +33,10 @@ def _affines_of(graph: Graph, plan: Plan) -> Callable[[Node], tuple[Floats, Floa
     numbers = {edit.node: edit.constants for edit in plan.edits if isinstance(edit, SetConstants)}
 
     def now(node: Node, index: int) -> Floats:
-        new = numbers.get(node.name, {}).get(index)
-        return (graph.constants[node.inputs[index]].load() if new is None else new).reshape(-1)
+        new, old = numbers.get(node.name, {}).get(index), graph.constants.get(node.inputs[index])
+        if new is None:
+            new = np.full(1, np.nan) if old is None else old.load()  # NaN: it is computed, and nobody knows
+        return new.reshape(-1)
 
     def affine(node: Node) -> tuple[Floats, Floats]:
         """Give scale and shift of an affine that stays, as they are from now on."""

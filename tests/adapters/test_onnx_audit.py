@@ -181,3 +181,12 @@ def test_a_fault_in_the_bias_of_channels_that_are_nothing_is_found(case, fault):
     wrong = replace(plan, edits=tuple(edit for edit in edits if edit is not None))
     with pytest.raises(BnfoldError, match=r"^c: .*(nothing was written|make it anew)"):
         fold_proto(proto, plan=wrong)
+
+
+def test_what_is_behind_channels_that_are_nothing_may_be_computed():
+    """A BatchNorm that stays, whose mean nobody knows: the shift has come out before."""
+    text = """(float[N,4,8,8] x, float[6] m) => (float[N,6,8,8] y) {
+        c = Conv<group=2, pads=[1,1,1,1]>(x, w) d = BN(c) e = BatchNormalization(d, var, beta, m, var) y = Relu(e) }"""
+    gamma = np.array([0, 2, 0, -1, 0.5, 0], np.float32)
+    plan = fold_proto(model(text, w=(6, 2, 3, 3), **batch_norm(6) | {"gamma": gamma})).plan
+    assert [outcome.affine for outcome in plan.folded] == ["d"]

@@ -4,13 +4,14 @@ A frame says that a tensor becomes another one, T = scale * T' + shift. That is 
 is rewritten; a plan that lacks one of these edits still looks right in all the numbers that it does write.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 
 import numpy as np
 
-from bnfold.affine import Affine
+from bnfold.affine import Affine, Floats
 from bnfold.errors import BnfoldError
 from bnfold.graph import Graph, Node
+from bnfold.ops import Gemm
 from bnfold.plan import Edit, Folded, Plan, Remove, ScaleWeight, SetBias, SetConstants
 from bnfold.relation import Site
 from bnfold.rules import rewritten
@@ -33,15 +34,43 @@ def refuse_incomplete(graph: Graph, plan: Plan) -> None:
     present = {part for edit in plan.edits for part in _parts(edit)}
     frames = {name: chain[0] for name, chain in plan.frames.items() if len(chain) == 1}
     alive = {name: _alive(frame) for name, frame in frames.items()}
+    several = set[str]()
     for node in graph.nodes:
         around = {*node.inputs, *node.outputs}
-        if node.name in merged | removed or not frames.keys() & around or (plan.frames.keys() - frames.keys()) & around:
-            continue  # beside several frames of one tensor, what they imply isn't that of any of them
+        if node.name in merged | removed or plan.frames.keys().isdisjoint(around):
+            continue
+        if (plan.frames.keys() - frames.keys()) & around:  # what they imply isn't that of any of them
+            several.add(node.name)
+            continue
         for part in _implied(node, graph, frames, alive):
             if part not in present:
                 raise BnfoldError(
                     f"{node.name}: the plan's frames imply the edit {part[0]}, which it lacks; make it anew"
                 )
+
+    if several:
+        _refuse_other_numbers(graph, plan, several)
+
+
+def _refuse_other_numbers(graph: Graph, plan: Plan, nodes: Set[str]) -> None:
+    """Raise BnfoldError where one of the nodes beside several frames of a tensor isn't what these make of it."""
+    from bnfold.adapters.memory import BIAS, written
+    from bnfold.auditing import audit
+
+    try:
+        folded = written(graph, plan, is_exact=True)
+    except (KeyError, ValueError) as error:
+        raise BnfoldError(f"the plan can't be carried out ({error}); make it anew") from error
+
+    def operand(node: str, index: int) -> Floats | None:
+        found = folded.by_name[node]
+        name = found.inputs[index] if index < len(found.inputs) else ""
+        beta = found.op.beta if isinstance(found.op, Gemm) and index == BIAS else 1.0
+        return beta * folded.constants[name].load() if name else None
+
+    for row in audit(graph, plan, operand):
+        if row.node in nodes and not row.passed:
+            raise BnfoldError(f"{row.node}: its {row.part} isn't what the plan's frames say; make the plan anew")
 
 
 def _implied(

@@ -17,10 +17,8 @@ from bnfold.errors import BnfoldError
 from tests.adapters.onnx_cases import model, numbers
 
 ROWS, COLUMNS = 2048, 1024
-FAR, TABLE = (
-    (4 << 30) + 4096,
-    (24 << 20) + 100,
-)  # where the weight begins, bytes of what is before it and doesn't change
+FAR = (4 << 30) + 4096  # where the weight begins
+TABLE = (24 << 20) + 100  # bytes of what is before it and doesn't change
 HELD = 4 << 20  # bytes, at most, of which all tensors have more
 
 

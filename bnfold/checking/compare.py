@@ -16,6 +16,7 @@ Array = np.ndarray[Any, Any]
 Spread = Callable[[], Array | None]
 
 _NAMED = 3
+_NO_ROUNDING = 0.1  # share of the scale from which an error may be a kernel's fault as well
 _SQUARABLE = 1e-140, 1e150  # what is smaller has a rounding error whose square is zero
 
 
@@ -210,8 +211,9 @@ class Comparison:
         return Verdict.VERIFIED, ""
 
     def _ill_conditioned(self, share: float, factor: float) -> str:
+        what = "ill-conditioned, or computed wrongly by what runs it" if share > _NO_ROUNDING else "ill-conditioned"
         return (
-            f"ill-conditioned: the reference's own error is {share:.1e} of its scale, so a budget of {factor:.3g}"
+            f"{what}: the reference's own error is {share:.1e} of its scale, so a budget of {factor:.3g}"
             f" times that would let anything pass (ceiling {self.row.ceiling:g})"
         )
 

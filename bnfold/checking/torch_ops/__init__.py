@@ -16,6 +16,7 @@ from bnfold.checking.torch_ops import (  # noqa: F401  (each registers its famil
     recurrent,
     reduction,
     resizing,
+    spectral,
 )
 from bnfold.checking.torch_ops.registry import MissingOperatorError, Node, implementation, spell, to_tensor
 

@@ -190,3 +190,20 @@ def test_what_is_behind_channels_that_are_nothing_may_be_computed():
     gamma = np.array([0, 2, 0, -1, 0.5, 0], np.float32)
     plan = fold_proto(model(text, w=(6, 2, 3, 3), **batch_norm(6) | {"gamma": gamma})).plan
     assert [outcome.affine for outcome in plan.folded] == ["d"]
+
+
+def test_a_channel_that_somebody_sees_can_not_be_made_nothing():
+    """The plan says so throughout: in its frames, in the weight and in the bias."""
+    text, _ = DEAD["some"]
+    gamma = np.array([0, 2, 0, -1, 0.5, 0], np.float32)
+    proto = model(text, w=(6, 2, 3, 3), b=(6,), **batch_norm(6) | {"gamma": gamma})
+    plan = fold_proto(proto).plan
+    frame = plan.frames["c"][0]
+    off = np.where(np.arange(6) == 1, 0.0, 1.0)
+    frames = {"c": (Affine(frame.axis, frame.scale * off, frame.shift * off),)}
+    edits = [
+        replace(edit, out_factor=edit.out_factor * off) if isinstance(edit, ScaleWeight) else edit
+        for edit in plan.edits
+    ]
+    with pytest.raises(AuditError, match="channels of scale 0 that somebody sees; nothing was written"):
+        fold_proto(proto, plan=replace(plan, edits=tuple(edits), frames=frames))

@@ -94,8 +94,8 @@ def test_a_quantised_weight_that_gets_scales_of_its_own(tmp_path):
 
 
 def test_operands_and_results_without_a_name_are_none(tmp_path):
-    proto = model(IMAGE + "{ c = Conv(x, w) n = BN(c) y = Clip(n, , hi) d = Dropout(c) }", 13, **W, **BN, hi=())
-    proto.graph.node[3].output.extend([""])
+    proto = model(IMAGE + "{ c = Conv(x, w) d = Dropout(c) n = BN(c) y = Clip(n, , hi) }", 13, **W, **BN, hi=())
+    proto.graph.node[1].output.extend([""])
     folded, result = fold_and_check(proto, tmp_path)
     assert kinds(folded) == ["Conv", "Clip"]
     assert len(result.notes) == 1

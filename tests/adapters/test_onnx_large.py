@@ -30,9 +30,9 @@ def large(tmp_path: Path) -> Path:
         w=(COLUMNS, ROWS),
         s=(ROWS,),
     )
-    held = proto.graph.initializer[0]
+    proto.graph.initializer.insert(0, TensorProto(name="table", data_type=TensorProto.UINT8, dims=[TABLE]))
+    table, held = proto.graph.initializer[:2]
     data = held.raw_data
-    table = proto.graph.initializer.add(name="table", data_type=TensorProto.UINT8, dims=[TABLE], raw_data=b"")
     for item, offset, length in ((held, FAR, len(data)), (table, 0, TABLE)):
         item.raw_data = b"-"
         set_external_data(item, "weights.bin", offset, length)
@@ -46,7 +46,7 @@ def large(tmp_path: Path) -> Path:
 
 
 def assert_right(folded: Path) -> None:
-    weight, table = onnx.load(folded).graph.initializer
+    table, weight = onnx.load(folded).graph.initializer
     wanted = numbers("w", (COLUMNS, ROWS)).astype(np.float64) * numbers("s", (ROWS,))
     np.testing.assert_array_equal(numpy_helper.to_array(weight), wanted.astype(np.float32))
     array = numpy_helper.to_array(table)

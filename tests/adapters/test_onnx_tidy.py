@@ -89,6 +89,13 @@ def test_arithmetic_along_the_last_axis_takes_the_fewest_operators(nodes, left, 
     assert kinds(folded) == left.split()
 
 
+def test_a_number_stays_a_number(tmp_path):
+    text = "(float x, float[3] u) => (float y, float[3] z) "
+    text += "{ a = Mul(x, m) b = Mul(a, s) y = Tanh(b) c = Mul(u, m) d = Mul(c, s) z = Exp(d) }"
+    folded, _ = fold_and_check(model(text, m=(), s=()), tmp_path)
+    assert kinds(folded) == ["Mul", "Mul", "Tanh", "Mul", "Exp"]
+
+
 @pytest.mark.parametrize(
     ("level", "left"), [("default", "BatchNormalization Tanh Mul Exp"), ("max", "Mul Add Tanh Mul Exp")]
 )

@@ -110,7 +110,12 @@ def captured(
     model: "nn.Module | ExportedProgram", given: Arguments, dynamic: Mapping[int, str] | None
 ) -> tuple[ExportedProgram, tuple[str, ...]]:
     """Export with the dynamic axes; notes say at which sizes the forward was seen to take the same path."""
+    _require_axes(given, dynamic or {})
     if isinstance(model, ExportedProgram):
+        fixed = [name for axis, name in (dynamic or {}).items() if not _is_dynamic(model, axis)]
+        if fixed:
+            way_out = "export it anew with dynamic_shapes"
+            raise BnfoldError(f"--dynamic {', '.join(fixed)}: the exported program has these lengths fixed; {way_out}")
         return functionalised(model), ()
     require_ready(model)
     axes = BATCH if dynamic is None else dynamic
@@ -128,6 +133,13 @@ def captured(
         raise BnfoldError(f"--dynamic {', '.join(fixed)}: the forward needs these lengths as they are")
     notes += tuple(f"the length of {name} is fixed: the forward needs it as it is" for name in fixed)
     return functionalised(program), notes
+
+
+def _require_axes(given: Arguments, dynamic: Mapping[int, str]) -> None:
+    rank = max((item.ndim for item in given.tensors), default=0)
+    for axis, name in dynamic.items():
+        if axis >= rank:
+            raise BnfoldError(f"--dynamic {axis}={name}: no input has an axis {axis}; the last one is {rank - 1}")
 
 
 def _exported(module: nn.Module, given: Arguments, axes: Mapping[int, str]) -> ExportedProgram:

@@ -195,6 +195,7 @@ def test_an_npz_of_inputs_and_two_inputs(tmp_path):
 ERRORS = [
     (["--dynamic", "batch"], "wanted AXIS=NAME"),
     (["--dynamic", "1=c"], "the forward needs these lengths as they are"),
+    (["--dynamic", "4=d"], "--dynamic 4=d: no input has an axis 4; the last one is 3"),
     (["--input", "2x3x28x28"], "doesn't take these inputs"),
     (["--level", "most"], "most"),
     (["--plan", "no-such-plan.json"], "no-such-plan.json"),
@@ -244,3 +245,14 @@ def test_the_names_of_the_outputs_do_not_depend_on_the_fold(tmp_path):
         names[fold] = [item.name for item in onnx.load(tmp_path / f"{fold}.onnx").graph.output]
     assert names[True] == names[False] == ["batch_norm_1", "relu"]
     assert bnfold.check(tmp_path / "False.onnx", tmp_path / "True.onnx").passed
+
+
+def test_a_program_has_the_dynamic_axes_that_it_was_exported_with(tmp_path):
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4)).eval()
+    program = torch.export.export(network, (torch.randn(2, 3, 8, 8),), dynamic_shapes=({0: torch.export.Dim("n")},))
+    torch.export.save(program, tmp_path / "net.pt2")
+    with pytest.raises(BnfoldError, match="--dynamic h: the exported program has these lengths fixed"):
+        invoke(tmp_path / "net.pt2", "--dynamic", "0=n,2=h")
+    assert invoke(tmp_path / "net.pt2", "--dynamic", "0=images").exit_code == 0
+    shape = onnx.load(tmp_path / "net.onnx").graph.input[0].type.tensor_type.shape
+    assert [side.dim_param or side.dim_value for side in shape.dim] == ["images", 3, 8, 8]

@@ -52,6 +52,10 @@ def test_inputs_that_have_defaults_are_frozen_where_that_is_asked_for(source: Pa
     assert run("fold", source, "--freeze-inputs") == (0, "")
     assert kinds(onnx.load(folded)) == ["Conv"]
     assert [item.name for item in onnx.load(folded).graph.input] == ["x"]
+    plan, other = source.with_name("plan.json"), source.with_name("other.onnx")
+    assert run("fold", source, "--freeze-inputs", "--dry-run", "--save-plan", plan) == (0, "")
+    assert run("fold", source, "--freeze-inputs", "--plan", plan, "-o", other) == (0, "")
+    assert other.read_bytes() == folded.read_bytes()
 
 
 @pytest.mark.parametrize(("policy", "outside"), [("auto", False), ("never", False), ("always", True)])

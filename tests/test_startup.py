@@ -80,6 +80,25 @@ def test_the_protos_are_those_of_the_package(script: str) -> None:
     subprocess.run([sys.executable, "-c", script], check=True)
 
 
+IDLE = """
+from bnfold.commands.lean import without_idle_modules
+without_idle_modules()
+import sys, types
+import numpy
+from google.protobuf.internal import builder
+names = ("numpy._core._add_newdocs", "numpy._core._add_newdocs_scalars", "google.protobuf.internal.python_message")
+assert all(type(sys.modules[name]) is not types.ModuleType for name in names)
+assert numpy.add.reduce([1, 2]) == 3 and not numpy.array.__doc__
+assert builder.python_message.GeneratedProtocolMessageType and numpy._core._add_newdocs.add_newdoc
+assert "Create an array" in numpy.array.__doc__
+assert all(type(sys.modules[name]) is types.ModuleType for name in (names[0], names[2]))
+"""
+
+
+def test_modules_that_nobody_looks_into_are_loaded_at_the_first_look() -> None:
+    subprocess.run([sys.executable, "-c", IDLE], check=True)
+
+
 def test_every_allowed_onnx_knows_the_opsets_that_nobody_is_asked_about() -> None:
     requirements = Path("pyproject.toml").read_text()
     oldest = re.search(r'"onnx>=([\d.]+)"', requirements)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bnfold.commands.lean import with_collector, with_protos_alone, without_blas_threads
+from bnfold.commands.lean import with_collector, with_protos_alone, without_blas_threads, without_idle_modules
 from bnfold.commands.options import FILE, json_option, opening, selection, typed_patterns
 from bnfold.printable import visible
 
@@ -53,6 +53,7 @@ def command(model: Path, output: Path | None, as_json: bool, **options: Any) -> 
     4 refused as unsafe; nothing is written unless it is 0.
     """
     without_blas_threads()
+    without_idle_modules()
     from bnfold.folding_files import fold_file
     from bnfold.formats import Kind, kind_of
 

@@ -5,10 +5,33 @@ import gc
 import os
 import sys
 import threading
-from importlib.machinery import PathFinder
-from importlib.util import module_from_spec
+from collections.abc import Sequence
+from importlib.machinery import ModuleSpec, PathFinder
+from importlib.util import LazyLoader, module_from_spec
+from types import ModuleType
 
 _PROTOS = "onnx.onnx_ml_pb2"  # protobuf's own name for what it made of onnx.proto
+
+_IDLE = frozenset(  # docstrings of what is compiled, and messages for a protobuf without its C extension
+    {"numpy._core._add_newdocs", "numpy._core._add_newdocs_scalars", "google.protobuf.internal.python_message"}
+)
+
+
+class _IdleModules:
+    """A finder of modules that others import and don't look into: each is loaded at the first look."""
+
+    @staticmethod
+    def find_spec(name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
+        """Find one of these modules; None for any other, and for one that isn't there."""
+        spec = PathFinder.find_spec(name, path, target) if name in _IDLE else None
+        if spec is not None and spec.loader is not None:
+            spec.loader = LazyLoader(spec.loader)
+        return spec
+
+
+def without_idle_modules() -> None:
+    """Load what NumPy and protobuf import and a fold has no use for when something looks into it, if ever."""
+    sys.meta_path.insert(0, _IdleModules)
 
 
 def without_blas_threads() -> None:

@@ -1,4 +1,4 @@
-"""Wider and wider inputs, for weights that are others and that the usual inputs show nothing of."""
+"""More and wider inputs, for what the usual ones show nothing of: shut ReLUs, and outputs that seldom change."""
 
 import math
 from collections.abc import Iterator

@@ -249,7 +249,7 @@ class Check:
 
         for trial in {id(trial.candidate): trial for trial in self.trials if trial.samples}.values():
             found = derived_audit(trial)
-            if found.unseen and self._looks_further(trial):
+            if (found.unseen or trial.exact) and self._looks_further(trial):
                 found = derived_audit(trial)
             self.audit = self.audit.plus(found)
         self.warnings += _unaudited(self.audit.gaps)

@@ -285,7 +285,8 @@ def _distance(ours: Mapping[str, Array], theirs: Mapping[str, Array]) -> float:
     worst = 0.0
     for name, array in theirs.items():
         if ours[name].shape == array.shape:
-            gap, size = float(np.linalg.norm(ours[name] - array)), float(np.linalg.norm(ours[name]))
+            with np.errstate(invalid="ignore"):  # infinity minus infinity
+                gap, size = float(np.linalg.norm(ours[name] - array)), float(np.linalg.norm(ours[name]))
             relative = gap / size if size else gap
             worst = max(worst, np.inf if np.isnan(relative) else relative)
     return worst

@@ -2,13 +2,14 @@
 
 import math
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
 
 from bnfold.checking.compare import Comparison
-from bnfold.checking.inputs import Sample
+from bnfold.checking.inputs import Sample, is_float
 from bnfold.checking.ort import ProviderMissingError
 from bnfold.checking.pairing import Pairing, pair, sizes_apart
 from bnfold.checking.providers import Target
@@ -43,8 +44,8 @@ class Trial:
     replay: str = ""
     samples: int = 0
     first: dict[tuple[str, tuple[int, ...]], tuple[Feed, Array]] = field(default_factory=dict)  # of each output's shape
-    repeated: int = 0  # outputs for another input of a shape that was seen, and how many of them were the same again
-    unchanged: int = 0
+    repeated: Counter[str] = field(default_factory=Counter)  # outputs for another input of a shape that was seen,
+    unchanged: Counter[str] = field(default_factory=Counter)  # and how many of them were the same again
     _telling_by: float = -1.0
 
     def open(self) -> None:
@@ -148,8 +149,8 @@ class Trial:
             return
         before, value = self.first.setdefault((name, truth.shape), (feed, truth))
         if any(not np.array_equal(a, b) for a, b in zip(feed, before, strict=True)):
-            self.repeated += 1
-            self.unchanged += np.array_equal(truth, value, equal_nan=True)
+            self.repeated[name] += 1
+            self.unchanged[name] += np.array_equal(truth, value, equal_nan=True)
 
     def smallest_telling(self) -> Sample:
         """Cut the sample that tells most down to the one item that shows the largest difference."""
@@ -180,11 +181,20 @@ class Trial:
     @property
     def constant(self) -> bool:
         """Whether every true output was the same, whatever the input."""
-        return 0 < self.repeated == self.unchanged
+        return 0 < self.repeated.total() == self.unchanged.total()
+
+    @property
+    def exact(self) -> bool:
+        """Whether an output is of whole numbers or booleans: few inputs come near to where it changes."""
+        return any(not is_float(comparison.dtype) for comparison in self.comparisons.values())
 
     def doubts(self) -> tuple[str, ...]:
         """Say of each output which samples told nothing about it."""
-        return tuple(why for comparison in self.comparisons.values() for why in comparison.doubts())
+        still = [] if self.constant else [x for x, count in self.repeated.items() if count == self.unchanged[x]]
+        return (
+            *(why for comparison in self.comparisons.values() for why in comparison.doubts()),
+            *(f"{name} is the same for every input, which tells nothing of what computes it" for name in still),
+        )
 
     def run(self) -> Run:
         """Judge."""

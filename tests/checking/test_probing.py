@@ -1,4 +1,4 @@
-"""Weights that are others behind activations which the usual inputs leave shut: wider inputs open them."""
+"""What the usual inputs seldom show: weights behind activations that they leave shut, where whole numbers change."""
 
 import numpy as np
 import onnx
@@ -52,3 +52,53 @@ def test_equal_weights_need_no_wider_input(offset):
     result = check(network(offset), network(offset), localise=False)
     assert result.passed
     assert not any(record.name.startswith("wider/") for record in result.inputs)
+
+
+def limit(threshold, kind="bool"):
+    return onnx.parser.parse_model(
+        f"""<ir_version: 8, opset_import: ["": 17]> g (float[N,5] x) => ({kind}[N,5] y)
+        <float k = {{{threshold}}}> {{
+            b = Greater(x, k)
+            y = Cast<to = {9 if kind == "bool" else 7}>(b)
+        }}"""
+    )
+
+
+@pytest.mark.parametrize("kind", ["bool", "int64"])
+def test_a_threshold_that_few_inputs_come_near_to(kind):
+    assert check(limit(0.5, kind), limit(0.5, kind), localise=False).passed
+    result = check(limit(0.5, kind), limit(0.502, kind), localise=False)
+    assert result.verdict is Verdict.DIFFERENT
+    assert result.inputs[-1].name.startswith("wider/")
+
+
+def test_an_output_that_never_changes_is_told():
+    def heads(offset):
+        model = onnx.parser.parse_model(
+            """<ir_version: 8, opset_import: ["": 17]> g (float[N,5] x) => (float[N,5] y, float[N,5] z) {
+                y = Neg(x)
+                h = Sub(x, c)
+                z = Relu(h)
+            }"""
+        )
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(offset, "f"), "c"))
+        return model
+
+    result = check(heads(1e6), heads(2e6), localise=False)
+    assert any("z is the same for every input" in warning for warning in result.warnings)
+    assert not any("every input" in warning for warning in check(heads(0), heads(0), localise=False).warnings)
+
+
+def test_infinities_on_both_sides_raise_no_warning():
+    model = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["": 17]> g (float[N,5] x) => (float[N,4] y)
+        <float z = {0.0}> {
+            h = Gemm <transB = 1> (x, w)
+            y = Div(h, z)
+        }"""
+    )
+    other = onnx.ModelProto.FromString(model.SerializeToString())
+    weight = np.random.default_rng(0).normal(size=(4, 5)).astype("f")
+    for side, array in ((model, weight), (other, 2 * weight)):
+        side.graph.initializer.append(onnx.numpy_helper.from_array(array, "w"))
+    assert not check(model, other, localise=False).passed

@@ -2,8 +2,10 @@
 
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Sequence
+from types import FrameType
 from typing import NoReturn
 
 import click
@@ -25,8 +27,13 @@ COMMANDS = {
 }
 _SHORT = "fold"  # the command that says itself whether it runs long
 INTERRUPTED = 130
+TERMINATED = 143  # as a shell says of SIGTERM
 NOBODY_READS = 141  # as a shell says of SIGPIPE
 _COMPLETION = "_BNFOLD_COMPLETE"  # eval "$(_BNFOLD_COMPLETE=bash_source bnfold)"
+
+
+class Terminated(BaseException):
+    """The process is asked to end (SIGTERM): what it has begun to write is taken away first."""
 
 
 class LazyGroup(click.Group):
@@ -107,6 +114,9 @@ def main() -> None:
     except (click.Abort, KeyboardInterrupt):
         click.echo("bnfold: interrupted", err=True)
         sys.exit(INTERRUPTED)
+    except Terminated:
+        click.echo("bnfold: terminated", err=True)
+        sys.exit(TERMINATED)
     except BrokenPipeError:
         _write_no_more()
         sys.exit(NOBODY_READS)
@@ -120,12 +130,18 @@ def main() -> None:
 
 def script() -> None:
     """Be the process: run the command line and end with its exit status, at once where that is safe."""
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:  # else who started the process ignores it
+        signal.signal(signal.SIGTERM, _terminate)
     try:
         main()
     except SystemExit as end:
         if isinstance(end.code, int):
             end_at_once(end.code)
         raise
+
+
+def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+    raise Terminated
 
 
 def _write_no_more() -> None:

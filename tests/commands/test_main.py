@@ -102,3 +102,23 @@ def test_other_threads_end_before_the_process() -> None:
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stdout.splitlines()[-1]) == (0, "ended")
+
+
+@pytest.mark.parametrize(("ignored", "status"), [(False, 143), (True, 0)])
+def test_whoever_is_asked_to_end_leaves_nothing_half_written(tmp_path: Path, ignored: bool, status: int) -> None:
+    source = tmp_path / "m.onnx"
+    source.write_bytes(next(networks()).model().SerializeToString())
+    code = (
+        "import os, signal, sys; from bnfold.adapters import onnx_write; from bnfold.commands import script\n"
+        f"signal.signal(signal.SIGTERM, signal.SIG_IGN) if {ignored} else None\n"
+        "write = onnx_write.write_file\n"
+        "def stopped(*arguments):\n"
+        "    write(*arguments)\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "onnx_write.write_file = stopped\n"
+        f"sys.argv = ['bnfold', 'fold', {str(source)!r}]\n"
+        "script()"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (status, "" if ignored else "bnfold: terminated\n")
+    assert {path.name for path in tmp_path.iterdir()} == {"m.onnx", *(["m.folded.onnx"] if ignored else [])}

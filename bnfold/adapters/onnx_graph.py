@@ -75,7 +75,10 @@ def _types(reader: Model, scope: Scope, plain: Shapes | None) -> Shapes:
         for node in scope.nodes
         if node.kind == node.proto.op_type and (node.proto.domain, node.kind) not in reader.functions
     )
-    return settled(shapes(scope.inferred), scope.graph.input, nodes, sizes)
+    said = shapes(scope.inferred)
+    found = settled(said, scope.graph.input, nodes, sizes)
+    reader.completed |= {scope.names[name] for name in found if name in scope.names and found[name] != said.get(name)}
+    return found
 
 
 def _read_initializers(reader: Model, scope: Scope, dims: Mapping[str, tuple[int, ...]]) -> None:

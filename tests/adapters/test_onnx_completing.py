@@ -165,6 +165,21 @@ def test_a_batch_norm_folds_behind_every_output_of_a_split(tmp_path):
     assert kinds(folded) == ["Shape", "Compress", "Reshape", "If", "Split", "Relu", "Add", "Conv", "Relu"]
 
 
+def test_what_a_conv_tells_of_an_if_is_told_to_its_other_readers(tmp_path):
+    text = (
+        "(float[2,3,6,6] x, bool flag) => (float[2,4,a,b] z, float[2,4,c,d] k) {"
+        + BEHIND_AN_IF
+        + """
+        k = Conv<kernel_shape=[1,1]>(v, o)
+        p = Gather<axis=-2>(v, rows) y = BN(p) c = Conv<kernel_shape=[1,1]>(y, w) z = Relu(c)
+    }"""
+    )
+    tensors = {"u": (3, 3, 1, 1), "o": (4, 3, 1, 1), "w": (4, 3, 1, 1), "all": np.ones(4, bool)}
+    folded, result = fold_and_check(model(text, **tensors, rows=np.array([0, 2, 1]), **batch_norm(3)), tmp_path)
+    assert result.plan.kept == ()
+    assert kinds(folded) == ["Shape", "Compress", "Reshape", "If", "Conv", "Gather", "Conv", "Relu"]
+
+
 def test_a_batch_norm_tells_how_many_channels_it_works_on(tmp_path):
     """They were rows before, of a number that nothing else in the file tells."""
     text = """(float[2,3,4,6] x) => (float[2,5,3,6] z)

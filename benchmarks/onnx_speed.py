@@ -9,7 +9,8 @@ the command, with its audit and its report.
 
 bnfold ends when its result is on the disk, so that a power cut loses neither the old file nor the new; the others leave
 theirs in memory, for the system to write. So two times are given: until the process ends, and until the result is on
-the disk, by an fsync right after the process; and bnfold runs a second time as if it left it to the system, too. Results go to benchmarks/results/onnx_speed.json and .md.
+the disk, by an fsync right after the process; and bnfold runs a second time as if it left it to the system, too.
+Results go to benchmarks/results/onnx_speed.json and .md.
 """
 
 import argparse
@@ -206,10 +207,11 @@ def beside(model: str, rows: list[Row]) -> list[str]:
         f"Of the fastest other, {fastest}, bnfold takes {of[1]:.2f} of the seconds until the result is on the disk, "
         f"and {of[2]:.2f} of the processor's."
     ]
-    if leaving and leaving[0] and times[fastest][0]:
+    seconds = times[fastest][0]
+    if leaving and leaving[0] and seconds:
         lines.append(
             f"Until the process ends it takes {of[0]:.2f}, though it alone waits for the disk; where that is left to "
-            f"the system, as the others do, {leaving[0] / times[fastest][0]:.2f}."
+            f"the system, as the others do, {leaving[0] / seconds:.2f}."
         )
     return lines
 

@@ -57,10 +57,12 @@ def fold(
     if "torch.export.exported_program.ExportedProgram" in kinds:
         from bnfold.adapters.torch_program import fold_program
 
+        _refuse_inputs(example_inputs, "an ExportedProgram")
         return fold_program(model, dry_run=dry_run, **common, **options)
     if any(kind.endswith(".ModelProto") for kind in kinds):
         from bnfold.adapters.onnx_file import fold_proto
 
+        _refuse_inputs(example_inputs, "a ModelProto")
         return fold_proto(model, dry_run=dry_run, **common, **options)
     raise BnfoldError(
         f"can't fold a {type(model).__name__}; wanted an nn.Module, an ExportedProgram, a ModelProto or a path"
@@ -75,10 +77,16 @@ def _fold_path(
     if kind_of(path) is Kind.ONNX:
         from bnfold.adapters import onnx_file
 
+        _refuse_inputs(inputs, "an ONNX file")
         return onnx_file.fold_file(path, output, in_place=inplace, **options)
     from bnfold.adapters import torch_file
 
     return torch_file.fold_file(path, output, inputs=inputs, in_place=inplace, **options)
+
+
+def _refuse_inputs(inputs: Any, what: str) -> None:
+    if inputs is not None:
+        raise BnfoldError(f"example_inputs: {what} needs none; leave them out (where the result goes is output=)")
 
 
 def export(

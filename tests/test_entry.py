@@ -26,11 +26,25 @@ def test_a_proto_is_not_changed_in_place():
 
 @pytest.mark.parametrize(
     ("given", "message"),
-    [({"output": "out.onnx"}, "output: only a file is folded"), ({"kwargs": {"x": 1}}, "kwargs: only an nn.Module")],
+    [
+        ({"output": "out.onnx"}, "output: only a file is folded"),
+        ({"kwargs": {"x": 1}}, "kwargs: only an nn.Module"),
+        ({"example_inputs": [1]}, "example_inputs: a ModelProto needs none"),
+    ],
 )
 def test_what_a_proto_does_not_take_is_refused(given, message):
     with pytest.raises(BnfoldError, match=message):
         bnfold.fold(model(TEXT, w=(4, 3, 1, 1), **batch_norm(4)), **given)
+
+
+def test_a_second_path_is_no_output(tmp_path):
+    path = tmp_path / "m.onnx"
+    path.write_bytes(model(TEXT, w=(4, 3, 1, 1), **batch_norm(4)).SerializeToString())
+    with pytest.raises(
+        BnfoldError, match=r"an ONNX file needs none; leave them out \(where .* output=\)"
+    ):
+        bnfold.fold(path, tmp_path / "out.onnx")
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_what_is_no_model_is_refused():

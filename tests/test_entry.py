@@ -40,9 +40,7 @@ def test_what_a_proto_does_not_take_is_refused(given, message):
 def test_a_second_path_is_no_output(tmp_path):
     path = tmp_path / "m.onnx"
     path.write_bytes(model(TEXT, w=(4, 3, 1, 1), **batch_norm(4)).SerializeToString())
-    with pytest.raises(
-        BnfoldError, match=r"an ONNX file needs none; leave them out \(where .* output=\)"
-    ):
+    with pytest.raises(BnfoldError, match=r"an ONNX file needs none; leave them out \(where .* output=\)"):
         bnfold.fold(path, tmp_path / "out.onnx")
     assert list(tmp_path.iterdir()) == [path]
 

@@ -10,7 +10,7 @@ on: what is out of proportion to them was made by no fold.
 """
 
 import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -18,6 +18,7 @@ import numpy as np
 from bnfold.checking.linear_forms import Dense
 from bnfold.checking.measures import Array, ulp
 from bnfold.checking.result import AuditGap, AuditRow
+from bnfold.report.text import plural
 
 ALLOWED = 8.0  # ULP of the largest term: a fold that was made in float32 rounds the scale and every product
 IN_FRAME = 64.0  # ULP where a frame was measured: what the roundings along a trunk of layers add up to, in a bias
@@ -26,6 +27,7 @@ _PLAUSIBLE = 0.9  # share of right numbers
 UNSEEN = "its weights are others, and no output shows them"
 _MADE_UP = "its weights are others, and what reads it makes up for that"
 _TRACE = 1e-3  # of a wrong weight's term: a channel that is off by less than this shows nothing of it
+_NAMED = 3  # layers in a warning
 
 
 @dataclass
@@ -57,6 +59,17 @@ class Audit:
         )
         gaps = [AuditGap(self.label, "reference", layer, why) for layer in wrong]
         return Audit(self.label, [row for row in self.rows if row.layer not in wrong], [*self.gaps, *gaps])
+
+    def warnings(self) -> Iterator[str]:
+        """Say in one line for each side of each candidate which layers could not be compared."""
+        sides: dict[tuple[str, str], list[AuditGap]] = {}
+        for gap in self.gaps:
+            sides.setdefault((gap.candidate, gap.side), []).append(gap)
+        for (candidate, side), lost in sides.items():
+            named = "; ".join(f"{gap.layer or candidate}: {gap.why}" for gap in lost[:_NAMED])
+            more = f"; and {len(lost) - _NAMED} more" if len(lost) > _NAMED else ""
+            layers = plural(len(lost), "layer")
+            yield f"the audit of {candidate} could not compare {layers} of the {side} ({named}{more})"
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,7 +15,6 @@ from bnfold.checking.probing import telling
 from bnfold.checking.providers import Target
 from bnfold.checking.replay import save_replays
 from bnfold.checking.result import (
-    AuditGap,
     AuditRow,
     CheckResult,
     Coverage,
@@ -31,10 +30,8 @@ from bnfold.checking.tolerance import budget_for
 from bnfold.checking.trial import Trial, same_bits
 from bnfold.checking.truth import Truth, truth_of
 from bnfold.errors import BnfoldError, UnverifiedError
-from bnfold.report.text import plural
 
 _LOW_COVERAGE = 0.75
-_NAMED = 3
 
 
 @dataclass(frozen=True)
@@ -252,7 +249,7 @@ class Check:
             if (found.unseen or trial.exact) and self._looks_further(trial):
                 found = derived_audit(trial)
             self.audit = self.audit.plus(found)
-        self.warnings += _unaudited(self.audit.gaps)
+        self.warnings += self.audit.warnings()
 
     def _looks_further(self, trial: Trial) -> bool:
         """Take in an input that shows what the others don't; was there one?"""
@@ -278,17 +275,6 @@ class Check:
                 if divergence is not None:
                     found[run.candidate] = divergence
         return tuple(found.values())
-
-
-def _unaudited(gaps: Sequence[AuditGap]) -> Iterator[str]:
-    """Say in one line for each side of each candidate which layers the audit could not compare."""
-    sides: dict[tuple[str, str], list[AuditGap]] = {}
-    for gap in gaps:
-        sides.setdefault((gap.candidate, gap.side), []).append(gap)
-    for (candidate, side), lost in sides.items():
-        named = "; ".join(f"{gap.layer or candidate}: {gap.why}" for gap in lost[:_NAMED])
-        more = f"; and {len(lost) - _NAMED} more" if len(lost) > _NAMED else ""
-        yield f"the audit of {candidate} could not compare {plural(len(lost), 'layer')} of the {side} ({named}{more})"
 
 
 def _skips(runs: Sequence[Run]) -> tuple[Skip, ...]:

@@ -245,3 +245,18 @@ def test_a_fold_finds_as_much_whichever_axis_they_lie_along() -> None:
 
 def node(graph: Graph) -> Node:
     return graph.by_name["bn"]
+
+
+def test_numbers_that_only_roundings_tell_apart_are_one() -> None:
+    """x / c * d is -0.7 x, along the axis of c and d: it goes into what works along another one."""
+    b = Builder()
+    c = b.rng.uniform(0.1, 3, 6)
+    d = -0.7 * c
+    assert np.ptp(1 / c * d) > 0
+    y = b.batch_norm("bn", b.relu("relu", b.input(2, 4, 6)))
+    y = b.node("div", ops.Binary("div"), [y, b.constant("c", c)], (2, 4, 6))
+    y = b.node("mul", ops.Binary("mul"), [y, b.constant("d", d)], (2, 4, 6))
+    graph = raised(b.graph(b.relu("last", y)))
+    plan = fold(graph)
+    assert [outcome.affine for outcome in plan.folded] == ["mul"]
+    assert_same(graph, plan, written(graph, plan))

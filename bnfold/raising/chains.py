@@ -4,9 +4,11 @@ from collections import defaultdict
 
 import numpy as np
 
-from bnfold.affine import Affine
+from bnfold.affine import Affine, Floats
 from bnfold.graph import Graph, Node
 from bnfold.raising.arithmetic import Link
+
+_ROUNDINGS = 8 * np.finfo(np.float64).eps  # relative
 
 
 def chained(links: list[Link], graph: Graph) -> list[Link]:
@@ -35,10 +37,20 @@ def _joined(first: Link, second: Link) -> Link | None:
     if one.axis != two.axis:
         return None
     with np.errstate(all="ignore"):
-        affine = two.after(one)
+        affine = _without_roundings(two.after(one))
     if not np.isfinite([affine.scale, affine.shift]).all():
         return None
     return Link(first.nodes + second.nodes, first.x, affine)
+
+
+def _without_roundings(affine: Affine) -> Affine:
+    """Take numbers that only the roundings of a composition tell apart for one, as in x / c * c."""
+    return Affine(affine.axis, _even(affine.scale), _even(affine.shift))
+
+
+def _even(numbers: Floats) -> Floats:
+    is_one = numbers.size > 0 and np.ptp(numbers) <= _ROUNDINGS * abs(numbers[0])
+    return np.full_like(numbers, numbers[0]) if is_one else numbers
 
 
 def _along(other: Affine, uniform: Affine) -> Affine:

@@ -208,6 +208,16 @@ def _place(proto: TensorProto, file: Skeleton) -> Place:
     return Place(entries.get("location", ""), offset, length)
 
 
+def bare(proto: TensorProto) -> TensorProto:
+    """Copy a tensor's name and documentation, without its numbers."""
+    found = TensorProto()
+    found.CopyFrom(proto)
+    numbers = ("float_data", "int32_data", "int64_data", "double_data", "uint64_data", "raw_data", "external_data")
+    for name in (*numbers, "data_location"):
+        found.ClearField(name)
+    return found
+
+
 def refuse_overlaps(tensors: Iterable[Tensor], name: str) -> None:
     """Refuse external tensors that share a part of their bytes: one of the two is not what its writer wrote."""
     external = (tensor for tensor in tensors if tensor.external is not None and tensor.nbytes)

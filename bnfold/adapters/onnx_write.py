@@ -23,7 +23,7 @@ from bnfold.adapters.onnx_skeleton import (
     VALUE_INFO,
 )
 from bnfold.adapters.onnx_splice import Copied, Literal, MemorySink, Piece, Splice, Streamed, write
-from bnfold.adapters.onnx_tensors import CODES, Tensor, tensor
+from bnfold.adapters.onnx_tensors import CODES, Tensor, bare, tensor
 from bnfold.adapters.onnx_wire import Field, header
 from bnfold.atomic import is_special, reaching_disk, replacing
 from bnfold.errors import BnfoldError
@@ -228,7 +228,7 @@ class _Writer:
     def _new(self, added: NewTensor, old: Tensor | None) -> list[Piece]:
         """Give the field of a tensor with new numbers; a changed one keeps its documentation."""
         content = added.content
-        proto = _bare(old.proto) if old is not None else TensorProto(name=added.name)
+        proto = bare(old.proto) if old is not None else TensorProto(name=added.name)
         del proto.dims[:]
         proto.dims.extend(content.shape)
         proto.data_type = CODES[content.dtype]
@@ -249,7 +249,7 @@ class _Writer:
         if old.external is None and not goes_out:
             return None
         numbers = Copied(old.source, old.start, old.start + old.nbytes)
-        return self._stored(_bare(old.proto), [numbers], goes_out)
+        return self._stored(bare(old.proto), [numbers], goes_out)
 
     def _stored(self, proto: TensorProto, numbers: list[Piece], goes_out: bool) -> list[Piece]:
         """Give a tensor's message, its numbers in it or in the data file."""
@@ -279,16 +279,6 @@ class _Writer:
             moved = self._moved(tensor(proto, place.body, self.model.file, self.model.folder))
             assert moved is not None
             self._splice(path).replace(place, _field(place.number, moved))
-
-
-def _bare(proto: TensorProto) -> TensorProto:
-    """Copy a tensor's name and documentation, without its numbers."""
-    bare = TensorProto()
-    bare.CopyFrom(proto)
-    numbers = ("float_data", "int32_data", "int64_data", "double_data", "uint64_data", "raw_data", "external_data")
-    for name in (*numbers, "data_location"):
-        bare.ClearField(name)
-    return bare
 
 
 def _field(number: int, message: list[Piece]) -> list[Piece]:

@@ -23,6 +23,7 @@ from bnfold.solving.lanes import groups
 from bnfold.solving.rows import Kind, Lowering, Row
 from bnfold.solving.spreading import biased, handed_on, handing_sets
 from bnfold.solving.system import Changes, Refused, System, Uneven, row_owners
+from bnfold.solving.telling import nearest_first
 from bnfold.solving.twins import divided, joined
 from bnfold.why import Why
 
@@ -257,7 +258,7 @@ class _Problem:
         return reasons
 
     def _explained(self, node: Node, rows: Sequence[int], fold: Sequence[Candidate]) -> tuple[Reason, ...]:
-        """Turn rows into reasons, those nearest to the affine first; a sum only where nothing else speaks."""
+        """Turn rows into reasons: their causes, and the rivals that own others."""
         own = {candidate.node.name for candidate in fold}
         causes: dict[Reason, None] = {}
         for row in rows:
@@ -267,11 +268,7 @@ class _Problem:
             elif 0 <= self.owner[row] < len(self.folds):
                 rivals = (Reason(c.node.name, Why.RIVAL) for c in self.folds[self.owner[row]] if c.node.name not in own)
                 causes.update(dict.fromkeys(rivals))
-        place = {other.name: index for index, other in enumerate(self.graph.nodes)}
-        here = place[node.name]
-        if any(reason.why not in (Why.SUM, Why.RIVAL) for reason in causes):
-            causes = {reason: None for reason in causes if reason.why is not Why.SUM}
-        return tuple(sorted(causes, key=lambda reason: abs(place.get(reason.node, -1) - here)))
+        return nearest_first(causes, node, self.graph)
 
     def _related(self, frames: Mapping[str, Affine]) -> dict[str, frozenset[str]]:
         """Give the values whose frames depend on the rows of each affine, also by what is handed on."""

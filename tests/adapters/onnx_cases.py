@@ -55,6 +55,13 @@ def kinds(proto: onnx.ModelProto) -> list[str]:
     return [node.op_type for node in proto.graph.node]
 
 
+def saved(folder: Path, text: str, **tensors: object) -> Path:
+    """Write a `model` into a folder."""
+    path = folder / "model.onnx"
+    onnx.save(model(text, **tensors), path)
+    return path
+
+
 def run(path: Path, feeds: Mapping[str, np.ndarray], level: str = LEVELS[0]) -> list[np.ndarray]:
     """Run a file; ONNX Runtime folds by itself from its basic level up, so the default is none."""
     import onnxruntime as ort

@@ -11,7 +11,7 @@ from onnx.external_data_helper import set_external_data
 
 from bnfold import commands
 from tests.adapters.hostile_onnx import CORPUS
-from tests.adapters.onnx_cases import batch_norm, kinds, model
+from tests.adapters.onnx_cases import batch_norm, kinds, saved
 
 Run = Callable[..., tuple[int, str]]
 
@@ -36,9 +36,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
     text = "(float[N,3,8,8] x) => (float[N,64,6,6] y) { c = Conv(x, w) y = BN(c) }"
-    path = tmp_path / "model.onnx"
-    onnx.save(model(text, w=(64, 3, 3, 3), **batch_norm(64)), path)
-    return path
+    return saved(tmp_path, text, w=(64, 3, 3, 3), **batch_norm(64))
 
 
 def test_inputs_that_have_defaults_are_frozen_where_that_is_asked_for(source: Path, run: Run) -> None:

@@ -3,20 +3,17 @@
 import json
 from pathlib import Path
 
-import onnx
 import pytest
 from click.testing import CliRunner
 
 from bnfold.commands import group
-from tests.adapters.onnx_cases import batch_norm, model
+from tests.adapters.onnx_cases import batch_norm, saved
 
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
     text = "(float[N,3,8,8] x) => (float[N,4,h,w] y) { c = Conv(x, w) d = BN(c) y = Relu(d) }"
-    path = tmp_path / "model.onnx"
-    onnx.save(model(text, w=(4, 3, 3, 3), **batch_norm(4)), path)
-    return path
+    return saved(tmp_path, text, w=(4, 3, 3, 3), **batch_norm(4))
 
 
 @pytest.mark.parametrize("missing", ["ScaleWeight", "SetBias", "Remove"])
